@@ -1,0 +1,459 @@
+//! Bytes on disk: the segment header, the frame header and the record.
+//!
+//! This is the only module that knows an offset inside a header; `FORMAT.md` draws the same
+//! layouts, and a test holds the two together. Writing, scanning and recovery all go through the
+//! functions here, so they cannot disagree. Nothing here touches a file.
+//!
+//! All numbers are little-endian and of fixed size. Everything starts on an 8-byte boundary, and a
+//! run of zeros is never a valid header of any kind: that is what lets recovery read untouched,
+//! zero-filled space as "nothing was written here".
+
+use crate::record::{Parents, Record};
+
+/// Every header, frame and record starts on a multiple of this many bytes.
+pub const ALIGN: u64 = 8;
+
+/// Major version of the format. A store with another major version is refused by name.
+pub const VERSION_MAJOR: u16 = 1;
+/// Minor version of the format. A higher minor version is readable.
+pub const VERSION_MINOR: u16 = 0;
+
+/// Bytes at the start of a segment that belong to its header page.
+pub const SEGMENT_HEADER_LEN: u64 = 4096;
+/// Bytes of the header page that carry information; the rest are zeros.
+pub(crate) const SEGMENT_HEADER_USED: usize = 96;
+const SEGMENT_MAGIC: [u8; 8] = *b"THALWEGS";
+
+/// Bytes of a frame header.
+pub const FRAME_HEADER_LEN: u64 = 48;
+const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"FRM1");
+
+/// Bytes of a record header, before stream, id, parents and payload.
+pub const RECORD_HEADER_LEN: u64 = 24;
+const RECORD_MAGIC: u8 = 0xE7;
+/// The one record kind of this version: an event.
+const RECORD_KIND_EVENT: u8 = 1;
+
+/// Flag: the event has no listed parents; it is chained on the stream's tips.
+pub(crate) const FLAG_CHAINED: u8 = 1 << 0;
+/// Flag: reject the event when a parent is missing, instead of holding it.
+pub(crate) const FLAG_REQUIRE_PARENTS: u8 = 1 << 1;
+const FLAGS_KNOWN: u8 = FLAG_CHAINED | FLAG_REQUIRE_PARENTS;
+
+/// Longest event id, in bytes.
+pub const ID_LEN_MAX: usize = 64;
+/// Longest stream name, in bytes.
+pub const STREAM_LEN_MAX: usize = 255;
+/// Most parents that one event may list.
+pub const PARENT_COUNT_MAX: usize = 1 << 20;
+/// Longest payload, in bytes.
+pub const PAYLOAD_LEN_MAX: usize = 32 << 20;
+/// Longest batch, in bytes of encoded records. A batch is never split over two frames.
+pub const BATCH_LEN_MAX: usize = 64 << 20;
+/// Longest frame, in bytes, header included.
+pub const FRAME_LEN_MAX: u64 = 2 * BATCH_LEN_MAX as u64;
+
+const _: () = assert!(SEGMENT_HEADER_LEN.is_multiple_of(ALIGN));
+const _: () = assert!(FRAME_HEADER_LEN.is_multiple_of(ALIGN));
+const _: () = assert!(RECORD_HEADER_LEN.is_multiple_of(ALIGN));
+const _: () = assert!(PAYLOAD_LEN_MAX + (1 << 20) < BATCH_LEN_MAX);
+const _: () = assert!(FRAME_LEN_MAX < u32::MAX as u64);
+
+/// `len` rounded up to the next multiple of [`ALIGN`].
+#[inline]
+pub const fn align_up(len: u64) -> u64 {
+    len.next_multiple_of(ALIGN)
+}
+
+#[inline]
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
+}
+
+#[inline]
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+#[inline]
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// What is wrong with a piece of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The bytes do not start like a frame or a record.
+    NoMagic,
+    /// A length or count contradicts the space that it stands in.
+    Length,
+    /// The checksum does not match the bytes.
+    Checksum,
+    /// The header names another position than the one that it stands at.
+    Position,
+    /// The record is of a kind or carries a flag that this version does not know.
+    Unknown,
+    /// A frame holds another number of records than its header says.
+    Count,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Fault::NoMagic => "no frame or record starts here",
+            Fault::Length => "a length contradicts the space around it",
+            Fault::Checksum => "the checksum does not match",
+            Fault::Position => "the header names another position",
+            Fault::Unknown => "unknown record kind or flag",
+            Fault::Count => "the frame holds another number of records than it says",
+        })
+    }
+}
+
+/// The header of a segment file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Identity of the store that the segment belongs to.
+    pub store_id: [u8; 16],
+    /// Ordinal of the segment, from 1, without gaps.
+    pub number: u64,
+    /// Position of the first byte of the file in the whole log.
+    pub base: u64,
+    /// Length of the file in bytes.
+    pub len: u64,
+    /// Random number that enters every checksum of the segment.
+    pub salt: u64,
+    /// Position at which the frames of the previous segment end; 0 for the first segment.
+    /// Writing this header is what seals the previous segment, and what cuts its torn tail.
+    pub previous_end: u64,
+    /// Salt of the previous segment; 0 for the first. Ties the chain together.
+    pub previous_salt: u64,
+}
+
+/// What the first bytes of a segment file turn out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SegmentHeaderState {
+    /// All zeros: the file was prepared ahead and never used.
+    Unused,
+    /// A whole header.
+    Valid(SegmentHeader),
+    /// A whole header of a format that this version cannot read.
+    Foreign {
+        /// Major version found in the header.
+        major: u16,
+    },
+    /// Neither.
+    Damaged(Fault),
+}
+
+impl SegmentHeader {
+    /// The header page.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut page = vec![0; SEGMENT_HEADER_LEN as usize];
+        page[0..8].copy_from_slice(&SEGMENT_MAGIC);
+        page[8..10].copy_from_slice(&VERSION_MAJOR.to_le_bytes());
+        page[10..12].copy_from_slice(&VERSION_MINOR.to_le_bytes());
+        // 12..16: feature bits, none defined yet.
+        page[16..32].copy_from_slice(&self.store_id);
+        page[32..40].copy_from_slice(&self.number.to_le_bytes());
+        page[40..48].copy_from_slice(&self.base.to_le_bytes());
+        page[48..56].copy_from_slice(&self.len.to_le_bytes());
+        page[56..64].copy_from_slice(&self.salt.to_le_bytes());
+        page[64..72].copy_from_slice(&self.previous_end.to_le_bytes());
+        page[72..80].copy_from_slice(&self.previous_salt.to_le_bytes());
+        // 80..92: reserved, zero.
+        let crc = crc32c::crc32c(&page[..SEGMENT_HEADER_USED - 4]);
+        page[SEGMENT_HEADER_USED - 4..SEGMENT_HEADER_USED].copy_from_slice(&crc.to_le_bytes());
+        page
+    }
+
+    /// Reads a header page.
+    pub fn decode(page: &[u8]) -> SegmentHeaderState {
+        if page.len() < SEGMENT_HEADER_USED {
+            return SegmentHeaderState::Damaged(Fault::Length);
+        }
+        if page.iter().all(|&byte| byte == 0) {
+            return SegmentHeaderState::Unused;
+        }
+        if page[0..8] != SEGMENT_MAGIC {
+            return SegmentHeaderState::Damaged(Fault::NoMagic);
+        }
+        let crc = u32_at(page, SEGMENT_HEADER_USED - 4);
+        if crc != crc32c::crc32c(&page[..SEGMENT_HEADER_USED - 4]) {
+            return SegmentHeaderState::Damaged(Fault::Checksum);
+        }
+        let (major, features) = (u16_at(page, 8), u32_at(page, 12));
+        if major != VERSION_MAJOR || features != 0 {
+            return SegmentHeaderState::Foreign { major };
+        }
+        SegmentHeaderState::Valid(SegmentHeader {
+            store_id: page[16..32].try_into().expect("sixteen bytes"),
+            number: u64_at(page, 32),
+            base: u64_at(page, 40),
+            len: u64_at(page, 48),
+            salt: u64_at(page, 56),
+            previous_end: u64_at(page, 64),
+            previous_salt: u64_at(page, 72),
+        })
+    }
+}
+
+/// The header of a frame, the unit of commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Position of the frame in the whole log.
+    pub position: u64,
+    /// Length of the frame in bytes, header included, a multiple of [`ALIGN`].
+    pub len: u64,
+    /// Number of records in the frame.
+    pub record_count: u32,
+    /// Everything below this position was durable when the header was made. A whole frame is
+    /// therefore a proof about the log before it, which tells damage from a torn tail.
+    pub floor: u64,
+}
+
+impl FrameHeader {
+    /// Position one past the frame.
+    pub fn end(&self) -> u64 {
+        self.position + self.len
+    }
+
+    /// Writes the header over the first [`FRAME_HEADER_LEN`] bytes of `frame`.
+    pub fn encode_into(&self, salt: u64, frame: &mut [u8]) {
+        let header = &mut frame[..FRAME_HEADER_LEN as usize];
+        header.fill(0);
+        header[0..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
+        header[8..16].copy_from_slice(&self.position.to_le_bytes());
+        header[16..24].copy_from_slice(&self.len.to_le_bytes());
+        header[24..28].copy_from_slice(&self.record_count.to_le_bytes());
+        // 28..32: reserved, zero.
+        header[32..40].copy_from_slice(&self.floor.to_le_bytes());
+        // 40..48: reserved, zero.
+        let crc = frame_crc(salt, header);
+        header[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn frame_crc(salt: u64, header: &[u8]) -> u32 {
+    crc32c::crc32c_append(
+        crc32c::crc32c(&salt.to_le_bytes()),
+        &header[8..FRAME_HEADER_LEN as usize],
+    )
+}
+
+/// The checksum that a record carries: its own bytes, bound to the segment and the place in it.
+///
+/// The content part is computed by the appender, who does not yet know the position; the writer
+/// then mixes in salt and position over twenty bytes, whatever the size of the record.
+#[inline]
+fn bound_crc(salt: u64, position: u64, content_crc: u32) -> u32 {
+    let mut bytes = [0; 20];
+    bytes[0..8].copy_from_slice(&salt.to_le_bytes());
+    bytes[8..16].copy_from_slice(&position.to_le_bytes());
+    bytes[16..20].copy_from_slice(&content_crc.to_le_bytes());
+    crc32c::crc32c(&bytes)
+}
+
+/// Reads the length of the record that starts `bytes`, which [`encode_record`] has written.
+#[inline]
+pub(crate) fn encoded_record_len(bytes: &[u8]) -> u64 {
+    record_len(bytes)
+}
+
+/// Replaces the content checksum of an encoded record by the one bound to its place.
+#[inline]
+pub(crate) fn bind_record(record: &mut [u8], salt: u64, position: u64) {
+    let content_crc = u32_at(record, 0);
+    record[0..4].copy_from_slice(&bound_crc(salt, position, content_crc).to_le_bytes());
+}
+
+/// What an appender knows of an event when it encodes it. Every limit is checked before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecordFields<'a> {
+    pub(crate) stream: &'a [u8],
+    pub(crate) id: &'a [u8],
+    pub(crate) parents: &'a [&'a [u8]],
+    pub(crate) flags: u8,
+    pub(crate) payload: &'a [u8],
+}
+
+impl RecordFields<'_> {
+    /// Bytes that the record takes in a frame.
+    pub(crate) fn encoded_len(&self) -> u64 {
+        let parents: usize = self.parents.iter().map(|parent| 1 + parent.len()).sum();
+        let fields = self.stream.len() + self.id.len() + parents + self.payload.len();
+        align_up(RECORD_HEADER_LEN + fields as u64)
+    }
+}
+
+/// Appends an encoded record to `out`, with a checksum that is not yet bound to a position.
+pub(crate) fn encode_record(fields: &RecordFields<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    let parents_len: usize = fields.parents.iter().map(|parent| 1 + parent.len()).sum();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[RECORD_MAGIC, RECORD_KIND_EVENT, fields.flags, 0]);
+    out.extend_from_slice(&(fields.payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&(parents_len as u32).to_le_bytes());
+    out.extend_from_slice(&(fields.parents.len() as u32).to_le_bytes());
+    out.extend_from_slice(&[fields.stream.len() as u8, fields.id.len() as u8, 0, 0]);
+    debug_assert_eq!(out.len() - start, RECORD_HEADER_LEN as usize);
+    out.extend_from_slice(fields.stream);
+    out.extend_from_slice(fields.id);
+    for parent in fields.parents {
+        out.push(parent.len() as u8);
+        out.extend_from_slice(parent);
+    }
+    out.extend_from_slice(fields.payload);
+    out.resize(start + align_up((out.len() - start) as u64) as usize, 0);
+    let crc = crc32c::crc32c(&out[start + 4..]);
+    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Length that the record header at the start of `bytes` claims, padding included.
+#[inline]
+fn record_len(bytes: &[u8]) -> u64 {
+    let fields = u64::from(u32_at(bytes, 8))
+        + u64::from(u32_at(bytes, 12))
+        + u64::from(bytes[20])
+        + u64::from(bytes[21]);
+    align_up(RECORD_HEADER_LEN + fields)
+}
+
+/// A run of bytes of one segment, with what is needed to judge them.
+///
+/// `bytes[0]` stands at position `start`. Positions inside are checked against the end of the
+/// run, so no length field can lead outside.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) start: u64,
+    pub(crate) salt: u64,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    #[inline]
+    fn at(&self, position: u64) -> &'a [u8] {
+        let offset = position.saturating_sub(self.start).min(self.bytes.len() as u64);
+        &self.bytes[offset as usize..]
+    }
+
+    /// The frame header at `position`. The frame lies whole inside the run.
+    pub(crate) fn frame_header(&self, position: u64) -> Result<FrameHeader, Fault> {
+        let bytes = self.at(position);
+        if bytes.len() < FRAME_HEADER_LEN as usize {
+            return Err(Fault::Length);
+        }
+        if u32_at(bytes, 0) != FRAME_MAGIC {
+            return Err(Fault::NoMagic);
+        }
+        if u32_at(bytes, 4) != frame_crc(self.salt, bytes) {
+            return Err(Fault::Checksum);
+        }
+        let header = FrameHeader {
+            position: u64_at(bytes, 8),
+            len: u64_at(bytes, 16),
+            record_count: u32_at(bytes, 24),
+            floor: u64_at(bytes, 32),
+        };
+        if header.position != position {
+            return Err(Fault::Position);
+        }
+        let fits = header.len >= FRAME_HEADER_LEN
+            && header.len.is_multiple_of(ALIGN)
+            && header.len <= bytes.len() as u64;
+        if !fits {
+            return Err(Fault::Length);
+        }
+        Ok(header)
+    }
+
+    /// The record at `position`, its checksum verified.
+    #[inline]
+    pub(crate) fn record(&self, position: u64) -> Result<Record<'a>, Fault> {
+        let record = self.record_shape(position)?;
+        let bytes = record.bytes();
+        let crc = bound_crc(self.salt, position, crc32c::crc32c(&bytes[4..]));
+        if u32_at(bytes, 0) != crc {
+            return Err(Fault::Checksum);
+        }
+        if bytes[5] != RECORD_KIND_EVENT || bytes[6] & !FLAGS_KNOWN != 0 {
+            return Err(Fault::Unknown);
+        }
+        Ok(record)
+    }
+
+    /// The record at `position`, its lengths checked but not its checksum: for a record that this
+    /// process has verified before.
+    #[inline]
+    pub(crate) fn record_shape(&self, position: u64) -> Result<Record<'a>, Fault> {
+        let bytes = self.at(position);
+        if bytes.len() < RECORD_HEADER_LEN as usize {
+            return Err(Fault::Length);
+        }
+        if bytes[4] != RECORD_MAGIC {
+            return Err(Fault::NoMagic);
+        }
+        let len = record_len(bytes);
+        let (stream_len, id_len) = (bytes[20] as usize, bytes[21] as usize);
+        if len > bytes.len() as u64 || stream_len == 0 || id_len > ID_LEN_MAX {
+            return Err(Fault::Length);
+        }
+        Ok(Record::new(&bytes[..len as usize], position))
+    }
+
+    /// The next position after `position` at which a frame or record stands that is whole and
+    /// where it belongs; the end of the run if there is none.
+    pub(crate) fn resync(&self, position: u64) -> u64 {
+        let mut next = position + ALIGN;
+        while next < self.end() {
+            if self.frame_header(next).is_ok() || self.record(next).is_ok() {
+                return next;
+            }
+            next += ALIGN;
+        }
+        self.end()
+    }
+}
+
+/// Field access for [`Record`], kept beside the layout that it reads.
+pub(crate) struct RecordLayout;
+
+impl RecordLayout {
+    #[inline]
+    pub(crate) fn flags(bytes: &[u8]) -> u8 {
+        bytes[6]
+    }
+
+    #[inline]
+    pub(crate) fn stream(bytes: &[u8]) -> &[u8] {
+        let start = RECORD_HEADER_LEN as usize;
+        &bytes[start..start + bytes[20] as usize]
+    }
+
+    #[inline]
+    pub(crate) fn id(bytes: &[u8]) -> &[u8] {
+        let start = RECORD_HEADER_LEN as usize + bytes[20] as usize;
+        &bytes[start..start + bytes[21] as usize]
+    }
+
+    #[inline]
+    pub(crate) fn parents(bytes: &[u8]) -> Parents<'_> {
+        let start = RECORD_HEADER_LEN as usize + bytes[20] as usize + bytes[21] as usize;
+        let len = u32_at(bytes, 12) as usize;
+        Parents::new(&bytes[start..start + len], u32_at(bytes, 16))
+    }
+
+    #[inline]
+    pub(crate) fn payload(bytes: &[u8]) -> &[u8] {
+        let start = RECORD_HEADER_LEN as usize
+            + bytes[20] as usize
+            + bytes[21] as usize
+            + u32_at(bytes, 12) as usize;
+        &bytes[start..start + u32_at(bytes, 8) as usize]
+    }
+}

@@ -1,0 +1,468 @@
+//! The log: opened for reading or for writing, appended to frame by frame.
+//!
+//! [`LogWriter`] has no threads and never waits for anything but the device. Whoever drives it
+//! decides what goes into a frame, when to sync, and on which thread a spare segment is prepared.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::sync::Arc;
+
+use crate::error::{AppendError, OpenError};
+use crate::format::{FRAME_HEADER_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::frame::FrameBuf;
+use crate::name;
+use crate::recover::{Recovered, TailHint, TailReport, recover};
+use crate::segment::{Damage, Segment};
+use crate::storage::{LockAttempt, MappedWriter, Storage};
+
+/// Shortest segment that is made by itself, in bytes.
+pub const SEGMENT_LEN_MIN: u64 = 1 << 20;
+
+/// Zeros are written ahead in pieces of this many bytes.
+const ZERO_LEN: usize = 1 << 20;
+
+/// The exclusive right to write a store. Ends when dropped, or with the process.
+#[derive(Debug)]
+pub struct WriteLock {
+    _held: Box<dyn std::fmt::Debug + Send + Sync>,
+}
+
+impl WriteLock {
+    /// Takes the right at once or says who has it.
+    pub fn acquire(storage: &dyn Storage) -> Result<Self, OpenError> {
+        let path = storage.describe(name::LOCK);
+        let holder = format!("process {}", std::process::id());
+        match storage.try_lock(name::LOCK, &holder) {
+            Ok(LockAttempt::Held(held)) => Ok(WriteLock { _held: held }),
+            Ok(LockAttempt::Busy(holder)) => Err(OpenError::Locked { path, holder }),
+            Err(source) => Err(OpenError::Io { context: format!("locking {path}"), source }),
+        }
+    }
+}
+
+/// A log that was opened for reading: what was durable when it was opened.
+#[derive(Debug)]
+pub struct LogReader {
+    /// Identity of the store.
+    pub store_id: [u8; 16],
+    /// All segments, in order.
+    pub segments: Vec<Arc<Segment>>,
+    /// Position at which the log ends.
+    pub end: u64,
+    /// How it ends.
+    pub tail: TailReport,
+    /// Damage that was found, and worked around, while opening.
+    pub damage: Vec<Damage>,
+}
+
+impl LogReader {
+    /// Opens the log that is there, which another process may be writing. Changes nothing.
+    pub fn open(storage: &dyn Storage, hint: Option<TailHint>) -> Result<Self, OpenError> {
+        let recovered = match recover(storage, hint, false)? {
+            Some(recovered) => recovered,
+            None => return Err(nothing_there(storage, hint)),
+        };
+        let Recovered { segments, end, report, damage, .. } = recovered;
+        let store_id = segments[0].header().store_id;
+        Ok(LogReader { store_id, segments, end, tail: report, damage })
+    }
+}
+
+/// No segment was ever used: says whether this looks like a store at all.
+fn nothing_there(storage: &dyn Storage, hint: Option<TailHint>) -> OpenError {
+    let path = storage.describe("");
+    let names = storage.list().unwrap_or_default();
+    let kinds = || names.iter().map(|name| name::kind(name));
+    if hint.is_some() || kinds().any(name::Kind::is_derived) {
+        return OpenError::SegmentMissing { file: storage.describe(&name::segment(1)) };
+    }
+    match names.iter().find(|name| name::kind(name) == name::Kind::Unknown) {
+        Some(foreign) => OpenError::NotAStore { path, example: foreign.clone() },
+        None => OpenError::Missing { path },
+    }
+}
+
+/// How a log is opened for writing.
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    /// Create the store if there is none.
+    pub create: bool,
+    /// Length that segments grow to, in bytes. A store starts with segments of
+    /// [`SEGMENT_LEN_MIN`] and makes them longer as it grows.
+    pub segment_len_max: u64,
+}
+
+/// The one writer of a log.
+#[derive(Debug)]
+pub struct LogWriter {
+    storage: Arc<dyn Storage>,
+    options: LogOptions,
+    active: Active,
+    spare: Option<Spare>,
+    /// A spare is being prepared elsewhere.
+    spare_requested: bool,
+    /// Where the next frame goes.
+    end: u64,
+    /// Everything below is durable. Trails `end` between append and sync.
+    durable: u64,
+    failed: bool,
+}
+
+#[derive(Debug)]
+struct Active {
+    segment: Arc<Segment>,
+    file: MappedWriter,
+}
+
+impl Active {
+    fn header(&self) -> &SegmentHeader {
+        self.segment.header()
+    }
+}
+
+/// A segment that was prepared ahead: zeros on the device under its future name.
+#[derive(Debug)]
+pub struct Spare {
+    number: u64,
+    file: MappedWriter,
+}
+
+/// What a spare segment has to look like. Preparing it takes no part of the writer, so any
+/// thread may do it while the writer goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpareRequest {
+    number: u64,
+    len: u64,
+}
+
+impl SpareRequest {
+    /// Creates the file and fills it with zeros, which takes time and may find the disk full.
+    pub fn prepare(self, storage: &dyn Storage) -> io::Result<Spare> {
+        let (new_name, name) = (name::segment_new(self.number), name::segment(self.number));
+        remove_if_there(storage, &new_name)?;
+        let prepared = MappedWriter::create(storage, &new_name, self.len).and_then(|mut file| {
+            fill_with_zeros(&mut file)?;
+            file.shared().sync()?;
+            // Only a file of full length ever bears the name of a segment.
+            storage.rename(&new_name, &name)?;
+            storage.sync_dir()?;
+            Ok(file)
+        });
+        match prepared {
+            Ok(file) => Ok(Spare { number: self.number, file }),
+            Err(error) => {
+                // Without this a full disk would stay full of the attempt.
+                let _ = storage.remove(&new_name);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn fill_with_zeros(file: &mut MappedWriter) -> io::Result<()> {
+    let zeros = vec![0; ZERO_LEN];
+    let len = file.shared().len();
+    let mut offset = 0;
+    while offset < len {
+        let piece = (len - offset).min(ZERO_LEN as u64) as usize;
+        file.write_at(&zeros[..piece], offset)?;
+        offset += piece as u64;
+    }
+    Ok(())
+}
+
+/// A log that was opened for writing.
+#[derive(Debug)]
+pub struct OpenedLog {
+    /// Its one writer.
+    pub writer: LogWriter,
+    /// Identity of the store.
+    pub store_id: [u8; 16],
+    /// All segments, in order; the last is the one that is written.
+    pub segments: Vec<Arc<Segment>>,
+    /// What was done to the end of the log.
+    pub tail: TailReport,
+}
+
+/// Where a frame was written. It is not durable before the next [`LogWriter::sync`].
+#[derive(Debug)]
+pub struct Appended {
+    /// Position of the frame.
+    pub position: u64,
+    /// Position one past the frame.
+    pub end: u64,
+    /// The new segment, if the frame is the first of one.
+    pub rolled: Option<Arc<Segment>>,
+}
+
+impl LogWriter {
+    /// Opens the log for writing. The caller holds the [`WriteLock`], and keeps it.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        options: LogOptions,
+        hint: Option<TailHint>,
+    ) -> Result<OpenedLog, OpenError> {
+        match recover(&*storage, hint, true)? {
+            Some(recovered) => Self::resume(storage, options, recovered),
+            None => {
+                let problem = nothing_there(&*storage, hint);
+                match problem {
+                    OpenError::Missing { .. } if options.create => Self::create(storage, options),
+                    problem => Err(problem),
+                }
+            }
+        }
+    }
+
+    fn create(storage: Arc<dyn Storage>, options: LogOptions) -> Result<OpenedLog, OpenError> {
+        let context = format!("creating {}", storage.describe(&name::segment(1)));
+        let make = || {
+            // A spare of an earlier attempt that ended before its header was written.
+            remove_if_there(&*storage, &name::segment(1))?;
+            let len = segment_len(0, &options, 0);
+            let spare = SpareRequest { number: 1, len }.prepare(&*storage)?;
+            activate(spare, new_store_id(), None, 0)
+        };
+        let active = make().map_err(OpenError::io(context))?;
+        let (store_id, end) = (active.header().store_id, active.segment.first());
+        let segments = vec![Arc::clone(&active.segment)];
+        let writer = Self::over(storage, options, active, end);
+        Ok(OpenedLog { writer, store_id, segments, tail: TailReport::Created })
+    }
+
+    fn resume(
+        storage: Arc<dyn Storage>,
+        options: LogOptions,
+        recovered: Recovered,
+    ) -> Result<OpenedLog, OpenError> {
+        let Recovered { mut segments, end, report, appendable, spare, .. } = recovered;
+        let last = Arc::clone(segments.last().expect("a recovered log has a segment"));
+        let number = last.number();
+        if let Some(unused) = spare {
+            // Its header may be torn, so it is made again when it is wanted.
+            let name = name::segment(unused);
+            remove_if_there(&*storage, &name)
+                .map_err(OpenError::io(format!("removing {}", storage.describe(&name))))?;
+        }
+        let active = if appendable {
+            let name = name::segment(number);
+            let published = end - last.base();
+            let file = MappedWriter::open(&*storage, &name, published)
+                .map_err(OpenError::io(format!("opening {}", storage.describe(&name))))?;
+            segments.pop();
+            Active { segment: Segment::new(last.header().clone(), Arc::clone(file.shared())), file }
+        } else {
+            // Going on in a new segment seals the old one at `end`: whatever follows there is cut.
+            let len = segment_len(last.limit(), &options, 0);
+            let request = SpareRequest { number: number + 1, len };
+            request
+                .prepare(&*storage)
+                .and_then(|spare| activate(spare, last.header().store_id, Some(last.header()), end))
+                .map_err(OpenError::io(format!(
+                    "creating {}",
+                    storage.describe(&name::segment(number + 1))
+                )))?
+        };
+        let end = end.max(active.segment.first());
+        let store_id = active.header().store_id;
+        segments.push(Arc::clone(&active.segment));
+        let writer = Self::over(storage, options, active, end);
+        Ok(OpenedLog { writer, store_id, segments, tail: report })
+    }
+
+    fn over(storage: Arc<dyn Storage>, options: LogOptions, active: Active, end: u64) -> Self {
+        LogWriter {
+            storage,
+            options,
+            active,
+            spare: None,
+            spare_requested: false,
+            end,
+            durable: end,
+            failed: false,
+        }
+    }
+
+    /// Position at which the next frame begins, unless it starts a new segment.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Position below which everything is durable.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Writes `frame`, rolling to a new segment if it does not fit into this one.
+    ///
+    /// # Errors
+    ///
+    /// After [`AppendError::StorageFull`] nothing was written and the writer is as before. After
+    /// any other error it takes nothing more.
+    pub fn append(&mut self, frame: &mut FrameBuf) -> Result<Appended, AppendError> {
+        if self.failed {
+            return Err(AppendError::Poisoned);
+        }
+        let rolled = if frame.byte_len() > self.active.segment.limit() - self.end {
+            Some(self.roll(frame.byte_len())?)
+        } else {
+            None
+        };
+        let position = self.end;
+        let header = self.active.header();
+        let (salt, offset) = (header.salt, position - header.base);
+        let bytes = frame.seal(salt, position, self.durable);
+        let len = bytes.len() as u64;
+        if let Err(error) = self.active.file.write_at(bytes, offset) {
+            self.failed = true;
+            return Err(AppendError::Failed(error));
+        }
+        self.end = position + len;
+        Ok(Appended { position, end: self.end, rolled })
+    }
+
+    /// Makes all appended frames durable and readable; returns the position below which all is.
+    ///
+    /// # Errors
+    ///
+    /// A failure is final: the writer takes nothing more, and nothing is tried again.
+    pub fn sync(&mut self) -> Result<u64, AppendError> {
+        if self.failed {
+            return Err(AppendError::Poisoned);
+        }
+        if let Err(error) = self.active.file.shared().sync() {
+            self.failed = true;
+            return Err(AppendError::Failed(error));
+        }
+        self.durable = self.end;
+        self.show();
+        Ok(self.durable)
+    }
+
+    /// Makes all appended frames readable without making them durable: for a store that was opened
+    /// for buffered durability.
+    pub fn show(&mut self) {
+        let published = self.end - self.active.header().base;
+        self.active.file.publish(published);
+    }
+
+    /// The segment that should be prepared now, if there is one and nobody was asked before.
+    pub fn request_spare(&mut self) -> Option<SpareRequest> {
+        if self.spare.is_some() || self.spare_requested || self.failed {
+            return None;
+        }
+        self.spare_requested = true;
+        Some(self.next_request(0))
+    }
+
+    /// Takes the spare that [`LogWriter::request_spare`] asked for, or the news that there is none.
+    pub fn offer_spare(&mut self, spare: Option<Spare>) {
+        self.spare_requested = false;
+        let expected = self.active.segment.number() + 1;
+        // Meanwhile the writer may have had to make the segment itself.
+        self.spare = spare.filter(|spare| spare.number == expected);
+    }
+
+    /// Whether a roll would have to wait for a spare that is being prepared.
+    pub fn awaits_spare(&self, frame: &FrameBuf) -> bool {
+        self.spare_requested && frame.byte_len() > self.active.segment.limit() - self.end
+    }
+
+    fn next_request(&self, frame_len: u64) -> SpareRequest {
+        let len = segment_len(self.active.segment.limit(), &self.options, frame_len);
+        SpareRequest { number: self.active.segment.number() + 1, len }
+    }
+
+    /// Seals the active segment and goes on in the next.
+    fn roll(&mut self, frame_len: u64) -> Result<Arc<Segment>, AppendError> {
+        debug_assert!(!self.spare_requested, "the driver waits for the spare it asked for");
+        if self.durable < self.end {
+            // The new header states that everything before it is there.
+            self.sync()?;
+        }
+        let spare = self.take_spare(frame_len).map_err(AppendError::StorageFull)?;
+        let header = self.active.header().clone();
+        match activate(spare, header.store_id, Some(&header), self.end) {
+            Ok(active) => {
+                self.active = active;
+                self.end = self.active.segment.first();
+                self.durable = self.end;
+                Ok(Arc::clone(&self.active.segment))
+            }
+            Err(error) => {
+                self.failed = true;
+                Err(AppendError::Failed(error))
+            }
+        }
+    }
+
+    /// A spare with room for the frame; made here and now if none was prepared.
+    fn take_spare(&mut self, frame_len: u64) -> io::Result<Spare> {
+        let needed = SEGMENT_HEADER_LEN + frame_len;
+        if let Some(spare) = self.spare.take() {
+            if spare.file.shared().len() >= needed {
+                return Ok(spare);
+            }
+            let name = name::segment(spare.number);
+            drop(spare);
+            self.storage.remove(&name)?;
+        }
+        self.next_request(frame_len).prepare(&*self.storage)
+    }
+}
+
+fn remove_if_there(storage: &dyn Storage, name: &str) -> io::Result<()> {
+    match storage.remove(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Writes the header of a prepared segment, which seals the segment before it.
+///
+/// The header is durable before any frame is written, so a segment without a whole header never
+/// held anything that was acknowledged.
+fn activate(
+    mut spare: Spare,
+    store_id: [u8; 16],
+    previous: Option<&SegmentHeader>,
+    previous_end: u64,
+) -> io::Result<Active> {
+    let header = SegmentHeader {
+        store_id,
+        number: spare.number,
+        base: previous.map_or(0, |header| header.base + header.len),
+        len: spare.file.shared().len(),
+        salt: random_u64() | 1,
+        previous_end,
+        previous_salt: previous.map_or(0, |header| header.salt),
+    };
+    spare.file.write_at(&header.encode(), 0)?;
+    spare.file.shared().sync()?;
+    spare.file.publish(SEGMENT_HEADER_LEN);
+    let segment = Segment::new(header, Arc::clone(spare.file.shared()));
+    Ok(Active { segment, file: spare.file })
+}
+
+/// Length of the next segment of a log that is `log_len` bytes long: a quarter of the log, within
+/// limits, so that a small store stays small and a big one has few files; longer if one frame
+/// needs it.
+fn segment_len(log_len: u64, options: &LogOptions, frame_len: u64) -> u64 {
+    let grown = (log_len / 4).next_power_of_two();
+    let planned = grown.clamp(SEGMENT_LEN_MIN, options.segment_len_max.max(SEGMENT_LEN_MIN));
+    planned.max((SEGMENT_HEADER_LEN + frame_len).next_multiple_of(SEGMENT_LEN_MIN))
+}
+
+fn random_u64() -> u64 {
+    // The standard library seeds each `RandomState` from the operating system.
+    RandomState::new().build_hasher().finish()
+}
+
+fn new_store_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&random_u64().to_le_bytes());
+    id[8..].copy_from_slice(&random_u64().to_le_bytes());
+    id
+}
+
+const _: () = assert!(SEGMENT_LEN_MIN > SEGMENT_HEADER_LEN + FRAME_HEADER_LEN);

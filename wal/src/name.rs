@@ -1,0 +1,117 @@
+//! File names. No other module builds or parses one.
+
+/// The lock file of a store; never deleted.
+pub const LOCK: &str = "LOCK";
+
+const SEGMENT_PREFIX: &str = "segment-";
+const SEGMENT_SUFFIX: &str = ".wal";
+const SEGMENT_NEW_SUFFIX: &str = ".new";
+const ORDER_PREFIX: &str = "order-";
+const ORDER_SUFFIX: &str = ".ord";
+const TIPS_PREFIX: &str = "tips-";
+const TIPS_SUFFIX: &str = ".tip";
+const CHECKPOINT: &str = "checkpoint.ckp";
+const CHECKPOINT_NEW: &str = "checkpoint.new";
+
+/// Name of segment `number` of the log.
+pub fn segment(number: u64) -> String {
+    format!("{SEGMENT_PREFIX}{number:016x}{SEGMENT_SUFFIX}")
+}
+
+/// Name under which segment `number` is filled with zeros before it gets its own.
+pub fn segment_new(number: u64) -> String {
+    format!("{SEGMENT_PREFIX}{number:016x}{SEGMENT_NEW_SUFFIX}")
+}
+
+/// Name of chunk `number` of the order log.
+pub fn order(number: u64) -> String {
+    format!("{ORDER_PREFIX}{number:016x}{ORDER_SUFFIX}")
+}
+
+/// Name of chunk `number` of the tips log.
+pub fn tips(number: u64) -> String {
+    format!("{TIPS_PREFIX}{number:016x}{TIPS_SUFFIX}")
+}
+
+/// Name of the checkpoint.
+pub fn checkpoint() -> &'static str {
+    CHECKPOINT
+}
+
+/// Name under which a checkpoint is written before it replaces the old one.
+pub fn checkpoint_new() -> &'static str {
+    CHECKPOINT_NEW
+}
+
+/// What a file in a store's directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The lock file.
+    Lock,
+    /// A segment of the log, with its number.
+    Segment(u64),
+    /// A segment whose preparation was cut short; may be deleted.
+    SegmentNew(u64),
+    /// A chunk of the order log, with its number: derived, may be deleted.
+    Order(u64),
+    /// A chunk of the tips log, with its number: derived, may be deleted.
+    Tips(u64),
+    /// The checkpoint, whole or half written: derived, may be deleted.
+    Checkpoint,
+    /// Not ours. Left alone.
+    Unknown,
+}
+
+impl Kind {
+    /// Whether the file can be made again from the log.
+    pub fn is_derived(self) -> bool {
+        matches!(self, Kind::Order(_) | Kind::Tips(_) | Kind::Checkpoint)
+    }
+}
+
+/// Tells what `name` is.
+pub fn kind(name: &str) -> Kind {
+    let number = |prefix: &str, suffix: &str| {
+        let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        let canonical = digits.len() == 16 && !digits.contains(|c: char| c.is_ascii_uppercase());
+        u64::from_str_radix(digits, 16).ok().filter(|_| canonical)
+    };
+    if name == LOCK {
+        Kind::Lock
+    } else if name == CHECKPOINT || name == CHECKPOINT_NEW {
+        Kind::Checkpoint
+    } else if let Some(number) = number(SEGMENT_PREFIX, SEGMENT_SUFFIX) {
+        Kind::Segment(number)
+    } else if let Some(number) = number(SEGMENT_PREFIX, SEGMENT_NEW_SUFFIX) {
+        Kind::SegmentNew(number)
+    } else if let Some(number) = number(ORDER_PREFIX, ORDER_SUFFIX) {
+        Kind::Order(number)
+    } else if let Some(number) = number(TIPS_PREFIX, TIPS_SUFFIX) {
+        Kind::Tips(number)
+    } else {
+        Kind::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        assert_eq!(kind(&segment(0xabc)), Kind::Segment(0xabc));
+        assert_eq!(kind(&segment_new(3)), Kind::SegmentNew(3));
+        assert_eq!(kind(&order(7)), Kind::Order(7));
+        assert_eq!(kind(&tips(u64::MAX)), Kind::Tips(u64::MAX));
+        assert_eq!(kind(checkpoint()), Kind::Checkpoint);
+        assert_eq!(kind(checkpoint_new()), Kind::Checkpoint);
+        assert_eq!(kind(LOCK), Kind::Lock);
+    }
+
+    #[test]
+    fn near_misses_are_not_ours() {
+        for name in ["segment-1.wal", "segment-00000000000000AB.wal", "order-.ord", "", "x"] {
+            assert_eq!(kind(name), Kind::Unknown, "{name}");
+        }
+    }
+}

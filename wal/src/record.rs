@@ -1,0 +1,130 @@
+//! A record as it lies in the log: a view over borrowed bytes, nothing is copied or parsed ahead.
+
+use std::fmt;
+
+use crate::format::{FLAG_CHAINED, FLAG_REQUIRE_PARENTS, RecordLayout};
+
+/// One event in the log, borrowed from the segment that holds it.
+#[derive(Clone, Copy)]
+pub struct Record<'a> {
+    bytes: &'a [u8],
+    position: u64,
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn new(bytes: &'a [u8], position: u64) -> Self {
+        Record { bytes, position }
+    }
+
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Position of the record in the whole log.
+    #[inline]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Bytes that the record takes in the log, padding included.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "a record is never empty")]
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Name of the stream, 1 to 255 bytes.
+    #[inline]
+    pub fn stream(&self) -> &'a [u8] {
+        RecordLayout::stream(self.bytes)
+    }
+
+    /// The id that the appender gave, 1 to 64 bytes; empty if the engine names the event.
+    #[inline]
+    pub fn given_id(&self) -> &'a [u8] {
+        RecordLayout::id(self.bytes)
+    }
+
+    /// The parents as the appender listed them: in that order, repeats included. Empty for a root
+    /// and for a chained event; [`Record::is_chained`] tells them apart.
+    #[inline]
+    pub fn parents(&self) -> Parents<'a> {
+        RecordLayout::parents(self.bytes)
+    }
+
+    /// Whether the event's parents are the tips of its stream at its place in the log.
+    #[inline]
+    pub fn is_chained(&self) -> bool {
+        RecordLayout::flags(self.bytes) & FLAG_CHAINED != 0
+    }
+
+    /// Whether the event is to be rejected, not held, while a parent is missing.
+    #[inline]
+    pub fn requires_parents(&self) -> bool {
+        RecordLayout::flags(self.bytes) & FLAG_REQUIRE_PARENTS != 0
+    }
+
+    /// The payload. Its meaning is the user's; the log never looks inside.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        RecordLayout::payload(self.bytes)
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("position", &self.position)
+            .field("stream", &self.stream().escape_ascii().to_string())
+            .field("id", &self.given_id().escape_ascii().to_string())
+            .field("parents", &self.parents())
+            .field("payload_len", &self.payload().len())
+            .finish()
+    }
+}
+
+/// The listed parents of a record, in the order in which they were given.
+#[derive(Clone, Copy)]
+pub struct Parents<'a> {
+    rest: &'a [u8],
+    count: u32,
+}
+
+impl<'a> Parents<'a> {
+    pub(crate) fn new(rest: &'a [u8], count: u32) -> Self {
+        Parents { rest, count }
+    }
+
+    /// The bytes that encode the list. Equal lists have equal bytes.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Parents<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        // The checksum covers these bytes, so a length that does not fit can only come from a
+        // writer with a bug; ending the list early keeps even that from a panic.
+        if self.count == 0 {
+            return None;
+        }
+        let (&len, rest) = self.rest.split_first()?;
+        let (parent, rest) = rest.split_at_checked(usize::from(len))?;
+        self.rest = rest;
+        self.count -= 1;
+        Some(parent)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.count as usize))
+    }
+}
+
+impl fmt::Debug for Parents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.map(|parent| parent.escape_ascii().to_string())).finish()
+    }
+}

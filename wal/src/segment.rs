@@ -1,0 +1,228 @@
+//! A segment as readers see it: mapped, bounded by what is published, walked record by record.
+//!
+//! Damage isolates one record. A walk that meets bytes it cannot trust reports them, looks for the
+//! next place at which a whole frame or record stands where it belongs, and goes on from there.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::format::{Fault, Run, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::name;
+use crate::record::Record;
+use crate::storage::MappedFile;
+
+/// A place in the log whose bytes are not what was written there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Number of the segment.
+    pub segment: u64,
+    /// Name of the file inside the store's directory.
+    pub file: String,
+    /// Offset of the damage in the file, in bytes.
+    pub offset: u64,
+    /// Position of the damage in the whole log.
+    pub position: u64,
+    /// Position from which on the log can be read again.
+    pub resumes: u64,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "damage in {} at offset {} (position {}): {}; readable again from position {}",
+            self.file, self.offset, self.position, self.fault, self.resumes
+        )
+    }
+}
+
+impl std::error::Error for Damage {}
+
+/// One segment of the log, open for reading.
+#[derive(Debug)]
+pub struct Segment {
+    header: SegmentHeader,
+    file: Arc<MappedFile>,
+}
+
+impl Segment {
+    pub(crate) fn new(header: SegmentHeader, file: Arc<MappedFile>) -> Arc<Self> {
+        Arc::new(Segment { header, file })
+    }
+
+    pub(crate) fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// Ordinal of the segment, from 1.
+    pub fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    /// Position of the first byte of the file.
+    #[inline]
+    pub fn base(&self) -> u64 {
+        self.header.base
+    }
+
+    /// Position of the first frame.
+    pub fn first(&self) -> u64 {
+        self.header.base + SEGMENT_HEADER_LEN
+    }
+
+    /// Position at which the readable part ends now. Grows while the segment is written.
+    #[inline]
+    pub fn end(&self) -> u64 {
+        self.header.base + self.file.published()
+    }
+
+    /// Position one past the last byte of the file, where the next segment begins.
+    #[inline]
+    pub fn limit(&self) -> u64 {
+        self.header.base + self.header.len
+    }
+
+    /// Makes what was written to the segment durable.
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.file.sync()
+    }
+
+    #[inline]
+    fn run(&self) -> Run<'_> {
+        Run { bytes: self.file.bytes(), start: self.header.base, salt: self.header.salt }
+    }
+
+    fn damage(&self, position: u64, resumes: u64, fault: Fault) -> Damage {
+        Damage {
+            segment: self.number(),
+            file: name::segment(self.number()),
+            offset: position - self.header.base,
+            position,
+            resumes,
+            fault,
+        }
+    }
+
+    /// The record at `position`, its checksum verified.
+    #[inline]
+    pub fn record(&self, position: u64) -> Result<Record<'_>, Damage> {
+        self.run().record(position).map_err(|fault| self.damage(position, position, fault))
+    }
+
+    /// The record at `position`, its checksum not verified: for records that this process has
+    /// verified before. Lengths are checked, so a wrong position is an error and never a panic.
+    #[inline]
+    pub fn record_verified_before(&self, position: u64) -> Result<Record<'_>, Damage> {
+        self.run().record_shape(position).map_err(|fault| self.damage(position, position, fault))
+    }
+
+    /// The position at or after `from + len` at which a frame ends, or the end of the readable
+    /// part: where to cut the log for somebody who reads about `len` bytes. Reads headers only.
+    pub fn cut(&self, from: u64, len: u64) -> u64 {
+        let run = self.run();
+        let mut position = from;
+        while position < run.end() && position < from.saturating_add(len) {
+            position = match run.frame_header(position) {
+                Ok(header) => header.end(),
+                Err(_) => run.resync(position),
+            };
+        }
+        position.min(run.end())
+    }
+
+    /// All records in `from..to`, in order. Both are positions at which a frame begins, as
+    /// [`Segment::first`], [`Segment::cut`] and [`Segment::end`] give them.
+    pub fn walk(&self, from: u64, to: u64) -> Walk<'_> {
+        let mut run = self.run();
+        let to = to.min(run.end());
+        run.bytes = &run.bytes[..(to - self.header.base) as usize];
+        Walk { segment: self, run, position: from, frame: None }
+    }
+}
+
+/// The records of a part of a segment, with the damage between them. See [`Segment::walk`].
+#[derive(Debug)]
+pub struct Walk<'a> {
+    segment: &'a Segment,
+    run: Run<'a>,
+    position: u64,
+    frame: Option<OpenFrame>,
+}
+
+/// What the walk still expects of the frame that it is in.
+#[derive(Debug, Clone, Copy)]
+struct OpenFrame {
+    position: u64,
+    end: u64,
+    missing: u32,
+}
+
+impl<'a> Walk<'a> {
+    /// Enters the frame at the current position.
+    fn enter_frame(&mut self) -> Result<(), Fault> {
+        let header = self.run.frame_header(self.position)?;
+        self.frame = Some(OpenFrame {
+            position: header.position,
+            end: header.end(),
+            missing: header.record_count,
+        });
+        self.position += crate::format::FRAME_HEADER_LEN;
+        Ok(())
+    }
+
+    /// Leaves the frame if the walk has reached its end; complains if records are missing in it.
+    fn leave_frame(&mut self) -> Option<Damage> {
+        let frame = self.frame.take_if(|frame| self.position >= frame.end)?;
+        let whole = frame.missing == 0 && self.position == frame.end;
+        (!whole).then(|| self.segment.damage(frame.position, frame.end, Fault::Count))
+    }
+
+    fn skip_damage(&mut self, fault: Fault) -> Damage {
+        let from = self.position;
+        self.position = self.run.resync(from);
+        // The count of a frame in which something is damaged says nothing new.
+        self.frame = None;
+        self.segment.damage(from, self.position, fault)
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = Result<Record<'a>, Damage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(damage) = self.leave_frame() {
+                return Some(Err(damage));
+            }
+            if self.position >= self.run.end() {
+                return None;
+            }
+            if self.frame.is_none() {
+                match self.enter_frame() {
+                    Ok(()) => continue,
+                    // After damage the walk can find itself between the records of a frame whose
+                    // header it could not read: then a record stands here, not a frame.
+                    Err(fault) => match self.run.record(self.position) {
+                        Ok(record) => {
+                            self.position += record.len();
+                            return Some(Ok(record));
+                        }
+                        Err(_) => return Some(Err(self.skip_damage(fault))),
+                    },
+                }
+            }
+            return Some(match self.run.record(self.position) {
+                Ok(record) => {
+                    self.position += record.len();
+                    if let Some(frame) = &mut self.frame {
+                        frame.missing = frame.missing.saturating_sub(1);
+                    }
+                    Ok(record)
+                }
+                Err(fault) => Err(self.skip_damage(fault)),
+            });
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Files that are written once from front to back and read through a map meanwhile.
+//!
+//! # Why the map is sound
+//!
+//! A shared reference into a mapped file is sound only while nobody changes the bytes behind it.
+//! [`MappedFile`] hands out bytes below its *published end* and nothing else, and:
+//!
+//! 1. within this process, [`MappedWriter`] is the only way to write the file; it refuses to write
+//!    below the published end and it is the only one that moves that end, forwards;
+//! 2. another process does not write it, because the directory lock keeps a second writer out, and
+//!    a reader of somebody else's store publishes only what that writer has finished;
+//! 3. no code of ours truncates, punches or recycles a file that can be mapped: files are created
+//!    at full length and unlinked when they retire, which leaves existing maps valid.
+//!
+//! What remains is a foreign program that truncates or overwrites our files: it can end the process
+//! with `SIGBUS` or show it changed bytes, as with every map. `FORMAT.md` states this as an assumption.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Access, Storage, StorageFile, write_all_at};
+
+/// A read-only view of a whole file.
+pub struct Map {
+    start: *const u8,
+    len: usize,
+    /// Keeps the view valid. Never looked at.
+    _keep: Box<dyn std::any::Any + Send + Sync>,
+}
+
+// SAFETY: `start` points into memory that `_keep`, which is Send, keeps alive and in place.
+#[allow(unsafe_code)]
+unsafe impl Send for Map {}
+// SAFETY: the view is read-only; `slice` makes its caller answer for concurrent writes.
+#[allow(unsafe_code)]
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// A view of `len` bytes from `start`, which `keep` keeps alive and in place.
+    ///
+    /// # Safety
+    ///
+    /// `start..start + len` is readable until `keep` is dropped.
+    #[allow(unsafe_code)]
+    pub unsafe fn new(
+        start: *const u8,
+        len: usize,
+        keep: Box<dyn std::any::Any + Send + Sync>,
+    ) -> Self {
+        Map { start, len, _keep: keep }
+    }
+
+    /// Length of the view in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no file of ours is empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The bytes `from..to`.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes these bytes while the slice is alive.
+    #[allow(unsafe_code)]
+    unsafe fn slice(&self, from: usize, to: usize) -> &[u8] {
+        assert!(from <= to && to <= self.len, "bytes {from}..{to} of a map of {}", self.len);
+        // SAFETY: in bounds by the assertion, readable while `self` lives by the contract of
+        // `new`, and unchanged by our own contract.
+        unsafe { std::slice::from_raw_parts(self.start.add(from), to - from) }
+    }
+}
+
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// The reading side of a file that grows up to its full length; shared freely.
+#[derive(Debug)]
+pub struct MappedFile {
+    map: Map,
+    file: Arc<dyn StorageFile>,
+    /// Bytes below this offset never change again. Written by the one [`MappedWriter`] with
+    /// Release, after the bytes; read with Acquire before they are touched.
+    published: AtomicU64,
+}
+
+impl MappedFile {
+    /// Maps `name` for reading, with everything below `published` readable.
+    ///
+    /// The caller vouches that no process changes the bytes below `published` any more.
+    pub fn open(storage: &dyn Storage, name: &str, published: u64) -> io::Result<Arc<Self>> {
+        let file = storage.open(name, Access::Read)?;
+        Self::over(file, published).map(Arc::new)
+    }
+
+    fn over(file: Arc<dyn StorageFile>, published: u64) -> io::Result<Self> {
+        let map = file.map()?;
+        if published > map.len() as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("{published} bytes expected, {} there", map.len()),
+            ));
+        }
+        Ok(MappedFile { map, file, published: AtomicU64::new(published) })
+    }
+
+    /// Length of the file in bytes, written or not.
+    pub fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Whether the file has no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Offset below which bytes can be read.
+    #[inline]
+    pub fn published(&self) -> u64 {
+        // Acquire: pairs with the Release store in `MappedWriter::publish`; whoever sees the end
+        // sees the bytes below it.
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// All readable bytes.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub fn bytes(&self) -> &[u8] {
+        let end = self.published() as usize;
+        // SAFETY: bytes below the published end are never written again (module docs, 1 to 3).
+        unsafe { self.map.slice(0, end) }
+    }
+
+    /// Makes what was written durable.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+/// The writing side of a [`MappedFile`]; there is exactly one.
+#[derive(Debug)]
+pub struct MappedWriter {
+    shared: Arc<MappedFile>,
+}
+
+impl MappedWriter {
+    /// Creates `name` at its full length, all zeros.
+    pub fn create(storage: &dyn Storage, name: &str, len: u64) -> io::Result<Self> {
+        let file = storage.create(name, len)?;
+        Ok(MappedWriter { shared: Arc::new(MappedFile::over(file, 0)?) })
+    }
+
+    /// Opens `name` to go on writing at `published`. The caller holds the directory lock, and
+    /// there is no other writer of this file in the process.
+    pub fn open(storage: &dyn Storage, name: &str, published: u64) -> io::Result<Self> {
+        let file = storage.open(name, Access::Write)?;
+        Ok(MappedWriter { shared: Arc::new(MappedFile::over(file, published)?) })
+    }
+
+    /// The reading side.
+    pub fn shared(&self) -> &Arc<MappedFile> {
+        &self.shared
+    }
+
+    /// Writes `bytes` at `offset`, which is not below the published end.
+    ///
+    /// # Panics
+    ///
+    /// If the bytes lie below the published end or beyond the file: both would break readers.
+    pub fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(offset >= self.shared.published(), "a published byte is never written again");
+        assert!(offset + bytes.len() as u64 <= self.shared.len(), "the file never grows");
+        write_all_at(&*self.shared.file, bytes, offset)
+    }
+
+    /// Makes everything below `end` readable, for good.
+    ///
+    /// # Panics
+    ///
+    /// If the end moves backwards or beyond the file.
+    pub fn publish(&mut self, end: u64) {
+        assert!(end >= self.shared.published(), "the published end never moves back");
+        assert!(end <= self.shared.len(), "the published end lies inside the file");
+        // Release: pairs with the Acquire load in `MappedFile::published`; the positioned writes
+        // before it are visible through the map to whoever sees the new end.
+        self.shared.published.store(end, Ordering::Release);
+    }
+}

@@ -1,0 +1,152 @@
+//! The seam between the log and the world: one directory, its files, and their maps.
+//!
+//! All file access of the workspace goes through [`Storage`]: [`OsStorage`] is a directory of the
+//! operating system, [`MemoryStorage`] lives in memory, and a simulated disk with faults is a third
+//! implementation away. Writes may be short and reads may be short, as the operating system's are;
+//! [`write_all_at`] and [`read_exact_at`] finish them.
+//!
+//! Deliberately not here: threads, retries, caching, and any knowledge of what a file means.
+
+mod mapped;
+mod memory;
+mod os;
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+
+pub use mapped::{Map, MappedFile, MappedWriter};
+pub use memory::MemoryStorage;
+pub use os::OsStorage;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For reading only.
+    Read,
+    /// For reading and writing.
+    Write,
+}
+
+/// One directory of files. Names come from [`crate::name`].
+pub trait Storage: Debug + Send + Sync + 'static {
+    /// The name of `name` for people: a path where there is one.
+    fn describe(&self, name: &str) -> String;
+
+    /// Creates a file of exactly `len` bytes that read as zeros. Fails if it exists. Durable only
+    /// after [`StorageFile::sync`] and [`Storage::sync_dir`].
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// Opens an existing file.
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// Names of all files, in no particular order.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Renames a file, replacing `to`. Durable after [`Storage::sync_dir`].
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Unlinks a file. Maps of it stay valid. Durable after [`Storage::sync_dir`].
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creations, renames and removals durable.
+    fn sync_dir(&self) -> io::Result<()>;
+
+    /// Takes the lock file `name` for this process, or says who has it. Never waits. The lock
+    /// ends with the returned value, or with the process.
+    fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt>;
+}
+
+/// What [`Storage::try_lock`] came to.
+#[derive(Debug)]
+pub enum LockAttempt {
+    /// The lock is ours until the value is dropped.
+    Held(Box<dyn Debug + Send + Sync>),
+    /// Somebody has it; the text is what the holder wrote.
+    Busy(String),
+}
+
+/// One file.
+#[expect(clippy::len_without_is_empty, reason = "a file's length comes from a system call")]
+pub trait StorageFile: Debug + Send + Sync {
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Reads at most `buf.len()` bytes at `offset`; 0 at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// As [`StorageFile::read_at`], but from the device, past any cache of the operating system:
+    /// after a failed sync the cache may hold bytes that the device does not.
+    fn read_device_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes at most `buf.len()` bytes at `offset`.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes the file's data, and the length it needs to be read back, durable. A failure is
+    /// final: what was written since the last success may or may not be there, and another
+    /// attempt that succeeds proves nothing.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Maps the whole file for reading.
+    fn map(&self) -> io::Result<Map>;
+}
+
+/// Writes all of `buf` at `offset`.
+pub fn write_all_at(file: &dyn StorageFile, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+    while !buf.is_empty() {
+        match file.write_at(buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                buf = &buf[written..];
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Fills `buf` from `offset`; an early end of the file is an error.
+pub fn read_exact_at(file: &dyn StorageFile, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    read_full(buf, offset, |buf, offset| file.read_at(buf, offset))
+}
+
+/// Fills `buf` from `offset`, past the operating system's cache.
+pub(crate) fn read_device_exact_at(
+    file: &dyn StorageFile,
+    buf: &mut [u8],
+    offset: u64,
+) -> io::Result<()> {
+    read_full(buf, offset, |buf, offset| file.read_device_at(buf, offset))
+}
+
+fn read_full(
+    mut buf: &mut [u8],
+    mut offset: u64,
+    read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    while !buf.is_empty() {
+        match read(buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                buf = &mut buf[count..];
+                offset += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole file.
+pub fn read_file(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
+    let file = storage.open(name, Access::Read)?;
+    let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.resize(len, 0);
+    read_exact_at(&*file, &mut bytes, 0)?;
+    Ok(bytes)
+}
