@@ -132,7 +132,7 @@ impl<T> ReaderBiased<T> {
     /// a writer that arrives in between. A guard that is leaked blocks writers for ever.
     pub fn read(&self) -> ReadGuard<'_, T> {
         let hold = match self.claim_slot() {
-            Some(slot) => Hold::Slot(slot),
+            Some(claim) => Hold::Slot { _claim: claim },
             None => self.read_slow(),
         };
         // Steps R5 and S3: from here to the drop of `hold`, no writer is inside.
@@ -234,9 +234,9 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// What keeps writers out while a reader is inside.
+/// What keeps writers out while a reader is inside; held for its drop.
 enum Hold<'a> {
-    Slot(#[allow(dead_code)] Slot<'a>),
+    Slot { _claim: Slot<'a> },
     Inner { _guard: RwLockReadGuard<'a, ()> },
 }
 
