@@ -44,7 +44,7 @@ pub fn completion<T>() -> (Promise<T>, Completion<T>) {
         value: UnsafeCell::new(None),
         ended: EventCount::new(),
     });
-    (Promise { shared: Arc::clone(&shared) }, Completion { shared })
+    (Promise { shared: Some(Arc::clone(&shared)) }, Completion { shared })
 }
 
 struct Shared<T> {
@@ -64,35 +64,37 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 
 /// The half that gives the value, once. Dropping it without a value answers [`Abandoned`].
 pub struct Promise<T> {
-    shared: Arc<Shared<T>>,
+    /// `None` once the value is given, so that the drop that follows has nothing to answer.
+    shared: Option<Arc<Shared<T>>>,
 }
 
 impl<T> Promise<T> {
     /// Gives the value and wakes the receiver. Never blocks for longer than it takes to wake it.
     ///
     /// If the receiver is gone, the value is dropped with the promise.
-    pub fn complete(self, value: T) {
-        self.shared.value.with_mut(|cell| {
+    pub fn complete(mut self, value: T) {
+        let shared = self.shared.take().expect("only this function takes it, with the promise");
+        shared.value.with_mut(|cell| {
             // SAFETY: the state is `PENDING`, since only this promise changes it and doing so
             // consumes the promise. While it is, the receiver does not touch the cell.
             unsafe { *cell = Some(value) }
         });
         // Release: pairs with the Acquire load in `try_take`; the value is visible to whoever
         // sees the state.
-        self.shared.state.store(COMPLETE, ord!("compl.release", Release));
+        shared.state.store(COMPLETE, ord!("compl.release", Release));
         if step!("compl.notify") {
-            self.shared.ended.notify_all();
+            shared.ended.notify_all();
         }
     }
 }
 
 impl<T> Drop for Promise<T> {
     fn drop(&mut self) {
-        // Relaxed: only this promise stores the state, and it is borrowed mutably here.
-        if self.shared.state.load(Ordering::Relaxed) == PENDING && step!("compl.abandon") {
+        let Some(shared) = self.shared.take() else { return };
+        if step!("compl.abandon") {
             // Relaxed: no value goes with this state.
-            self.shared.state.store(ABANDONED, Ordering::Relaxed);
-            self.shared.ended.notify_all();
+            shared.state.store(ABANDONED, Ordering::Relaxed);
+            shared.ended.notify_all();
         }
     }
 }

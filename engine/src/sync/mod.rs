@@ -7,7 +7,7 @@
 //! * [`EventCount`], the one way in which a thread of the engine goes to sleep until a
 //!   condition over atomics holds.
 //! * [`Watermark`], a number that only grows, with one publisher and any number of waiters.
-//! * [`completion`], a one-shot hand-off of a value from one thread to another.
+//! * [`completion()`], a one-shot hand-off of a value from one thread to another.
 //! * The facade: atomics, fences, locks and cells under one name each. `real.rs` maps them to
 //!   `std`, `parking_lot` and `crossbeam`; `model.rs` maps them to loom.
 //!
@@ -29,14 +29,17 @@
 //! and each other. And no other module of the workspace says `cfg(thalweg_loom)`; nor does any
 //! file here but this one.
 //!
-//! Each ordering and each step that a proof rests on carries a name, through [`ord!`] and
-//! [`step!`]. A model build in which the environment variable `THALWEG_MUTANT` holds that name
+//! Each ordering and each step that a proof rests on carries a name, through `ord!` and
+//! `step!`. A model build in which the environment variable `THALWEG_MUTANT` holds that name
 //! weakens the ordering to `Relaxed`, or leaves the step out, and a stated model must then
 //! fail. `loom-tests/tests/models/mutants.rs` holds the table and checks that it is complete.
 //! In every other build the macros expand to the plain ordering and to `true`.
 //!
 //! An atomic here is either loaded and stored, or loaded and changed by read-modify-write
-//! operations, never both: loom 0.7 invents impossible histories for the mixture.
+//! operations, never both: loom 0.7 invents impossible histories for the mixture. And no thread
+//! loads an atomic just to change it next if others only load it: loom remembers one access per
+//! atomic, so the thread's own load would hide theirs, and the orders in which they come after
+//! the change would not be explored. (One of our models shrank to a single execution by it.)
 
 // In the engine this module is private and its items are `pub` for `loom-tests`, which
 // includes the folder by path and has them as its public interface.

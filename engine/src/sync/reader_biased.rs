@@ -21,7 +21,7 @@
 //! ```text
 //! fast reader                              writer
 //! R1  biased (Relaxed)? else go to S1      W1  inner write lock
-//! R2  slot: 0 -> 1 (CAS)? else go to S1    W2  biased (Relaxed)? else go to W6
+//! R2  slot: 0 -> 1 (CAS)? else go to S1    W2  was it biased? else go to W6
 //! R3  fence(SeqCst)                        W3  biased = false
 //! R4  biased (Acquire)? else slot = 0, S1  W4  fence(SeqCst)
 //! R5  read the value                       W5  for each slot: wait until it is 0 (Acquire)
@@ -29,27 +29,35 @@
 //!                                          W7  inner write unlock
 //! slow reader
 //! S1  inner read lock
-//! S2  unbiased, and slow often enough? then biased = true (Release)
+//! S2  the last slow read that it takes? then biased = true (Release)
 //! S3  read the value
 //! S4  inner read unlock
 //! ```
 //!
 //! `biased` is stored at W3 under the inner write lock and at S2 under the inner read lock, so
-//! never by a writer and a reader at once.
+//! never by a writer and a reader at once. Under the inner lock the number of slow reads since
+//! the last revocation says the same: the lock is biased from the moment that number reaches
+//! [`SLOW_READ_COUNT_BEFORE_BIAS`]. That is what W2 and S2 look at.
 //!
 //! # The races it prevents
 //!
 //! *A reader and a writer inside at once.* Slow readers and writers are kept apart by the inner
-//! lock, so let the reader be fast, and consider the fences R3 and W4, which have a total order.
+//! lock. So take any fast reader and any writer that revokes the bias, and consider their fences
+//! R3 and W4, which have a total order.
 //!
 //! * R3 before W4: W5 reads a slot value no older than what R2 wrote. The writer thus waits
 //!   until it reads the 0 of R6 or a later one. R6 is a Release and everything that follows it in
 //!   the slot is a read-modify-write, which continues its release sequence; so whichever 0 the
 //!   Acquire load at W5 reads, R5 happens before W6.
-//! * W4 before R3: R4 reads a bias no older than W3's `false`. Either it reads `false` and backs
-//!   out, or it reads a `true` that a slow reader stored at S2 *after* the writer had released
-//!   the inner lock. Then W6 happens before S2 by the inner lock, S2 before R5 by Release and
-//!   Acquire, and a later writer meets the slot with W4 and R3 in the other order or R4 failing.
+//! * W4 before R3: R4 reads a bias no older than W3's `false`. Either it reads a `false` and the
+//!   reader backs out, or it reads a `true` that a slow reader stored at S2 after this writer
+//!   had released the inner lock. Then W6 happens before S2 by the inner lock, and S2 before R5
+//!   by Release and Acquire.
+//!
+//! A writer that finds the bias revoked already (W2) stands behind the one that revoked it. A
+//! fast reader that is still inside has read a `true` older than that `false`, so it is of the
+//! first kind for the earlier writer, who has waited for it; and none gets in meanwhile, since
+//! S2 needs the inner lock.
 //!
 //! *A reader that keeps a revoking writer waiting for nothing.* A reader that backs out has read
 //! nothing, so its slot needs no ordering when it is emptied; and it goes to the inner lock, where
@@ -80,7 +88,8 @@ pub struct ReaderBiased<T> {
     /// Whether readers may use the slots. Stored under `inner`: `false` by a writer, `true` by
     /// a reader. Loaded by readers without it.
     biased: CachePadded<AtomicBool>,
-    /// Slow reads since the last revocation. Read-modify-write only, under `inner`.
+    /// Slow reads since the last revocation; the lock is biased from
+    /// [`SLOW_READ_COUNT_BEFORE_BIAS`] on. Counted by readers and reset by writers, under `inner`.
     slow_reads: AtomicUsize,
     /// `true` while a fast reader is inside. Read-modify-write by readers, loaded by writers.
     slots: Box<[CachePadded<AtomicBool>]>,
@@ -103,7 +112,7 @@ impl<T> ReaderBiased<T> {
         let slot = || CachePadded::new(AtomicBool::new(false));
         Self {
             biased: CachePadded::new(AtomicBool::new(true)),
-            slow_reads: AtomicUsize::new(0),
+            slow_reads: AtomicUsize::new(SLOW_READ_COUNT_BEFORE_BIAS),
             slots: std::iter::repeat_with(slot).take(READER_SLOT_COUNT).collect(),
             inner: RwLock::new(()),
             value: UnsafeCell::new(value),
@@ -123,7 +132,7 @@ impl<T> ReaderBiased<T> {
     /// a writer that arrives in between. A guard that is leaked blocks writers for ever.
     pub fn read(&self) -> ReadGuard<'_, T> {
         let hold = match self.claim_slot() {
-            Some(slot) => Hold::Slot(slot),
+            Some(claim) => Hold::Slot { _claim: claim },
             None => self.read_slow(),
         };
         // Steps R5 and S3: from here to the drop of `hold`, no writer is inside.
@@ -135,8 +144,8 @@ impl<T> ReaderBiased<T> {
     /// While holding the guard do not lock this lock again, in either way.
     pub fn write(&self) -> WriteGuard<'_, T> {
         let inner = self.inner.write();
-        // Relaxed: stored under `inner`, which this thread holds.
-        if self.biased.load(Ordering::Relaxed) {
+        // Relaxed: counted under `inner`, which this thread holds.
+        if self.slow_reads.load(Ordering::Relaxed) >= SLOW_READ_COUNT_BEFORE_BIAS {
             self.revoke_bias();
         }
         // Step W6: from here to the drop of `inner`, nobody else is inside.
@@ -173,16 +182,13 @@ impl<T> ReaderBiased<T> {
     #[cold]
     fn read_slow(&self) -> Hold<'_> {
         let inner = self.inner.read();
-        // Relaxed: no writer is inside, and readers store only `true`. This is false after a
-        // collision, too, which says nothing about writers.
-        if !self.biased.load(Ordering::Relaxed) {
-            // Relaxed: a count, ordered against its reset by `inner`.
-            let before = self.slow_reads.fetch_add(1, Ordering::Relaxed);
-            if before + 1 == SLOW_READ_COUNT_BEFORE_BIAS {
-                // Release: pairs with the Acquire load in `claim_slot`; hands on what `inner`
-                // made visible here, the last writer's changes.
-                self.biased.store(true, ord!("bravo.bias_release", Release));
-            }
+        // Relaxed: a count, ordered against its reset by `inner`. A collision while the lock is
+        // biased is counted as well, beyond the number that matters.
+        let before = self.slow_reads.fetch_add(1, Ordering::Relaxed);
+        if before + 1 == SLOW_READ_COUNT_BEFORE_BIAS {
+            // Release: pairs with the Acquire load in `claim_slot`; hands on what `inner` made
+            // visible here, the last writer's changes.
+            self.biased.store(true, ord!("bravo.bias_release", Release));
         }
         Hold::Inner { _guard: inner }
     }
@@ -228,9 +234,9 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// What keeps writers out while a reader is inside.
+/// What keeps writers out while a reader is inside; held for its drop.
 enum Hold<'a> {
-    Slot(#[allow(dead_code)] Slot<'a>),
+    Slot { _claim: Slot<'a> },
     Inner { _guard: RwLockReadGuard<'a, ()> },
 }
 

@@ -37,6 +37,9 @@ pub struct Watermark {
     /// Stored by the publisher alone, loaded by everyone. On its own cache line, because
     /// readers poll it while the publisher works on what surrounds the watermark.
     position: CachePadded<AtomicU64>,
+    /// The publisher's own copy of `position`, touched by no other thread. The module above says
+    /// why the publisher does not load `position` itself.
+    published: AtomicU64,
     /// Stored `true` by any thread, never stored `false`.
     failed: AtomicBool,
     /// Notified after each change of the two above.
@@ -48,6 +51,7 @@ impl Watermark {
     pub fn new(position: u64) -> Self {
         Self {
             position: CachePadded::new(AtomicU64::new(position)),
+            published: AtomicU64::new(position),
             failed: AtomicBool::new(false),
             changed: EventCount::new(),
         }
@@ -67,9 +71,10 @@ impl Watermark {
     ///
     /// If `position` is below the published one: a stage never takes back what it announced.
     pub fn publish(&self, position: u64) {
-        // Relaxed: this thread wrote it, or took over from the one that did.
-        let published = self.position.load(Ordering::Relaxed);
+        // Relaxed, as is the store: one thread's copy, or handed over with the right to publish.
+        let published = self.published.load(Ordering::Relaxed);
         assert!(published <= position, "watermark would move back from {published} to {position}");
+        self.published.store(position, Ordering::Relaxed);
         // Release: pairs with the Acquire load in `get`; what lies below `position` is visible
         // to whoever reads it.
         self.position.store(position, ord!("wm.release", Release));
@@ -91,10 +96,11 @@ impl Watermark {
         }
     }
 
-    /// Says whether [`fail`](Self::fail) was called.
+    /// Says whether [`fail`](Self::fail) was called. If so, a [`get`](Self::get) that follows
+    /// returns at least what the failing thread saw.
     pub fn is_failed(&self) -> bool {
-        // Acquire: pairs with the Release store in `fail`, as in `outcome`.
-        self.failed.load(Ordering::Acquire)
+        // Acquire: pairs with the Release store in `fail`.
+        self.failed.load(ord!("wm.is_failed_acquire", Acquire))
     }
 
     /// Blocks until the watermark is at `target` or above, and returns where it is.
