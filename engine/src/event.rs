@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thalweg_wal::{EncodedBatch, EventFields, LimitError, Lineage, Record, Segment};
 
 use crate::error::ReadError;
-use crate::store::ParentSource;
+use crate::pipeline::subscriber::ParentSource;
 
 /// An event to be appended. Made by [`Event::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +160,10 @@ impl MixedBatch {
         self.encoded.byte_len()
     }
 
+    pub(crate) fn from_parts(encoded: EncodedBatch, ack: Ack) -> Self {
+        MixedBatch { encoded, ack }
+    }
+
     pub(crate) fn into_parts(self) -> (EncodedBatch, Ack) {
         (self.encoded, self.ack)
     }
@@ -213,17 +217,17 @@ pub enum Placement {
     Undecided,
 }
 
+/// Eight digits of the store's tag, a dash, and up to sixteen digits of the position.
+const MADE_LEN_MAX: usize = 8 + 1 + 16;
+
 /// An id as the order knows it: given by the appender, or made from the event's position.
 #[derive(Clone, Copy)]
 pub(crate) enum EventId<'a> {
     Given(&'a [u8]),
-    Made { text: [u8; Self::MADE_LEN_MAX], len: u8 },
+    Made { text: [u8; MADE_LEN_MAX], len: u8 },
 }
 
 impl<'a> EventId<'a> {
-    /// Eight digits of the store's tag, a dash, and up to sixteen digits of the position.
-    const MADE_LEN_MAX: usize = 8 + 1 + 16;
-
     /// The id of the event in `record`. An event without a given id is named after the store and
     /// its position, which nothing else in any store is.
     #[inline]
@@ -233,12 +237,12 @@ impl<'a> EventId<'a> {
     }
 
     fn made(store_tag: u32, position: u64) -> Self {
-        let mut text = [0; Self::MADE_LEN_MAX];
+        let mut text = [0; MADE_LEN_MAX];
         let mut rest = &mut text[..];
         use std::io::Write;
         write!(rest, "{store_tag:08x}-{position:x}").expect("the text is long enough");
         let left = rest.len();
-        Self::Made { text, len: (Self::MADE_LEN_MAX - left) as u8 }
+        Self::Made { text, len: (MADE_LEN_MAX - left) as u8 }
     }
 }
 
@@ -280,7 +284,7 @@ pub struct Event {
 #[derive(Clone, Copy)]
 pub(crate) enum OwnedId {
     InRecord,
-    Made { text: [u8; EventId::MADE_LEN_MAX], len: u8 },
+    Made { text: [u8; MADE_LEN_MAX], len: u8 },
 }
 
 impl From<EventId<'_>> for OwnedId {

@@ -173,13 +173,6 @@ impl Table {
         self.slots.insert(key, value)
     }
 
-    /// The value in `slot`.
-    #[inline]
-    pub(crate) fn get(&self, slot: usize) -> u64 {
-        // Relaxed: only the writer changes values, and this is the writer.
-        self.slots.slots[slot].value.load(Ordering::Relaxed)
-    }
-
     /// Changes the value in `slot`.
     #[inline]
     pub(crate) fn set(&mut self, slot: usize, value: u64) {

@@ -213,7 +213,14 @@ pub(crate) struct Partition {
 
 impl Partition {
     pub(crate) fn new(keys: Keys, store_tag: u32) -> Self {
-        Self::restore(keys, store_tag, Vec::new(), Table::default(), Held::default(), SetbackCounts::default())
+        Self::restore(
+            keys,
+            store_tag,
+            Vec::new(),
+            Table::default(),
+            Held::default(),
+            SetbackCounts::default(),
+        )
     }
 
     /// A partition as a checkpoint has it.
@@ -575,7 +582,8 @@ impl Partition {
     /// deliveries set off before its trigger, `before[trigger]`, plus its place in its group.
     /// Ends the window.
     pub(crate) fn place(&mut self, first: u64, before: &[u32]) -> Placed {
-        let mut placed = Placed { entries: Vec::with_capacity(self.deliveries.len()), heads: Vec::new() };
+        let mut placed =
+            Placed { entries: Vec::with_capacity(self.deliveries.len()), heads: Vec::new() };
         let mut touched = Vec::new();
         let (mut group, mut in_group) = (None, 0);
         for delivery in &self.deliveries {

@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn few_and_many_agree() {
-        let tip = |n: u64| Tip { key: n.wrapping_mul(0x9E37_79B9_7F4A_7C15), local: n, position: n * 8 };
+        let tip =
+            |n: u64| Tip { key: n.wrapping_mul(0x9E37_79B9_7F4A_7C15), local: n, position: n * 8 };
         let mut tips = Tips::default();
         for n in 0..40 {
             tips.insert(tip(n));

@@ -13,8 +13,8 @@ use crate::order::keys::{PARTITION_COUNT, partition_of};
 use crate::order::partition::{HeadUpdate, Partition, Scanned, Setback};
 use crate::pipeline::lookup::{Fault, Lookup};
 
-/// Fewer records than this are ordered by the calling thread: waking others would cost more.
-const PARALLEL_MIN: usize = 1024;
+/// Fewer records than this are better ordered by one thread: waking others would cost more.
+pub(crate) const PARALLEL_MIN: usize = 1024;
 
 /// The records of a window, sorted by partition, in the order of the log within each.
 #[derive(Debug)]
@@ -88,16 +88,17 @@ impl Ordered {
     }
 }
 
-/// Orders a window with the threads of the pool that it is called in.
+/// Orders a window: with the threads of the pool that it is called in, or alone.
 pub(crate) fn order(
     partitions: &mut [Partition],
     split: &Split,
     first: Frontier,
     lookup: &Lookup,
     with_placements: bool,
+    parallel: bool,
 ) -> Result<Ordered, Fault> {
-    let parallel = split.len() >= PARALLEL_MIN;
-    let run = |(index, partition): (usize, &mut Partition)| partition.order(split.of(index), lookup);
+    let run =
+        |(index, partition): (usize, &mut Partition)| partition.order(split.of(index), lookup);
     if parallel {
         // One task a partition; the pool balances them by stealing, so a partition with a hot
         // stream occupies one thread and the others share the rest.
@@ -110,8 +111,8 @@ pub(crate) fn order(
     partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
     let total = exclusive_prefix_sum(&mut before);
     let tips = place_tips(partitions, first.tips, &before);
-    let setbacks: Option<Vec<(u32, Setback)>> = with_placements
-        .then(|| partitions.iter().flat_map(Partition::setbacks).copied().collect());
+    let setbacks: Option<Vec<(u32, Setback)>> =
+        with_placements.then(|| partitions.iter().flat_map(Partition::setbacks).copied().collect());
 
     let place = |partition: &mut Partition| partition.place(first.global, &before);
     let placed: Vec<_> = if parallel {
@@ -127,7 +128,8 @@ pub(crate) fn order(
         }
         heads.extend(part.heads);
     }
-    let placements = setbacks.map(|setbacks| placements(&setbacks, &before, first.global, &entries));
+    let placements =
+        setbacks.map(|setbacks| placements(&setbacks, &before, first.global, &entries));
     Ok(Ordered { first, entries, tips, heads, placements })
 }
 
