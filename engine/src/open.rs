@@ -125,7 +125,8 @@ fn io_error(context: &str) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io { context, source }
 }
 
-fn tag_of(store_id: &[u8; 16]) -> u32 {
+/// What the ids begin with that the engine makes in this store.
+pub(crate) fn tag_of(store_id: &[u8; 16]) -> u32 {
     u32::from_be_bytes(*store_id.first_chunk().expect("sixteen bytes"))
 }
 

@@ -54,10 +54,14 @@ pub enum Arrival {
 pub struct Delivery {
     /// Position of the event.
     pub position: u64,
+    /// Name of its stream.
+    pub stream: Vec<u8>,
     /// Place in its stream.
     pub local: u64,
     /// Parents: as listed, or the tips it was chained on, in the order of their delivery.
     pub parents: Vec<Vec<u8>>,
+    /// For a chained event, local sequences of the tips it was chained on.
+    pub chained_on: Option<Vec<u64>>,
 }
 
 /// The serial machine.
@@ -125,6 +129,16 @@ impl SerialMachine {
         Arrival::Delivered
     }
 
+    /// Delivered events, held events and tips of every stream that has any.
+    pub fn stream_counts(&self) -> BTreeMap<&[u8], (u64, u64, u64)> {
+        let counts = |stream: &Stream| {
+            let held = stream.known.len() as u64 - stream.delivered;
+            (stream.delivered, held, stream.tips.len() as u64)
+        };
+        let seen = self.streams.iter().filter(|(_, stream)| !stream.known.is_empty());
+        seen.map(|(name, stream)| (name.as_slice(), counts(stream))).collect()
+    }
+
     /// Positions of all held events, with their undelivered parents in the order of their ids.
     pub fn held(&self) -> BTreeMap<u64, BTreeSet<Vec<u8>>> {
         let mut held = BTreeMap::new();
@@ -149,17 +163,19 @@ impl Stream {
         self.delivered += 1;
         let known = self.known.get_mut(id).expect("a ready event is known");
         known.local = Some(local);
-        if known.event.parents.is_none() {
+        let chained = known.event.parents.is_none();
+        let chained_on = chained.then(|| self.tips.keys().copied().collect());
+        if chained {
             known.chained_on = self.tips.values().cloned().collect();
         }
         let parents = known.event.parents.as_ref().unwrap_or(&known.chained_on).clone();
-        let position = known.position;
+        let (position, stream) = (known.position, known.event.stream.clone());
         for parent in &parents {
             let parent_local = self.known[parent].local.expect("parents are delivered first");
             self.tips.remove(&parent_local);
         }
         self.tips.insert(local, id.to_vec());
-        Delivery { position, local, parents }
+        Delivery { position, stream, local, parents, chained_on }
     }
 }
 

@@ -209,11 +209,13 @@ mod tests {
         }
         assert_eq!(table.len(), 2000);
         for key in 1..=1000_u64 {
-            assert_eq!(shared.values(key << 40 | 7), [key, key + 5000]);
+            let mut values = shared.values(key << 40 | 7);
+            values.sort_unstable();
+            assert_eq!(values, [key, key + 5000]);
             let (slot, ()) =
                 table.find(key << 40 | 7, |value| (value == key).then_some(())).expect("there");
             table.set(slot, key + 9000);
-            assert_eq!(shared.values(key << 40 | 7)[0], key + 9000);
+            assert!(shared.values(key << 40 | 7).contains(&(key + 9000)));
         }
         assert!(shared.values(7).is_empty());
     }

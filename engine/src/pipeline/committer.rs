@@ -128,7 +128,8 @@ impl Committer {
         positions: Option<&[u64]>,
         to: u64,
     ) {
-        while let Some(next) = waiting.pop_front_if(|next| next.receipt.end <= to) {
+        while waiting.front().is_some_and(|next| next.receipt.end <= to) {
+            let Some(next) = waiting.pop_front() else { return };
             let Awaiting { mut receipt, event_count, promise, _permit } = next;
             receipt.placements = match (positions, &ordered.placements) {
                 (Some(positions), Some(placements)) => {

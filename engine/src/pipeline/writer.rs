@@ -95,16 +95,13 @@ impl Writer {
         if self.durability == Durability::Sync || self.log.durable() == self.log.end() {
             return self.requests.recv().ok();
         }
-        loop {
-            let due = *last_sync + BUFFERED_SYNC_EVERY;
-            match self.requests.recv_deadline(due) {
-                Ok(request) => return Some(request),
-                Err(flume::RecvTimeoutError::Disconnected) => return None,
-                Err(flume::RecvTimeoutError::Timeout) => {
-                    self.sync_buffered();
-                    *last_sync = Instant::now();
-                    return self.requests.recv().ok();
-                }
+        match self.requests.recv_deadline(*last_sync + BUFFERED_SYNC_EVERY) {
+            Ok(request) => Some(request),
+            Err(flume::RecvTimeoutError::Disconnected) => None,
+            Err(flume::RecvTimeoutError::Timeout) => {
+                self.sync_buffered();
+                *last_sync = Instant::now();
+                self.requests.recv().ok()
             }
         }
     }
@@ -228,10 +225,10 @@ impl Writer {
         if let Ok(spare) = self.spares.try_recv() {
             self.log.offer_spare(spare);
         }
-        if let Some(request) = self.log.request_spare() {
-            if self.keeper.send(KeeperTask::Spare(request)).is_err() {
-                self.log.offer_spare(None);
-            }
+        if let Some(request) = self.log.request_spare()
+            && self.keeper.send(KeeperTask::Spare(request)).is_err()
+        {
+            self.log.offer_spare(None);
         }
     }
 
