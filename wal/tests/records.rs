@@ -98,8 +98,7 @@ fn batches_of_a_frame_keep_their_order_and_know_their_offsets() {
     let mut frame = FrameBuf::new();
     assert!(frame.is_empty());
     let events: Vec<Event> = (0..9).map(|index| Event::new("s", [index], [index; 30])).collect();
-    let offsets: Vec<u64> =
-        events.chunks(2).map(|events| frame.push(&batch_of(events))).collect();
+    let offsets: Vec<u64> = events.chunks(2).map(|events| frame.push(&batch_of(events))).collect();
     let len = frame.byte_len();
     let appended = writer.append(&mut frame).expect("appends");
     assert_eq!(appended.end - appended.position, len);
@@ -148,10 +147,7 @@ fn what_is_over_a_limit_is_refused_by_name() {
             LimitError::Stream { len: STREAM_LEN_MAX + 1 },
         ),
         (Event { id: Some(vec![]), ..plain() }, LimitError::Id { len: 0 }),
-        (
-            Event { id: Some(id(ID_LEN_MAX + 1)), ..plain() },
-            LimitError::Id { len: ID_LEN_MAX + 1 },
-        ),
+        (Event { id: Some(id(ID_LEN_MAX + 1)), ..plain() }, LimitError::Id { len: ID_LEN_MAX + 1 }),
         (
             Event { parents: Some(vec![id(1), id(0)]), ..plain() },
             LimitError::Parent { index: 1, len: 0 },

@@ -1,7 +1,7 @@
 //! What the tests of the log share: events that own their bytes, and ways to look at and to harm
 //! the files of a store in memory.
 
-#![allow(dead_code, reason = "every test binary uses another part")]
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses another part")]
 
 use std::sync::Arc;
 
