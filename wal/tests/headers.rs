@@ -294,7 +294,8 @@ fn segments_that_do_not_belong_are_named() {
 
 #[test]
 fn a_header_that_contradicts_the_segment_before_it_is_named() {
-    let changes: [(u64, fn(&mut SegmentHeader), &str); 8] = [
+    type Change = fn(&mut SegmentHeader);
+    let changes: [(u64, Change, &str); 8] = [
         (1, |header| header.base = MIB, "does not follow"),
         (1, |header| header.base = u64::MAX - 100, "does not follow"),
         (1, |header| header.previous_end = 1, "does not follow"),

@@ -160,3 +160,26 @@ pub fn snapshot(storage: &MemoryStorage) -> Vec<(String, Vec<u8>)> {
 pub fn hint(durable_end: u64, closed: bool) -> Option<TailHint> {
     Some(TailHint { durable_end, closed })
 }
+
+/// The frames of the golden store.
+pub fn golden_frames() -> Vec<Vec<Event>> {
+    let listed = |ids: &[&[u8]]| Some(ids.iter().map(|id| id.to_vec()).collect());
+    let root = Event { parents: listed(&[]), ..Event::new("orders", "o-1", "created") };
+    vec![
+        vec![
+            root.clone(),
+            Event::new("orders", "o-2", "chained on the tips"),
+            Event { parents: listed(&[b"o-1", b"o-2", b"o-1"]), ..Event::new("orders", "o-3", "") },
+        ],
+        vec![
+            Event { id: None, require_parents: true, ..Event::new("orders", "", "no id") },
+            Event {
+                parents: listed(&[&[0xFF; 64], b"\0"]),
+                require_parents: true,
+                ..Event::new("\u{3bb}", [0xFF, 0x00, 0x7F], (0..=255).collect::<Vec<u8>>())
+            },
+        ],
+        vec![Event { stream: vec![b's'; 255], id: Some(vec![7; 64]), ..root }],
+        vec![],
+    ]
+}
