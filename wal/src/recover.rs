@@ -34,7 +34,8 @@ const LOOK_BACK_LEN: u64 = 1 << 16;
 pub struct TailHint {
     /// The log was durable up to here, which is the end of a frame.
     pub durable_end: u64,
-    /// Whether the log was closed at this end, with nothing in flight.
+    /// Whether the log was closed at this end, with nothing in flight. The log then goes on in
+    /// place, so a checkpoint takes this back, durably, before anything is appended.
     pub closed: bool,
 }
 
@@ -152,7 +153,7 @@ pub(crate) fn recover(
     segments.push(open_segment(storage, &last.header, end - last.header.base)?);
     let closed = hint.is_some_and(|hint| hint.closed && hint.durable_end == end);
     let empty = end == last.header.base + SEGMENT_HEADER_LEN;
-    let appendable = zeros_follow && (closed || empty);
+    let appendable = zeros_follow && (closed || empty && is_cache_empty(storage, &last.header)?);
     Ok(Some(Recovered { segments, end, report, appendable, spare, damage }))
 }
 
@@ -425,6 +426,18 @@ fn open_segment(
     let context = format!("mapping {}", storage.describe(&name));
     let file = MappedFile::open(storage, &name, published).map_err(OpenError::io(context))?;
     Ok(Segment::new(header.clone(), file))
+}
+
+/// Whether the cache, too, shows no frame in a segment that has none on the device. After a failed
+/// sync it can show the frames that were lost, and the next frame that shared a page with one of
+/// them would take it along to the device.
+fn is_cache_empty(storage: &dyn Storage, header: &SegmentHeader) -> Result<bool, OpenError> {
+    let name = name::segment(header.number);
+    let context = format!("reading {}", storage.describe(&name));
+    storage
+        .open(&name, Access::Read)
+        .and_then(|file| is_body_zero(&*file, header.len))
+        .map_err(OpenError::io(context))
 }
 
 /// Where the log ends in a segment.

@@ -171,6 +171,35 @@ fn an_error_at_any_operation_loses_nothing_acknowledged_later() {
     });
 }
 
+/// Two frames are lost in a failed sync, but the cache goes on showing them. A frame as long as the
+/// first once went in its place, and the page that it shares with the second took that one along to
+/// the device: the second frame came back without the first.
+#[test]
+fn what_a_failed_sync_has_lost_does_not_come_back() {
+    let small = |id: &str| vec![Event::new("s", id, "same length")];
+    for earlier in [vec![], small("earlier")] {
+        let disk = Disk::new();
+        let mut writer = open(&disk).expect("opens").writer;
+        if !earlier.is_empty() {
+            writer.append(&mut frame_of(&earlier)).expect("appends");
+            writer.sync().expect("syncs");
+        }
+        writer.append(&mut frame_of(&small("lost1"))).expect("appends");
+        writer.append(&mut frame_of(&small("lost2"))).expect("appends");
+        disk.fail_at(disk.ops() + 1, Fault::Error);
+        assert!(writer.sync().is_err());
+        drop(writer);
+        let opened = open(&disk).expect("opens");
+        assert_eq!(whole(&opened.segments), earlier);
+        let mut writer = opened.writer;
+        writer.append(&mut frame_of(&small("later"))).expect("appends");
+        writer.sync().expect("syncs");
+        drop(writer);
+        let opened = open(&disk.power_loss(|| false)).expect("opens");
+        assert_eq!(whole(&opened.segments), [earlier, small("later")].concat());
+    }
+}
+
 /// The first store of all: nothing, or a store, but never something that cannot be opened.
 #[test]
 fn a_stop_at_any_operation_of_creation_leaves_a_store_or_none() {

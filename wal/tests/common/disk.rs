@@ -2,7 +2,8 @@
 //! go from one to the other, each of which can be the last one.
 //!
 //! A failed sync behaves as the common kernels do: the pages stay readable, count as clean, are
-//! not written by the next sync, which succeeds, and are gone after a power loss.
+//! not written by the next sync, which succeeds, and are gone after a power loss. Whatever is
+//! written later into one of these pages takes the rest of the page along.
 
 #![allow(unreachable_pub, reason = "every test binary uses another part")]
 
@@ -11,11 +12,14 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use thalweg_wal::storage::{
-    Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile, read_file, write_all_at,
+    Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile, read_exact_at, read_file,
+    write_all_at,
 };
 
 /// A piece that is written or lost as a whole.
 const SECTOR: usize = 512;
+/// What the cache writes at a time, with whatever it shows in it.
+const PAGE: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -210,7 +214,11 @@ impl StorageFile for DiskFile {
             state.dirty.entry(self.number).or_default().push((offset as usize, half));
         })?;
         write_all_at(&*self.inner, buf, offset)?;
-        state.dirty.entry(self.number).or_default().push((offset as usize, buf.to_vec()));
+        let start = offset as usize / PAGE * PAGE;
+        let end = (offset as usize + buf.len()).next_multiple_of(PAGE);
+        let mut pages = vec![0; end.min(self.inner.len()? as usize) - start];
+        read_exact_at(&*self.inner, &mut pages, start as u64)?;
+        state.dirty.entry(self.number).or_default().push((start, pages));
         Ok(buf.len())
     }
 
