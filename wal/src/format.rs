@@ -76,7 +76,7 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 
 /// Length of `bytes` without the zeros at their end.
 pub(crate) fn written_len(bytes: &[u8]) -> usize {
-    const ZEROS: [u8; 4096] = [0; 4096];
+    static ZEROS: [u8; 4096] = [0; 4096];
     // Whole blocks first: comparing them is as fast as memory.
     let mut rest = bytes;
     while let Some((before, block)) = rest.split_last_chunk::<4096>() {

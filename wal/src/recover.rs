@@ -539,8 +539,12 @@ fn read_run(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Vec<u8>
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    bytes.resize(len, 0);
-    read_device_exact_at(file, &mut bytes, offset)?;
+    let mut piece = vec![0; READ_LEN.min(len)];
+    while bytes.len() < len {
+        let want = piece.len().min(len - bytes.len());
+        read_device_exact_at(file, &mut piece[..want], offset + bytes.len() as u64)?;
+        bytes.extend_from_slice(&piece[..want]);
+    }
     Ok(bytes)
 }
 

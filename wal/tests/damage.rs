@@ -9,7 +9,7 @@ use common::{
     whole,
 };
 use thalweg_wal::format::SEGMENT_HEADER_LEN;
-use thalweg_wal::storage::MemoryStorage;
+use thalweg_wal::storage::{MemoryStorage, Storage};
 use thalweg_wal::{Damage, OpenError, Segment, TailReport, name};
 
 fn frames() -> Vec<Vec<Event>> {
@@ -61,12 +61,13 @@ impl Store {
 }
 
 fn refused(storage: &MemoryStorage, with: Option<thalweg_wal::TailHint>) -> Damage {
-    let files = common::snapshot(storage);
+    let (names, bytes) = (storage.list().expect("lists"), bytes_of(storage, 1));
     let damage = match open(storage, with) {
         Err(OpenError::Damaged(damage)) => damage,
         other => panic!("opening for writing must be refused, got {other:?}"),
     };
-    assert!(common::snapshot(storage) == files, "a refused opening changes nothing");
+    assert_eq!(storage.list().expect("lists"), names, "a refused opening changes nothing");
+    assert!(bytes_of(storage, 1) == bytes, "a refused opening changes nothing");
     damage
 }
 
@@ -103,7 +104,7 @@ fn a_flipped_bit_before_the_tail_refuses_writers_and_costs_readers_one_record() 
 }
 
 #[test]
-fn every_bit_of_a_sealed_segment_is_guarded() {
+fn every_byte_of_a_sealed_segment_is_guarded() {
     let store = store();
     // Going on after the unclean end seals the segment.
     let mut writer = open(&store.storage, None).expect("opens").writer;
@@ -111,15 +112,13 @@ fn every_bit_of_a_sealed_segment_is_guarded() {
     append_frames(&mut writer, std::slice::from_ref(&after));
     drop(writer);
     for at in store.edges[0]..store.edges[4] {
-        for bit in [0, 7] {
-            let storage = store.storage.fork();
-            flip(&storage, 1, at as usize, bit);
-            let reader = read(&storage, None).expect("opens for reading");
-            let (events, damage) = walk(&reader.segments);
-            assert_eq!(events, [store.but(at, at + 1), after.clone()].concat(), "byte {at}");
-            assert_eq!(damage.len(), 1, "byte {at}: {damage:?}");
-            lies_around(&damage, at, at + 1);
-        }
+        let storage = store.storage.fork();
+        flip(&storage, 1, at as usize, ((at + 3) % 8) as u8);
+        let reader = read(&storage, None).expect("opens for reading");
+        let (events, damage) = walk(&reader.segments);
+        assert_eq!(events, [store.but(at, at + 1), after.clone()].concat(), "byte {at}");
+        assert_eq!(damage.len(), 1, "byte {at}: {damage:?}");
+        lies_around(&damage, at, at + 1);
     }
 }
 
@@ -132,7 +131,7 @@ fn a_hole_of_zeros_or_noise_costs_what_it_covers() {
     let (first, end) = (store.edges[0], store.edges[4]);
     let bytes = bytes_of(&store.storage, 1);
     for len in [8, 40, 200] {
-        for from in (first..end - len).step_by(13) {
+        for from in (first..end - len).step_by(29) {
             for fill in [0x00, 0xE7, 0xFF] {
                 let storage = store.storage.fork();
                 let hole = vec![fill; len as usize];
