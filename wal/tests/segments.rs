@@ -51,6 +51,19 @@ fn rolls_over_segments_in_memory() {
     rolls_over_segments(Arc::new(MemoryStorage::new()));
 }
 
+/// A full disk must show itself before the first byte of a segment is acknowledged.
+#[test]
+fn the_space_of_a_segment_is_taken_before_it_is_used() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let storage: Arc<dyn Storage> = Arc::new(OsStorage::open(dir.path()).expect("opens"));
+    let opened = LogWriter::open(storage, OPTIONS, None).expect("opens");
+    let file = std::fs::metadata(dir.path().join(name::segment(1))).expect("is there");
+    assert_eq!(file.len(), MIB);
+    assert!(file.blocks() * 512 >= MIB, "{} blocks", file.blocks());
+    drop(opened);
+}
+
 #[test]
 fn a_frame_that_fills_a_segment_to_the_last_byte_fits() {
     let storage = MemoryStorage::new();

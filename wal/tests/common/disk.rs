@@ -7,7 +7,7 @@
 
 #![allow(unreachable_pub, reason = "every test binary uses another part")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -45,6 +45,8 @@ struct State {
     durable_names: BTreeMap<String, u64>,
     /// Writes that the next sync brings to the device, by file.
     dirty: BTreeMap<u64, Vec<(usize, Vec<u8>)>>,
+    /// Files that were never synced: their length may be lost with their bytes.
+    unsynced: BTreeSet<u64>,
     made: u64,
     /// Operations that change something, so far.
     ops: u64,
@@ -82,6 +84,11 @@ impl Disk {
                     }
                     at += len;
                 }
+            }
+        }
+        for file in &state.unsynced {
+            if !keeps() {
+                device.get_mut(file).expect("every file is on the device").clear();
             }
         }
         // Names arrive in order, and as far as they got.
@@ -136,6 +143,7 @@ impl Storage for Disk {
         state.made += 1;
         let number = state.made;
         state.device.insert(number, vec![0; len as usize]);
+        state.unsynced.insert(number);
         state.names.insert(name.to_owned(), number);
         Ok(Arc::new(DiskFile { disk: self.clone(), number, inner }))
     }
@@ -226,6 +234,7 @@ impl StorageFile for DiskFile {
         match self.disk.step() {
             Ok(mut state) => {
                 flush(&mut state, self.number);
+                state.unsynced.remove(&self.number);
                 Ok(())
             }
             Err(error) => {
