@@ -106,6 +106,10 @@ impl Committer {
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.core.delivered.publish(ordered.next().global);
         self.core.committed.publish(to);
+        let full = self.order.take_full();
+        if !full.is_empty() {
+            let _ = self.keeper.send(KeeperTask::Sync(full));
+        }
         Ok(())
     }
 
