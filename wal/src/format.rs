@@ -20,8 +20,12 @@ pub const VERSION_MINOR: u16 = 0;
 
 /// Bytes at the start of a segment that belong to its header page.
 pub const SEGMENT_HEADER_LEN: u64 = 4096;
-/// Bytes of the header page that carry information; the rest are zeros.
-pub(crate) const SEGMENT_HEADER_USED: usize = 96;
+/// The header page holds the header twice, so that damage to one copy costs nothing that was
+/// written in the segment. The last four bytes of a copy are its checksum.
+pub const SEGMENT_HEADER_COPY_LEN: u64 = SEGMENT_HEADER_LEN / 2;
+/// The same in every version, as are the magic, the version and the range of the checksum: that is
+/// how a version tells a newer store from a damaged one.
+const SEGMENT_HEADER_CRC_AT: usize = SEGMENT_HEADER_COPY_LEN as usize - 4;
 const SEGMENT_MAGIC: [u8; 8] = *b"THALWEGS";
 
 /// Bytes of a frame header.
@@ -53,7 +57,7 @@ pub const BATCH_LEN_MAX: usize = 64 << 20;
 /// Longest frame, in bytes, header included.
 pub const FRAME_LEN_MAX: u64 = 2 * BATCH_LEN_MAX as u64;
 
-const _: () = assert!(SEGMENT_HEADER_LEN.is_multiple_of(ALIGN));
+const _: () = assert!(SEGMENT_HEADER_COPY_LEN.is_multiple_of(ALIGN));
 const _: () = assert!(FRAME_HEADER_LEN.is_multiple_of(ALIGN));
 const _: () = assert!(RECORD_HEADER_LEN.is_multiple_of(ALIGN));
 const _: () = assert!(PAYLOAD_LEN_MAX + (1 << 20) < BATCH_LEN_MAX);
@@ -63,6 +67,25 @@ const _: () = assert!(FRAME_LEN_MAX < u32::MAX as u64);
 #[inline]
 pub const fn align_up(len: u64) -> u64 {
     len.next_multiple_of(ALIGN)
+}
+
+/// Whether all of `bytes` are zero.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    written_len(bytes) == 0
+}
+
+/// Length of `bytes` without the zeros at their end.
+pub(crate) fn written_len(bytes: &[u8]) -> usize {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    // Whole blocks first: comparing them is as fast as memory.
+    let mut rest = bytes;
+    while let Some((before, block)) = rest.split_last_chunk::<4096>() {
+        if *block != ZEROS {
+            break;
+        }
+        rest = before;
+    }
+    rest.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
 }
 
 #[inline]
@@ -138,64 +161,88 @@ pub enum SegmentHeaderState {
     Unused,
     /// A whole header.
     Valid(SegmentHeader),
+    /// A whole header of which one copy is damaged.
+    OneCopy(SegmentHeader, Fault),
     /// A whole header of a format that this version cannot read.
     Foreign {
         /// Major version found in the header.
         major: u16,
+        /// Feature bits found in the header; this version knows none.
+        features: u32,
     },
-    /// Neither.
+    /// None of these.
     Damaged(Fault),
 }
 
 impl SegmentHeader {
     /// The header page.
     pub fn encode(&self) -> Vec<u8> {
-        let mut page = vec![0; SEGMENT_HEADER_LEN as usize];
-        page[0..8].copy_from_slice(&SEGMENT_MAGIC);
-        page[8..10].copy_from_slice(&VERSION_MAJOR.to_le_bytes());
-        page[10..12].copy_from_slice(&VERSION_MINOR.to_le_bytes());
+        let mut copy = vec![0; SEGMENT_HEADER_COPY_LEN as usize];
+        copy[0..8].copy_from_slice(&SEGMENT_MAGIC);
+        copy[8..10].copy_from_slice(&VERSION_MAJOR.to_le_bytes());
+        copy[10..12].copy_from_slice(&VERSION_MINOR.to_le_bytes());
         // 12..16: feature bits, none defined yet.
-        page[16..32].copy_from_slice(&self.store_id);
-        page[32..40].copy_from_slice(&self.number.to_le_bytes());
-        page[40..48].copy_from_slice(&self.base.to_le_bytes());
-        page[48..56].copy_from_slice(&self.len.to_le_bytes());
-        page[56..64].copy_from_slice(&self.salt.to_le_bytes());
-        page[64..72].copy_from_slice(&self.previous_end.to_le_bytes());
-        page[72..80].copy_from_slice(&self.previous_salt.to_le_bytes());
-        // 80..92: reserved, zero.
-        let crc = crc32c::crc32c(&page[..SEGMENT_HEADER_USED - 4]);
-        page[SEGMENT_HEADER_USED - 4..SEGMENT_HEADER_USED].copy_from_slice(&crc.to_le_bytes());
-        page
+        copy[16..32].copy_from_slice(&self.store_id);
+        copy[32..40].copy_from_slice(&self.number.to_le_bytes());
+        copy[40..48].copy_from_slice(&self.base.to_le_bytes());
+        copy[48..56].copy_from_slice(&self.len.to_le_bytes());
+        copy[56..64].copy_from_slice(&self.salt.to_le_bytes());
+        copy[64..72].copy_from_slice(&self.previous_end.to_le_bytes());
+        copy[72..80].copy_from_slice(&self.previous_salt.to_le_bytes());
+        // 80..2044: reserved, zero.
+        let crc = crc32c::crc32c(&copy[..SEGMENT_HEADER_CRC_AT]);
+        copy[SEGMENT_HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        copy.repeat(2)
     }
 
     /// Reads a header page.
     pub fn decode(page: &[u8]) -> SegmentHeaderState {
-        if page.len() < SEGMENT_HEADER_USED {
+        if page.len() != SEGMENT_HEADER_LEN as usize {
             return SegmentHeaderState::Damaged(Fault::Length);
         }
-        if page.iter().all(|&byte| byte == 0) {
+        if is_zero(page) {
             return SegmentHeaderState::Unused;
         }
-        if page[0..8] != SEGMENT_MAGIC {
-            return SegmentHeaderState::Damaged(Fault::NoMagic);
+        let (first, second) = page.split_at(SEGMENT_HEADER_COPY_LEN as usize);
+        match (Self::check_copy(first), Self::check_copy(second)) {
+            (Ok(()), Ok(())) if first != second => SegmentHeaderState::Damaged(Fault::Checksum),
+            (Ok(()), Ok(())) => Self::decode_copy(first, None),
+            (Ok(()), Err(fault)) => Self::decode_copy(first, Some(fault)),
+            (Err(fault), Ok(())) => Self::decode_copy(second, Some(fault)),
+            (Err(fault), Err(_)) => SegmentHeaderState::Damaged(fault),
         }
-        let crc = u32_at(page, SEGMENT_HEADER_USED - 4);
-        if crc != crc32c::crc32c(&page[..SEGMENT_HEADER_USED - 4]) {
-            return SegmentHeaderState::Damaged(Fault::Checksum);
+    }
+
+    fn check_copy(copy: &[u8]) -> Result<(), Fault> {
+        if copy[0..8] != SEGMENT_MAGIC {
+            return Err(Fault::NoMagic);
         }
-        let (major, features) = (u16_at(page, 8), u32_at(page, 12));
+        let crc = crc32c::crc32c(&copy[..SEGMENT_HEADER_CRC_AT]);
+        if crc != u32_at(copy, SEGMENT_HEADER_CRC_AT) {
+            return Err(Fault::Checksum);
+        }
+        Ok(())
+    }
+
+    /// Reads a copy whose checksum matches; `other` is what is wrong with the other copy.
+    fn decode_copy(copy: &[u8], other: Option<Fault>) -> SegmentHeaderState {
+        let (major, features) = (u16_at(copy, 8), u32_at(copy, 12));
         if major != VERSION_MAJOR || features != 0 {
-            return SegmentHeaderState::Foreign { major };
+            return SegmentHeaderState::Foreign { major, features };
         }
-        SegmentHeaderState::Valid(SegmentHeader {
-            store_id: page[16..32].try_into().expect("sixteen bytes"),
-            number: u64_at(page, 32),
-            base: u64_at(page, 40),
-            len: u64_at(page, 48),
-            salt: u64_at(page, 56),
-            previous_end: u64_at(page, 64),
-            previous_salt: u64_at(page, 72),
-        })
+        let header = SegmentHeader {
+            store_id: copy[16..32].try_into().expect("sixteen bytes"),
+            number: u64_at(copy, 32),
+            base: u64_at(copy, 40),
+            len: u64_at(copy, 48),
+            salt: u64_at(copy, 56),
+            previous_end: u64_at(copy, 64),
+            previous_salt: u64_at(copy, 72),
+        };
+        match other {
+            None => SegmentHeaderState::Valid(header),
+            Some(fault) => SegmentHeaderState::OneCopy(header, fault),
+        }
     }
 }
 
@@ -375,14 +422,23 @@ impl<'a> Run<'a> {
     /// The record at `position`, its checksum verified.
     #[inline]
     pub(crate) fn record(&self, position: u64) -> Result<Record<'a>, Fault> {
+        let record = self.record_whole(position)?;
+        let bytes = record.bytes();
+        if bytes[5] != RECORD_KIND_EVENT || bytes[6] & !FLAGS_KNOWN != 0 {
+            return Err(Fault::Unknown);
+        }
+        Ok(record)
+    }
+
+    /// The record at `position`, its checksum verified, of whatever kind: a record that this
+    /// version cannot read was written all the same.
+    #[inline]
+    pub(crate) fn record_whole(&self, position: u64) -> Result<Record<'a>, Fault> {
         let record = self.record_shape(position)?;
         let bytes = record.bytes();
         let crc = bound_crc(self.salt, position, crc32c::crc32c(&bytes[4..]));
         if u32_at(bytes, 0) != crc {
             return Err(Fault::Checksum);
-        }
-        if bytes[5] != RECORD_KIND_EVENT || bytes[6] & !FLAGS_KNOWN != 0 {
-            return Err(Fault::Unknown);
         }
         Ok(record)
     }

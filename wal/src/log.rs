@@ -87,8 +87,8 @@ fn nothing_there(storage: &dyn Storage, hint: Option<TailHint>) -> OpenError {
 pub struct LogOptions {
     /// Create the store if there is none.
     pub create: bool,
-    /// Length that segments grow to, in bytes. A store starts with segments of
-    /// [`SEGMENT_LEN_MIN`] and makes them longer as it grows.
+    /// Length that segments grow to, in bytes, rounded down to whole pages. A store starts with
+    /// segments of [`SEGMENT_LEN_MIN`] and makes them longer as it grows.
     pub segment_len_max: u64,
 }
 
@@ -299,6 +299,11 @@ impl LogWriter {
     ///
     /// After [`AppendError::StorageFull`] nothing was written and the writer is as before. After
     /// any other error it takes nothing more.
+    ///
+    /// # Panics
+    ///
+    /// If the frame needs a new segment while a spare is being prepared elsewhere: the driver asks
+    /// [`LogWriter::awaits_spare`] first, and waits.
     pub fn append(&mut self, frame: &mut FrameBuf) -> Result<Appended, AppendError> {
         if self.failed {
             return Err(AppendError::Poisoned);
@@ -359,7 +364,7 @@ impl LogWriter {
     pub fn offer_spare(&mut self, spare: Option<Spare>) {
         self.spare_requested = false;
         let expected = self.active.segment.number() + 1;
-        // Meanwhile the writer may have had to make the segment itself.
+        // Only the segment that is next can be used; `roll` never overtakes a request.
         self.spare = spare.filter(|spare| spare.number == expected);
     }
 
@@ -375,7 +380,9 @@ impl LogWriter {
 
     /// Seals the active segment and goes on in the next.
     fn roll(&mut self, frame_len: u64) -> Result<Arc<Segment>, AppendError> {
-        debug_assert!(!self.spare_requested, "the driver waits for the spare it asked for");
+        // A segment made here would be replaced, with all that was acknowledged in it, as soon as
+        // the spare is renamed to the same name.
+        assert!(!self.spare_requested, "the driver waits for the spare it asked for");
         if self.durable < self.end {
             // The new header states that everything before it is there.
             self.sync()?;
@@ -449,7 +456,9 @@ fn activate(
 /// needs it.
 fn segment_len(log_len: u64, options: &LogOptions, frame_len: u64) -> u64 {
     let grown = (log_len / 4).next_power_of_two();
-    let planned = grown.clamp(SEGMENT_LEN_MIN, options.segment_len_max.max(SEGMENT_LEN_MIN));
+    // Whole pages, so that positions keep their alignment from segment to segment.
+    let longest = options.segment_len_max / SEGMENT_HEADER_LEN * SEGMENT_HEADER_LEN;
+    let planned = grown.clamp(SEGMENT_LEN_MIN, longest.max(SEGMENT_LEN_MIN));
     planned.max((SEGMENT_HEADER_LEN + frame_len).next_multiple_of(SEGMENT_LEN_MIN))
 }
 

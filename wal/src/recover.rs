@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use crate::error::OpenError;
 use crate::format::{
-    ALIGN, FRAME_HEADER_LEN, Fault, FrameHeader, Run, SEGMENT_HEADER_LEN, SegmentHeader,
-    SegmentHeaderState, VERSION_MAJOR,
+    ALIGN, FRAME_HEADER_LEN, FRAME_LEN_MAX, Fault, FrameHeader, Run, SEGMENT_HEADER_LEN,
+    SegmentHeader, SegmentHeaderState, VERSION_MAJOR, is_zero, written_len,
 };
 use crate::log::SEGMENT_LEN_MIN;
 use crate::name;
@@ -23,13 +23,19 @@ use crate::storage::{
     Access, MappedFile, Storage, StorageFile, read_device_exact_at, read_exact_at,
 };
 
+/// Files are read in pieces of this many bytes where not all of one is wanted at once.
+const READ_LEN: usize = 1 << 20;
+/// How far before a checkpoint's end its last frame is looked for at first.
+const LOOK_BACK_LEN: u64 = 1 << 16;
+
 /// What a checkpoint knows of the end of the log. It saves time, and it can reveal that the end of
 /// the log is missing; it is never believed over the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TailHint {
     /// The log was durable up to here, which is the end of a frame.
     pub durable_end: u64,
-    /// Whether the log was closed at this end, with nothing in flight.
+    /// Whether the log was closed at this end, with nothing in flight. The log then goes on in
+    /// place, so a checkpoint takes this back, durably, before anything is appended.
     pub closed: bool,
 }
 
@@ -78,6 +84,24 @@ pub(crate) struct Recovered {
     pub(crate) damage: Vec<Damage>,
 }
 
+/// What the header page of a segment file means for the log. One arm of `Chain::take` each.
+#[derive(Debug)]
+enum HeaderCondition {
+    /// H1: the last file, all zeros: prepared ahead and not used.
+    Spare,
+    /// H2: the last file, no whole header page, and zeros behind it: the header was being written.
+    /// It is durable before the first frame is, so nothing in the file was ever acknowledged.
+    Activating,
+    /// H3: a whole header.
+    Whole(SegmentHeader),
+    /// H4: part of a header, or none, though the segment was in use.
+    Damaged { fault: Fault, other_copy: Option<SegmentHeader> },
+    /// H5: a whole header of another version.
+    Foreign { major: u16 },
+    /// H6: a header that does not belong here.
+    Misfit { detail: &'static str },
+}
+
 /// How the frames of the last segment end. One arm of `conclude` each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TailCondition {
@@ -86,9 +110,19 @@ enum TailCondition {
     /// T2: something that is no whole frame, and no proof that it ever was one.
     Torn { written_end: u64 },
     /// T3: no whole frame, but a later frame proves that the log was durable beyond this place.
-    ProvedByFrame { fault: Fault, resumes: u64, readable_end: u64 },
+    ProvedByFrame(Proof),
     /// T4: no whole frame, but the checkpoint proves that the log was durable beyond this place.
-    ProvedByCheckpoint { fault: Fault, resumes: u64, readable_end: u64 },
+    ProvedByCheckpoint(Proof),
+}
+
+/// What is known of a log that is damaged before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Proof {
+    fault: Fault,
+    /// Where the next whole frame stands, or the end of what was durable if there is none.
+    resumes: u64,
+    /// End of what was durable and of the whole frames that follow it without a gap.
+    readable_end: u64,
 }
 
 /// Reads the directory. With `write`, refuses damage; without, works around it where it can.
@@ -97,93 +131,176 @@ pub(crate) fn recover(
     hint: Option<TailHint>,
     write: bool,
 ) -> Result<Option<Recovered>, OpenError> {
-    let numbers = segment_numbers(storage)?;
-    let mut found = Vec::new();
-    for &number in &numbers {
-        found.push(FoundSegment::read(storage, number)?);
+    let found = find_segments(storage)?;
+    let mut chain = Chain { storage, write, links: Vec::new(), spare: None, damage: Vec::new() };
+    for index in 0..found.len() {
+        chain.take(&found, index)?;
     }
-    let spare = found.pop_if(|last| last.is_unused()).map(|spare| spare.number);
-    if found.is_empty() {
-        return Ok(None);
+    let Chain { links, spare, mut damage, .. } = chain;
+    let Some(last) = links.last() else { return Ok(None) };
+    let mut segments = Vec::with_capacity(links.len());
+    for pair in links.windows(2) {
+        let (header, next) = (&pair[0].header, &pair[1]);
+        let end = match next.previous_end {
+            Some(end) => end,
+            // Only the header that is lost knew where this segment was cut.
+            None => find_tail(storage, header, None, write, &mut damage)?.end,
+        };
+        segments.push(open_segment(storage, header, end - header.base)?);
     }
-    let mut damage = Vec::new();
-    let headers = chain(storage, &found, write, &mut damage)?;
-    let mut segments = Vec::with_capacity(headers.len());
-    for pair in headers.windows(2) {
-        let published = pair[1].previous_end.saturating_sub(pair[0].base);
-        segments.push(open_segment(storage, &pair[0], published)?);
-    }
-    let last = headers.last().expect("at least one header");
-    let (whole_end, condition) = scan_tail(storage, last, hint, write)?;
-    let (end, report) = conclude(last, whole_end, condition, write, &mut damage)?;
-    segments.push(open_segment(storage, last, end - last.base)?);
+    let tail = find_tail(storage, &last.header, hint, write, &mut damage)?;
+    let Tail { end, report, zeros_follow } = tail;
+    segments.push(open_segment(storage, &last.header, end - last.header.base)?);
     let closed = hint.is_some_and(|hint| hint.closed && hint.durable_end == end);
-    let empty = end == last.base + SEGMENT_HEADER_LEN;
-    let appendable = condition == TailCondition::Zeros && (closed || empty);
+    let empty = end == last.header.base + SEGMENT_HEADER_LEN;
+    let appendable = zeros_follow && (closed || empty && is_cache_empty(storage, &last.header)?);
     Ok(Some(Recovered { segments, end, report, appendable, spare, damage }))
 }
 
-fn segment_numbers(storage: &dyn Storage) -> Result<Vec<u64>, OpenError> {
+fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> {
     let names = storage.list().map_err(OpenError::io("listing the store's directory"))?;
     let mut numbers: Vec<u64> = names
         .iter()
         .filter_map(|name| match name::kind(name) {
             name::Kind::Segment(number) => Some(number),
-            _ => None,
+            name::Kind::Lock
+            | name::Kind::SegmentNew(_)
+            | name::Kind::Order(_)
+            | name::Kind::Tips(_)
+            | name::Kind::Checkpoint
+            | name::Kind::Unknown => None,
         })
         .collect();
     numbers.sort_unstable();
-    Ok(numbers)
+    let mut found = Vec::with_capacity(numbers.len());
+    for (index, &number) in numbers.iter().enumerate() {
+        let last = index + 1 == numbers.len();
+        found.extend(FoundSegment::read(storage, number, last)?);
+    }
+    Ok(found)
 }
 
-/// A segment file and what its header turns out to be.
+/// A segment file and what its header page turns out to be.
 #[derive(Debug)]
 struct FoundSegment {
     number: u64,
     len: u64,
     state: SegmentHeaderState,
-    /// Zeros where the first frame's header would be: no frame was ever written.
+    /// Nothing but zeros behind the header page. Only looked for where it matters.
     body_zero: bool,
 }
 
 impl FoundSegment {
-    fn read(storage: &dyn Storage, number: u64) -> Result<Self, OpenError> {
+    /// Reads what matters of a segment file; nothing if it is the last and is gone again, because a
+    /// writer has taken back a spare meanwhile.
+    fn read(storage: &dyn Storage, number: u64, last: bool) -> Result<Option<Self>, OpenError> {
         let name = name::segment(number);
         let path = storage.describe(&name);
-        let file =
-            storage.open(&name, Access::Read).map_err(OpenError::io(format!("opening {path}")))?;
-        let len = file.len().map_err(OpenError::io(format!("reading {path}")))?;
-        let mut page = vec![0; (SEGMENT_HEADER_LEN + FRAME_HEADER_LEN).min(len) as usize];
-        read_exact_at(&*file, &mut page, 0).map_err(OpenError::io(format!("reading {path}")))?;
-        let header_len = page.len().min(SEGMENT_HEADER_LEN as usize);
-        let state = SegmentHeader::decode(&page[..header_len]);
-        let body_zero = page[header_len..].iter().all(|&byte| byte == 0);
+        let file = match storage.open(&name, Access::Read) {
+            Err(error) if last && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.map_err(OpenError::io(format!("opening {path}")))?,
+        };
+        Self::read_file(&*file, number, last)
+            .map(Some)
+            .map_err(OpenError::io(format!("reading {path}")))
+    }
+
+    fn read_file(file: &dyn StorageFile, number: u64, last: bool) -> io::Result<Self> {
+        let len = file.len()?;
+        let mut state = read_header(file, len)?;
+        let mut body_zero = false;
+        if last && !matches!(state, SegmentHeaderState::Valid(_)) {
+            body_zero = is_body_zero(file, len)?;
+            if !body_zero {
+                // A writer may have put the segment to use between the two looks. It writes the
+                // header first, so the header is there now.
+                state = read_header(file, len)?;
+            }
+        }
         Ok(FoundSegment { number, len, state, body_zero })
     }
 
-    /// Rows H1 and H2: prepared ahead and not used, or torn while its header was written. Before
-    /// the header is durable no frame is written, so a first frame of zeros means that nothing in
-    /// the file was ever acknowledged. A file too short to be a segment was cut by somebody else.
-    fn is_unused(&self) -> bool {
-        match self.state {
-            SegmentHeaderState::Unused | SegmentHeaderState::Damaged(_) => {
-                self.body_zero && self.len >= SEGMENT_LEN_MIN
+    fn condition(&self, previous: Option<&SegmentHeader>, last: bool) -> HeaderCondition {
+        // A file too short to be a segment was cut by somebody else.
+        let untouched = last && self.body_zero && self.len >= SEGMENT_LEN_MIN;
+        let (header, fault) = match &self.state {
+            SegmentHeaderState::Unused if untouched => return HeaderCondition::Spare,
+            SegmentHeaderState::Damaged(_) | SegmentHeaderState::OneCopy(..) if untouched => {
+                return HeaderCondition::Activating;
             }
-            SegmentHeaderState::Valid(_) | SegmentHeaderState::Foreign { .. } => false,
+            SegmentHeaderState::Unused => {
+                return HeaderCondition::Damaged { fault: Fault::NoMagic, other_copy: None };
+            }
+            SegmentHeaderState::Damaged(fault) => {
+                return HeaderCondition::Damaged { fault: *fault, other_copy: None };
+            }
+            SegmentHeaderState::Foreign { major, .. } if *major != VERSION_MAJOR => {
+                return HeaderCondition::Foreign { major: *major };
+            }
+            SegmentHeaderState::Foreign { .. } => {
+                return HeaderCondition::Misfit {
+                    detail: "it uses a feature that this build does not know",
+                };
+            }
+            SegmentHeaderState::Valid(header) => (header, None),
+            SegmentHeaderState::OneCopy(header, fault) => (header, Some(*fault)),
+        };
+        match (self.misfit(header, previous), fault) {
+            (Some(detail), _) => HeaderCondition::Misfit { detail },
+            (None, None) => HeaderCondition::Whole(header.clone()),
+            (None, Some(fault)) => {
+                HeaderCondition::Damaged { fault, other_copy: Some(header.clone()) }
+            }
         }
     }
 
-    /// What can be known of a damaged header from the segments beside it: all that matters.
+    /// Why a whole header does not belong here.
+    fn misfit(
+        &self,
+        header: &SegmentHeader,
+        previous: Option<&SegmentHeader>,
+    ) -> Option<&'static str> {
+        if header.number != self.number {
+            return Some("its header has another number than its name");
+        }
+        if header.len != self.len {
+            return Some("the file is shorter or longer than its header says");
+        }
+        let follows = match previous {
+            None => header.base == 0 && header.previous_end == 0 && header.previous_salt == 0,
+            Some(previous) if header.store_id != previous.store_id => {
+                return Some("it belongs to another store");
+            }
+            Some(previous) => {
+                header.base == previous.base + previous.len
+                    && header.previous_salt == previous.salt
+                    && header.previous_end >= previous.base + SEGMENT_HEADER_LEN
+                    && header.previous_end <= header.base
+            }
+        };
+        (!follows).then_some("it does not follow the segment before it")
+    }
+
+    /// What can be known of a lost header from the segments beside it: all but where the segment
+    /// before it ends.
     fn rebuilt(
         &self,
         previous: Option<&SegmentHeader>,
         next: Option<&Self>,
     ) -> Option<SegmentHeader> {
-        let SegmentHeaderState::Valid(next) = &next?.state else { return None };
-        Some(SegmentHeader {
+        let next = match &next?.state {
+            SegmentHeaderState::Valid(next) | SegmentHeaderState::OneCopy(next, _) => next,
+            SegmentHeaderState::Unused
+            | SegmentHeaderState::Foreign { .. }
+            | SegmentHeaderState::Damaged(_) => return None,
+        };
+        let base = previous.map_or(0, |header| header.base + header.len);
+        let follows = next.base.checked_sub(self.len) == Some(base)
+            && previous.is_none_or(|header| header.store_id == next.store_id);
+        follows.then(|| SegmentHeader {
             store_id: next.store_id,
             number: self.number,
-            base: next.base.checked_sub(self.len)?,
+            base,
             len: self.len,
             salt: next.previous_salt,
             previous_end: previous.map_or(0, |header| header.base + header.len),
@@ -192,93 +309,111 @@ impl FoundSegment {
     }
 }
 
-/// Checks that the segments follow each other without gap (rows H3 to H6).
-fn chain(
-    storage: &dyn Storage,
-    found: &[FoundSegment],
+/// Reads the header page, past the cache: after a failed sync the cache may show a header that is
+/// not on the device, and frames must not follow it there.
+fn read_header(file: &dyn StorageFile, len: u64) -> io::Result<SegmentHeaderState> {
+    let mut page = vec![0; SEGMENT_HEADER_LEN.min(len) as usize];
+    read_device_exact_at(file, &mut page, 0)?;
+    Ok(SegmentHeader::decode(&page))
+}
+
+fn is_body_zero(file: &dyn StorageFile, len: u64) -> io::Result<bool> {
+    let mut piece = vec![0; READ_LEN];
+    let mut offset = SEGMENT_HEADER_LEN;
+    while offset < len {
+        let want = (len - offset).min(READ_LEN as u64) as usize;
+        read_exact_at(file, &mut piece[..want], offset)?;
+        if !is_zero(&piece[..want]) {
+            return Ok(false);
+        }
+        offset += want as u64;
+    }
+    Ok(true)
+}
+
+/// A segment of the log, in its place.
+#[derive(Debug)]
+struct Link {
+    header: SegmentHeader,
+    /// Where the segment before it ends; unknown if the header had to be rebuilt.
+    previous_end: Option<u64>,
+}
+
+/// The segments of the log, as far as they have been looked at.
+#[derive(Debug)]
+struct Chain<'a> {
+    storage: &'a dyn Storage,
     write: bool,
-    damage: &mut Vec<Damage>,
-) -> Result<Vec<SegmentHeader>, OpenError> {
-    let mut headers: Vec<SegmentHeader> = Vec::with_capacity(found.len());
-    for (index, segment) in found.iter().enumerate() {
+    links: Vec<Link>,
+    /// Number of an unused segment at the end.
+    spare: Option<u64>,
+    damage: Vec<Damage>,
+}
+
+impl Chain<'_> {
+    /// The decision table of FORMAT.md, "Headers": what a segment file is to the log.
+    fn take(&mut self, found: &[FoundSegment], index: usize) -> Result<(), OpenError> {
+        let segment = &found[index];
+        let path = |number| self.storage.describe(&name::segment(number));
+        let previous = self.links.last().map(|link| &link.header);
+        let next = found.get(index + 1);
+        let condition = segment.condition(previous, next.is_none());
+        // H6: a gap, also before a file that was never used: it was prepared to follow a segment.
         let expected = index as u64 + 1;
-        let path = |number| storage.describe(&name::segment(number));
         if segment.number != expected {
             return Err(OpenError::SegmentMissing { file: path(expected) });
         }
-        let header = match &segment.state {
-            SegmentHeaderState::Valid(header) => header.clone(),
-            SegmentHeaderState::Foreign { major } => {
+        match condition {
+            // H1, H2: no part of the log.
+            HeaderCondition::Spare | HeaderCondition::Activating => {
+                self.spare = Some(segment.number);
+            }
+            // H3.
+            HeaderCondition::Whole(header) => {
+                let previous_end = Some(header.previous_end);
+                self.links.push(Link { header, previous_end });
+            }
+            // H4.
+            HeaderCondition::Damaged { fault, other_copy } => {
+                let base = previous.map_or(0, |header| header.base + header.len);
+                let previous_end = other_copy.as_ref().map(|header| header.previous_end);
+                let known = other_copy.or_else(|| segment.rebuilt(previous, next));
+                let first = base + SEGMENT_HEADER_LEN;
+                let found = Damage {
+                    segment: segment.number,
+                    file: name::segment(segment.number),
+                    offset: 0,
+                    position: base,
+                    resumes: if known.is_some() { first } else { base + segment.len },
+                    fault,
+                };
+                match known {
+                    Some(header) if !self.write => {
+                        self.damage.push(found);
+                        self.links.push(Link { header, previous_end });
+                    }
+                    // Without its salt nothing in the last segment can be told from noise; what
+                    // stands before it can still be read.
+                    None if !self.write && next.is_none() && previous.is_some() => {
+                        self.damage.push(found);
+                    }
+                    Some(_) | None => return Err(OpenError::Damaged(found)),
+                }
+            }
+            // H5.
+            HeaderCondition::Foreign { major } => {
                 return Err(OpenError::Version {
                     file: path(segment.number),
-                    found: *major,
+                    found: major,
                     supported: VERSION_MAJOR,
                 });
             }
-            SegmentHeaderState::Unused => damaged_header(
-                segment,
-                Fault::NoMagic,
-                headers.last(),
-                found.get(index + 1),
-                write,
-                damage,
-            )?,
-            SegmentHeaderState::Damaged(fault) => damaged_header(
-                segment,
-                *fault,
-                headers.last(),
-                found.get(index + 1),
-                write,
-                damage,
-            )?,
-        };
-        let foreign = |detail| OpenError::SegmentForeign { file: path(segment.number), detail };
-        if header.number != segment.number {
-            return Err(foreign("its header has another number than its name"));
-        }
-        if header.len != segment.len {
-            return Err(foreign("the file is shorter or longer than its header says"));
-        }
-        if let Some(previous) = headers.last() {
-            if header.store_id != previous.store_id {
-                return Err(foreign("it belongs to another store"));
-            }
-            let follows = header.base == previous.base + previous.len
-                && header.previous_salt == previous.salt
-                && header.previous_end >= previous.base + SEGMENT_HEADER_LEN
-                && header.previous_end <= header.base;
-            if !follows {
-                return Err(foreign("it does not follow the segment before it"));
+            // H6.
+            HeaderCondition::Misfit { detail } => {
+                return Err(OpenError::SegmentForeign { file: path(segment.number), detail });
             }
         }
-        headers.push(header);
-    }
-    Ok(headers)
-}
-
-fn damaged_header(
-    segment: &FoundSegment,
-    fault: Fault,
-    previous: Option<&SegmentHeader>,
-    next: Option<&FoundSegment>,
-    write: bool,
-    damage: &mut Vec<Damage>,
-) -> Result<SegmentHeader, OpenError> {
-    let base = previous.map_or(0, |header| header.base + header.len);
-    let found = Damage {
-        segment: segment.number,
-        file: name::segment(segment.number),
-        offset: 0,
-        position: base,
-        resumes: base + SEGMENT_HEADER_LEN,
-        fault,
-    };
-    match segment.rebuilt(previous, next) {
-        Some(header) if !write => {
-            damage.push(found);
-            Ok(header)
-        }
-        _ => Err(OpenError::Damaged(found)),
+        Ok(())
     }
 }
 
@@ -293,47 +428,129 @@ fn open_segment(
     Ok(Segment::new(header.clone(), file))
 }
 
-/// Finds the end of the whole frames of the last segment, and what follows it.
-///
-/// The segment is synced first, so that what is then read is durable before anybody builds on it,
-/// and read past the operating system's cache, which after a failed sync can show bytes that the
-/// device never got.
-fn scan_tail(
+/// Whether the cache, too, shows no frame in a segment that has none on the device. After a failed
+/// sync it can show the frames that were lost, and the next frame that shared a page with one of
+/// them would take it along to the device.
+fn is_cache_empty(storage: &dyn Storage, header: &SegmentHeader) -> Result<bool, OpenError> {
+    let name = name::segment(header.number);
+    let context = format!("reading {}", storage.describe(&name));
+    storage
+        .open(&name, Access::Read)
+        .and_then(|file| is_body_zero(&*file, header.len))
+        .map_err(OpenError::io(context))
+}
+
+/// Where the log ends in a segment.
+#[derive(Debug)]
+struct Tail {
+    end: u64,
+    report: TailReport,
+    zeros_follow: bool,
+}
+
+fn find_tail(
     storage: &dyn Storage,
     header: &SegmentHeader,
     hint: Option<TailHint>,
     write: bool,
-) -> Result<(u64, TailCondition), OpenError> {
+    damage: &mut Vec<Damage>,
+) -> Result<Tail, OpenError> {
     let name = name::segment(header.number);
     let path = storage.describe(&name);
+    let access = if write { Access::Write } else { Access::Read };
+    let file = storage.open(&name, access).map_err(OpenError::io(format!("opening {path}")))?;
+    // What is read below must be on the device before anybody builds on it.
+    file.sync().map_err(OpenError::io(format!("syncing {path}")))?;
+    let mut suspected = None;
+    let (end, condition) = loop {
+        let (end, condition) =
+            scan_tail(&*file, header, hint).map_err(OpenError::io(format!("reading {path}")))?;
+        let damaged = match condition {
+            TailCondition::Zeros | TailCondition::Torn { .. } => false,
+            TailCondition::ProvedByFrame(_) | TailCondition::ProvedByCheckpoint(_) => true,
+        };
+        // A writer that goes on meanwhile can look like damage: a frame that was read while it was
+        // half written, before a whole one that was read later. Damage stays where it is.
+        if !damaged || suspected == Some(end) {
+            break (end, condition);
+        }
+        suspected = Some(end);
+    };
+    // Once more, for what such a writer has added since: what is shown is durable.
+    file.sync().map_err(OpenError::io(format!("syncing {path}")))?;
+    let (end, report) = conclude(header, end, condition, write, damage)?;
+    Ok(Tail { end, report, zeros_follow: condition == TailCondition::Zeros })
+}
+
+/// Finds the end of the whole frames of a segment, and what follows it. Reads past the operating
+/// system's cache, which after a failed sync can show bytes that the device never got.
+fn scan_tail(
+    file: &dyn StorageFile,
+    header: &SegmentHeader,
+    hint: Option<TailHint>,
+) -> io::Result<(u64, TailCondition)> {
     let first = header.base + SEGMENT_HEADER_LEN;
     let limit = header.base + header.len;
     let start = match hint {
-        Some(hint) if (first..=limit).contains(&hint.durable_end) => hint.durable_end,
-        _ => first,
+        Some(hint) if (first..=limit).contains(&hint.durable_end) => {
+            last_frame_before(file, header, hint.durable_end)?.unwrap_or(first)
+        }
+        Some(_) | None => first,
     };
-    let access = if write { Access::Write } else { Access::Read };
-    let file = storage.open(&name, access).map_err(OpenError::io(format!("opening {path}")))?;
-    file.sync().map_err(OpenError::io(format!("syncing {path}")))?;
-    let bytes = read_tail(&*file, start - header.base, limit - start)
-        .map_err(OpenError::io(format!("reading {path}")))?;
+    let bytes = read_run(file, start - header.base, limit - start)?;
     let run = Run { bytes: &bytes, start, salt: header.salt };
-    let (end, fault) = whole_frames(&run);
+    let (end, fault) = whole_frames(&run, start);
     Ok((end, tail_condition(&run, end, fault, hint)))
 }
 
-fn read_tail(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+/// The frame that ends exactly at `end`, by its header. The scan starts there, and so believes a
+/// checkpoint no further than the log bears it out; without such a frame it starts from the front.
+fn last_frame_before(
+    file: &dyn StorageFile,
+    header: &SegmentHeader,
+    end: u64,
+) -> io::Result<Option<u64>> {
+    let first = header.base + SEGMENT_HEADER_LEN;
+    let earliest = end.saturating_sub(FRAME_LEN_MAX).max(first);
+    if end == first || !(end - first).is_multiple_of(ALIGN) {
+        return Ok((end == first).then_some(first));
+    }
+    let mut unread = end;
+    let mut len = LOOK_BACK_LEN;
+    while unread > earliest {
+        let start = end.saturating_sub(len).max(earliest);
+        let bytes = read_run(file, start - header.base, end - start)?;
+        let run = Run { bytes: &bytes, start, salt: header.salt };
+        // The part that was read before cannot hold the start of the frame.
+        let mut position = unread;
+        while position > start {
+            position -= ALIGN;
+            if run.frame_header(position).is_ok_and(|frame| frame.end() == end) {
+                return Ok(Some(position));
+            }
+        }
+        unread = start;
+        len *= 8;
+    }
+    Ok(None)
+}
+
+fn read_run(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Vec<u8>> {
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    bytes.resize(len, 0);
-    read_device_exact_at(file, &mut bytes, offset)?;
+    let mut piece = vec![0; READ_LEN.min(len)];
+    while bytes.len() < len {
+        let want = piece.len().min(len - bytes.len());
+        read_device_exact_at(file, &mut piece[..want], offset + bytes.len() as u64)?;
+        bytes.extend_from_slice(&piece[..want]);
+    }
     Ok(bytes)
 }
 
-/// The end of the whole frames from the start of the run, and why the next is none.
-fn whole_frames(run: &Run<'_>) -> (u64, Fault) {
-    let mut position = run.start;
+/// The end of the whole frames that follow each other from `start`, and why the next is none.
+fn whole_frames(run: &Run<'_>, start: u64) -> (u64, Fault) {
+    let mut position = start;
     loop {
         match whole_frame(run, position) {
             Ok(header) => position = header.end(),
@@ -342,12 +559,13 @@ fn whole_frames(run: &Run<'_>) -> (u64, Fault) {
     }
 }
 
-/// A frame is whole if its header and each of its records are, and they fill it.
+/// A frame is whole if its header and each of its records are, and they fill it. A record of a kind
+/// that this version does not know is whole: it must not be taken for a torn one.
 fn whole_frame(run: &Run<'_>, position: u64) -> Result<FrameHeader, Fault> {
     let header = run.frame_header(position)?;
     let mut next = position + FRAME_HEADER_LEN;
     for _ in 0..header.record_count {
-        next += run.record(next)?.len();
+        next += run.record_whole(next)?.len();
         if next > header.end() {
             return Err(Fault::Length);
         }
@@ -357,37 +575,36 @@ fn whole_frame(run: &Run<'_>, position: u64) -> Result<FrameHeader, Fault> {
 
 fn tail_condition(run: &Run<'_>, end: u64, fault: Fault, hint: Option<TailHint>) -> TailCondition {
     let rest = &run.bytes[(end - run.start) as usize..];
-    let written_end = rest.iter().rposition(|&byte| byte != 0).map(|last| end + last as u64 + 1);
-    let mut readable_end = end;
+    let written_end = end + written_len(rest) as u64;
     let mut resumes = None;
-    let mut proved = false;
+    let mut durable_end = end;
     let mut next = end + ALIGN;
-    while next < written_end.unwrap_or(end) {
-        let Ok(header) = whole_frame(run, next) else {
-            // A header alone is proof enough, whatever became of its records.
-            proved |= run.frame_header(next).is_ok_and(|header| header.floor > end);
+    while next < written_end {
+        let Ok(header) = run.frame_header(next) else {
             next += ALIGN;
             continue;
         };
         // A frame that was made when the log was durable beyond `end` proves that what stood at
-        // `end` had been acknowledged.
-        proved |= header.floor > end;
-        resumes.get_or_insert(next);
-        readable_end = header.end();
-        next = header.end();
+        // `end` had been acknowledged. Its header is proof enough, whatever became of its records.
+        durable_end = durable_end.max(header.floor.min(next));
+        if whole_frame(run, next).is_ok() {
+            resumes.get_or_insert(next);
+            next = header.end();
+        } else {
+            next += ALIGN;
+        }
     }
-    if proved {
-        let resumes = resumes.unwrap_or(readable_end);
-        return TailCondition::ProvedByFrame { fault, resumes, readable_end };
-    }
-    match (hint, written_end) {
-        (Some(hint), _) if hint.durable_end > end => TailCondition::ProvedByCheckpoint {
-            fault,
-            resumes: hint.durable_end,
-            readable_end: hint.durable_end.min(run.end()),
-        },
-        (_, None) => TailCondition::Zeros,
-        (_, Some(written_end)) => TailCondition::Torn { written_end },
+    let proof = |durable_end: u64| {
+        let readable_end = whole_frames(run, durable_end.min(run.end())).0;
+        Proof { fault, resumes: resumes.unwrap_or(durable_end), readable_end }
+    };
+    match hint {
+        Some(hint) if hint.durable_end > durable_end => {
+            TailCondition::ProvedByCheckpoint(proof(hint.durable_end))
+        }
+        Some(_) | None if durable_end > end => TailCondition::ProvedByFrame(proof(durable_end)),
+        Some(_) | None if written_end == end => TailCondition::Zeros,
+        Some(_) | None => TailCondition::Torn { written_end },
     }
 }
 
@@ -399,27 +616,29 @@ fn conclude(
     write: bool,
     damage: &mut Vec<Damage>,
 ) -> Result<(u64, TailReport), OpenError> {
-    match condition {
-        TailCondition::Zeros => Ok((end, TailReport::Clean)),
-        TailCondition::Torn { written_end } => {
+    let found = |proof: Proof| Damage {
+        segment: header.number,
+        file: name::segment(header.number),
+        offset: end - header.base,
+        position: end,
+        resumes: proof.resumes,
+        fault: proof.fault,
+    };
+    match (condition, write) {
+        // T1.
+        (TailCondition::Zeros, true | false) => Ok((end, TailReport::Clean)),
+        // T2.
+        (TailCondition::Torn { written_end }, true | false) => {
             Ok((end, TailReport::Cut { position: end, dropped_len: written_end - end }))
         }
-        TailCondition::ProvedByFrame { fault, resumes, readable_end }
-        | TailCondition::ProvedByCheckpoint { fault, resumes, readable_end } => {
-            let found = Damage {
-                segment: header.number,
-                file: name::segment(header.number),
-                offset: end - header.base,
-                position: end,
-                resumes,
-                fault,
-            };
-            if write {
-                return Err(OpenError::Damaged(found));
-            }
-            // T5: a reader changes nothing and shows all that is whole, on both sides.
-            damage.push(found);
-            Ok((readable_end, TailReport::Clean))
+        // T3, T4.
+        (TailCondition::ProvedByFrame(proof), true)
+        | (TailCondition::ProvedByCheckpoint(proof), true) => Err(OpenError::Damaged(found(proof))),
+        // T5: a reader changes nothing and shows all that is whole, on both sides.
+        (TailCondition::ProvedByFrame(proof), false)
+        | (TailCondition::ProvedByCheckpoint(proof), false) => {
+            damage.push(found(proof));
+            Ok((proof.readable_end, TailReport::Clean))
         }
     }
 }

@@ -118,6 +118,17 @@ impl Segment {
         self.run().record_shape(position).map_err(|fault| self.damage(position, position, fault))
     }
 
+    /// The record of `len` bytes at `position`, both as an earlier look has found them.
+    ///
+    /// # Panics
+    ///
+    /// If no such range is readable.
+    #[inline]
+    pub fn record_of_len(&self, position: u64, len: u64) -> Record<'_> {
+        let offset = (position - self.header.base) as usize;
+        Record::new(&self.file.bytes()[offset..offset + len as usize], position)
+    }
+
     /// The position at or after `from + len` at which a frame ends, or the end of the readable
     /// part: where to cut the log for somebody who reads about `len` bytes. Reads headers only.
     pub fn cut(&self, from: u64, len: u64) -> u64 {

@@ -19,6 +19,9 @@ pub use mapped::{Map, MappedFile, MappedWriter};
 pub use memory::MemoryStorage;
 pub use os::OsStorage;
 
+/// Whole files are read in pieces of this many bytes.
+const READ_LEN: usize = 1 << 20;
+
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -146,7 +149,11 @@ pub fn read_file(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
     let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    bytes.resize(len, 0);
-    read_exact_at(&*file, &mut bytes, 0)?;
+    let mut piece = vec![0; len.min(READ_LEN)];
+    while bytes.len() < len {
+        let want = piece.len().min(len - bytes.len());
+        read_exact_at(&*file, &mut piece[..want], bytes.len() as u64)?;
+        bytes.extend_from_slice(&piece[..want]);
+    }
     Ok(bytes)
 }

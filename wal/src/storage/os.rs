@@ -106,10 +106,11 @@ impl Storage for OsStorage {
                 Ok(LockAttempt::Held(Box::new(file)))
             }
             Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
+                let mut text = Vec::new();
                 file.seek(SeekFrom::Start(0))?;
-                file.take(256).read_to_string(&mut text)?;
-                Ok(LockAttempt::Busy(text))
+                file.take(256).read_to_end(&mut text)?;
+                // The text is for people: whatever it is, the lock is held.
+                Ok(LockAttempt::Busy(String::from_utf8_lossy(&text).into_owned()))
             }
             Err(TryLockError::Error(error)) => Err(error),
         }

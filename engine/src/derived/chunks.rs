@@ -1,0 +1,240 @@
+//! A growing array of items of fixed length, in files of fixed length.
+//!
+//! A chunk is a header page and a number of items. Items are appended by one writer with positioned
+//! writes and read through maps by anybody; items below the published count never change. What a
+//! crash leaves beyond the last checkpoint is simply written again: the order is a function of the
+//! log, so the same bytes come to stand at the same place.
+
+use std::io;
+
+use thalweg_wal::name;
+use thalweg_wal::storage::{MappedFile, MappedWriter, Storage};
+
+use crate::sync::{Arc, ReaderBiased};
+
+/// Bytes of a chunk that belong to its header.
+const HEADER_LEN: u64 = 4096;
+const HEADER_USED: usize = 48;
+const MAGIC: [u8; 8] = *b"THALWEGD";
+const VERSION: u32 = 1;
+
+/// What a chunked file holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    /// Name of chunk `n`.
+    pub(crate) name: fn(u64) -> String,
+    /// Bytes of an item.
+    pub(crate) item_len: usize,
+    /// Items of a chunk.
+    pub(crate) chunk_items: u64,
+}
+
+impl Layout {
+    fn file_len(&self) -> u64 {
+        HEADER_LEN + self.chunk_items * self.item_len as u64
+    }
+
+    fn header(&self, store_id: &[u8; 16], number: u64) -> [u8; HEADER_USED] {
+        let mut header = [0; HEADER_USED];
+        header[0..8].copy_from_slice(&MAGIC);
+        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[12..16].copy_from_slice(&(self.item_len as u32).to_le_bytes());
+        header[16..32].copy_from_slice(store_id);
+        header[32..40].copy_from_slice(&number.to_le_bytes());
+        let crc = crc32c::crc32c(&header[..HEADER_USED - 4]);
+        header[HEADER_USED - 4..].copy_from_slice(&crc.to_le_bytes());
+        header
+    }
+
+    /// Bytes of chunk `number` that hold what is left of `count` items in all.
+    fn published(&self, number: u64, count: u64) -> u64 {
+        let before = number * self.chunk_items;
+        HEADER_LEN + count.saturating_sub(before).min(self.chunk_items) * self.item_len as u64
+    }
+}
+
+type ChunkList = Arc<Vec<Arc<MappedFile>>>;
+
+/// The readers' side: the chunks there are.
+#[derive(Debug)]
+pub(crate) struct SharedChunks {
+    layout: Layout,
+    list: ReaderBiased<ChunkList>,
+}
+
+impl SharedChunks {
+    /// A reader with its own view of the list.
+    pub(crate) fn reader(self: &Arc<Self>) -> ChunkReader {
+        let list = Arc::clone(&self.list.read());
+        ChunkReader { layout: self.layout, list, shared: Arc::clone(self) }
+    }
+}
+
+/// Reads items. Holds a view of the list of chunks and refreshes it when an item is not in it.
+#[derive(Debug, Clone)]
+pub(crate) struct ChunkReader {
+    layout: Layout,
+    list: ChunkList,
+    shared: Arc<SharedChunks>,
+}
+
+impl ChunkReader {
+    /// The bytes of item `index`, or nothing if it is not published.
+    #[inline]
+    pub(crate) fn item(&self, index: u64) -> Option<&[u8]> {
+        let chunk = self.list.get((index / self.layout.chunk_items) as usize)?;
+        let at =
+            HEADER_LEN as usize + (index % self.layout.chunk_items) as usize * self.layout.item_len;
+        chunk.bytes().get(at..at + self.layout.item_len)
+    }
+
+    /// Sees chunks that were added since.
+    pub(crate) fn refresh(&mut self) {
+        self.list = Arc::clone(&self.shared.list.read());
+    }
+}
+
+/// The writer's side. There is one.
+#[derive(Debug)]
+pub(crate) struct ChunkWriter {
+    storage: Arc<dyn Storage>,
+    store_id: [u8; 16],
+    shared: Arc<SharedChunks>,
+    /// The chunk that is being filled, if it is not full.
+    current: Option<MappedWriter>,
+    count: u64,
+    /// First chunk that was written to since the last call of `take_unsynced`.
+    unsynced_from: usize,
+}
+
+impl ChunkWriter {
+    /// Opens the first `count` items that `source` holds, to go on in `target`: the same storage
+    /// for a store that is written, another for one that must not be changed.
+    ///
+    /// An error means that the files are missing or wrong, and that the array has to be made again.
+    pub(crate) fn open(
+        layout: Layout,
+        store_id: [u8; 16],
+        source: &dyn Storage,
+        target: Arc<dyn Storage>,
+        count: u64,
+        in_place: bool,
+    ) -> io::Result<Self> {
+        let mut list = Vec::new();
+        let mut current = None;
+        for number in 0..count.div_ceil(layout.chunk_items) {
+            let name = (layout.name)(number);
+            let published = layout.published(number, count);
+            let full = published == layout.file_len();
+            let chunk = if full {
+                MappedFile::open(source, &name, published)?
+            } else {
+                let writer = if in_place {
+                    MappedWriter::open(source, &name, published)?
+                } else {
+                    copy_chunk(source, &*target, &name, layout.file_len(), published)?
+                };
+                let chunk = Arc::clone(writer.shared());
+                current = Some(writer);
+                chunk
+            };
+            let expected = layout.header(&store_id, number);
+            if chunk.len() != layout.file_len() || chunk.bytes()[..HEADER_USED] != expected {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is wrong")));
+            }
+            list.push(chunk);
+        }
+        let unsynced_from = list.len().saturating_sub(1);
+        let shared = Arc::new(SharedChunks { layout, list: ReaderBiased::new(Arc::new(list)) });
+        Ok(ChunkWriter { storage: target, store_id, shared, current, count, unsynced_from })
+    }
+
+    /// The readers' side.
+    pub(crate) fn shared(&self) -> &Arc<SharedChunks> {
+        &self.shared
+    }
+
+    /// Number of items.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Appends whole items.
+    pub(crate) fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let layout = self.shared.layout;
+        while !bytes.is_empty() {
+            let in_chunk = self.count % layout.chunk_items;
+            let room = (layout.chunk_items - in_chunk) as usize * layout.item_len;
+            let (now, rest) = bytes.split_at(bytes.len().min(room));
+            let offset = HEADER_LEN + in_chunk * layout.item_len as u64;
+            let writer = self.writer()?;
+            writer.write_at(now, offset)?;
+            writer.publish(offset + now.len() as u64);
+            self.count += (now.len() / layout.item_len) as u64;
+            if self.count.is_multiple_of(layout.chunk_items) {
+                self.current = None;
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// The chunk to write to; a new one if the last is full.
+    fn writer(&mut self) -> io::Result<&mut MappedWriter> {
+        if self.current.is_none() {
+            let layout = self.shared.layout;
+            let number = self.count / layout.chunk_items;
+            let name = (layout.name)(number);
+            // What a session that crashed has left there is not part of any checkpoint.
+            match self.storage.remove(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut writer = MappedWriter::create(&*self.storage, &name, layout.file_len())?;
+            writer.write_at(&layout.header(&self.store_id, number), 0)?;
+            writer.publish(HEADER_LEN);
+            let mut list = self.shared.list.write();
+            let mut longer = Vec::clone(&list);
+            longer.push(Arc::clone(writer.shared()));
+            *list = Arc::new(longer);
+            drop(list);
+            self.current = Some(writer);
+        }
+        Ok(self.current.as_mut().expect("set above"))
+    }
+
+    /// The chunks that hold anything a checkpoint could name and no earlier checkpoint has synced.
+    pub(crate) fn take_unsynced(&mut self) -> Vec<Arc<MappedFile>> {
+        let list = self.shared.list.read();
+        let unsynced = list[self.unsynced_from.min(list.len())..].to_vec();
+        self.unsynced_from = list.len().saturating_sub(1);
+        unsynced
+    }
+}
+
+/// The published part of a chunk, copied to where it may be written.
+fn copy_chunk(
+    source: &dyn Storage,
+    target: &dyn Storage,
+    name: &str,
+    len: u64,
+    published: u64,
+) -> io::Result<MappedWriter> {
+    let original = MappedFile::open(source, name, published)?;
+    let mut copy = MappedWriter::create(target, name, len)?;
+    copy.write_at(original.bytes(), 0)?;
+    copy.publish(published);
+    Ok(copy)
+}
+
+/// Removes every derived file: the checkpoint first, so that no crash leaves one that names what
+/// is gone.
+pub(crate) fn remove_all(storage: &dyn Storage) -> io::Result<()> {
+    let mut names: Vec<String> = storage.list()?;
+    names.retain(|name| name::kind(name).is_derived());
+    names.sort_by_key(|name| name::kind(name) != name::Kind::Checkpoint);
+    for name in &names {
+        storage.remove(name)?;
+    }
+    if names.is_empty() { Ok(()) } else { storage.sync_dir() }
+}

@@ -1,0 +1,258 @@
+//! What can go wrong, one type per operation.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use thalweg_wal::{Damage, LimitError};
+
+use crate::event::{Batch, MixedBatch};
+
+pub use thalweg_wal::OpenError as LogOpenError;
+
+/// Why the engine stopped. The first cause stands; everything after it reports it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A write or a sync of the log failed. What was not acknowledged before is not known to be
+    /// stored; reopening finds out.
+    Log(Arc<io::Error>),
+    /// A derived file could not be written or read. The log is whole.
+    Derived(Arc<io::Error>),
+    /// Bytes of the log are damaged, so the order beyond them is not known.
+    Damage(Damage),
+    /// A thread of the engine panicked: a bug.
+    Panic {
+        /// Name of the thread.
+        thread: &'static str,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Log(error) => write!(f, "the log could not be written: {error}"),
+            Cause::Derived(error) => write!(f, "a derived file failed: {error}"),
+            Cause::Damage(damage) => write!(
+                f,
+                "{damage}; the store can be read, and `verify` lists all damage, but it takes no more \
+                 appends"
+            ),
+            Cause::Panic { thread, message } => {
+                write!(f, "thread {thread} panicked, which is a bug: {message}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Cause {}
+
+/// Why a store cannot be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The log cannot be opened.
+    Log(LogOpenError),
+    /// The path is no directory.
+    NotADirectory {
+        /// The path.
+        path: String,
+    },
+    /// An option has a value that the engine cannot work with.
+    Option {
+        /// Name of the option.
+        name: &'static str,
+        /// What is wrong with its value.
+        detail: String,
+    },
+    /// A thread could not be started, or a file could not be read or written.
+    Io {
+        /// What was being done.
+        context: String,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Log(error) => error.fmt(f),
+            OpenError::NotADirectory { path } => {
+                write!(f, "{path} is not a directory; a store is a directory")
+            }
+            OpenError::Option { name, detail } => write!(f, "option {name}: {detail}"),
+            OpenError::Io { context, source } => write!(f, "{context}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            OpenError::Log(error) => error.source(),
+            OpenError::Io { source, .. } => Some(source),
+            OpenError::NotADirectory { .. } | OpenError::Option { .. } => None,
+        }
+    }
+}
+
+impl From<LogOpenError> for OpenError {
+    fn from(error: LogOpenError) -> Self {
+        OpenError::Log(error)
+    }
+}
+
+/// Why a batch was not accepted. Nothing of it was stored, and it comes back whole.
+#[derive(Debug)]
+pub struct SubmitError<B> {
+    /// The batch, as it was submitted.
+    pub batch: B,
+    /// Why it was refused.
+    pub reason: Refusal,
+}
+
+/// Why a batch, or an appender, was refused.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// There is no event in the batch.
+    Empty,
+    /// A name, an id, a payload or the batch is longer than the format allows.
+    Limit(LimitError),
+    /// The store was opened for reading only.
+    ReadOnly,
+    /// The store is closed.
+    Closed,
+    /// The engine has stopped.
+    Poisoned(Cause),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Empty => f.write_str("a batch takes at least one event"),
+            Refusal::Limit(limit) => limit.fmt(f),
+            Refusal::ReadOnly => f.write_str("the store is open for reading only"),
+            Refusal::Closed => f.write_str("the store is closed"),
+            Refusal::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),
+        }
+    }
+}
+
+impl<B> fmt::Display for SubmitError<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl<B: fmt::Debug> std::error::Error for SubmitError<B> {}
+
+impl std::error::Error for Refusal {}
+
+/// A refused batch of one stream.
+pub type BatchRefused = SubmitError<Batch>;
+/// A refused batch of many streams.
+pub type MixedBatchRefused = SubmitError<MixedBatch>;
+
+/// What became of an accepted batch that was not acknowledged.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum AppendFailure {
+    /// The batch is not stored and never will be. It can be appended again.
+    NotAppended(Cause),
+    /// There was no room for the batch, and it is not stored. It can be appended again when there
+    /// is room; the store goes on.
+    StorageFull(Arc<io::Error>),
+    /// Whether the batch is stored is not known before the store is opened again.
+    Unknown(Cause),
+}
+
+impl fmt::Display for AppendFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppendFailure::NotAppended(cause) => write!(f, "not appended: {cause}"),
+            AppendFailure::StorageFull(error) => {
+                write!(f, "not appended, there is no room: {error}; free some space and try again")
+            }
+            AppendFailure::Unknown(cause) => {
+                write!(f, "it is not known whether the batch is stored: {cause}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for AppendFailure {}
+
+/// Why something cannot be read.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The log is damaged at the event that was asked for. Other events can be read.
+    Damage(Damage),
+    /// The order log is damaged at this global sequence. It is derived:
+    /// [`rebuild`](crate::rebuild) makes it again.
+    Order {
+        /// The global sequence.
+        global: u64,
+    },
+    /// The store was closed while waiting.
+    Closed,
+    /// The engine has stopped. What is committed can still be read; nothing more will come.
+    Poisoned(Cause),
+    /// A file could not be opened, mapped or read.
+    Io(Arc<io::Error>),
+    /// The store cannot be opened for the check.
+    Open(Arc<OpenError>),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::Damage(damage) => damage.fmt(f),
+            ReadError::Order { global } => write!(
+                f,
+                "the order log is damaged at global sequence {global}; it is derived from the log: \
+                 rebuild it with `order --rebuild`"
+            ),
+            ReadError::Closed => f.write_str("the store is closed"),
+            ReadError::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),
+            ReadError::Io(error) => write!(f, "a file of the store cannot be read: {error}"),
+            ReadError::Open(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl From<Damage> for ReadError {
+    fn from(damage: Damage) -> Self {
+        ReadError::Damage(damage)
+    }
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        ReadError::Io(Arc::new(error))
+    }
+}
+
+/// Why closing did not end well. The store is closed all the same.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// The engine had stopped before.
+    Poisoned(Cause),
+}
+
+impl fmt::Display for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseError::Poisoned(cause) => write!(f, "the engine had stopped before: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for CloseError {}

@@ -1,0 +1,329 @@
+//! Opening a store: recover the log, restore the checkpoint, start the threads.
+
+use std::io;
+use std::path::Path;
+
+use crossbeam::channel::{bounded, unbounded};
+use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
+use thalweg_wal::{
+    LogOptions, LogReader, LogWriter, OpenedLog, Segment, TailHint, WriteLock, name,
+};
+
+use crate::derived::checkpoint::Snapshot;
+use crate::derived::chunks::{self, ChunkWriter};
+use crate::derived::order_log::{ORDER, TIPS};
+use crate::error::{LogOpenError, OpenError};
+use crate::options::{OnDamage, Options};
+use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
+use crate::order::known::Table;
+use crate::order::partition::Partition;
+use crate::order::window::Frontier;
+use crate::pipeline::appender::Inlet;
+use crate::pipeline::committer::Committer;
+use crate::pipeline::core::{Core, CoreParts};
+use crate::pipeline::lookup::Segments;
+use crate::pipeline::orderer::{CUTS_PER_SCANNER, Orderer};
+use crate::pipeline::queue::Queue;
+use crate::pipeline::threads::{self, Cores};
+use crate::pipeline::writer::Writer;
+use crate::pipeline::{keeper, scanner};
+use crate::store::{Inner, Store, Threads};
+use crate::sync::{Arc, Mutex};
+
+/// Messages that the orderer may have in front of it.
+const INBOX_LEN: usize = 256;
+/// Ordered windows that the committer may have in front of it.
+const COMMITS_LEN: usize = 2;
+
+pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
+    let storage: Arc<dyn Storage> = Arc::new(directory(path, options.create)?);
+    open_on(options, storage)
+}
+
+/// Opens a store for writing on any storage.
+pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
+    // Looking first keeps the lock file out of directories that are no stores.
+    probe(&*storage, options.create)?;
+    let lock = WriteLock::acquire(&*storage)?;
+    let snapshot = Snapshot::read(&*storage);
+    let hint = snapshot.as_ref().map(hint_of);
+    let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
+    let OpenedLog { writer, store_id, segments, tail } =
+        LogWriter::open(Arc::clone(&storage), log_options, hint)?;
+    let state = match restore(&storage, &storage, snapshot, store_id, true) {
+        Some(state) => state,
+        None => {
+            chunks::remove_all(&*storage).map_err(io_error("removing derived files"))?;
+            State::empty(&storage, store_id, &segments)?
+        }
+    };
+    let log_end = writer.end();
+    let opened = Opened { storage, segments, store_id, state, log_end, recovery: tail.to_string() };
+    start(options, opened, Some((writer, lock)))
+}
+
+pub(crate) fn open_read_only(options: Options, path: &Path) -> Result<Store, OpenError> {
+    let storage: Arc<dyn Storage> = Arc::new(directory(path, false)?);
+    open_read_only_on(options, storage)
+}
+
+/// Opens a store for reading on any storage.
+pub(crate) fn open_read_only_on(
+    options: Options,
+    storage: Arc<dyn Storage>,
+) -> Result<Store, OpenError> {
+    let snapshot = Snapshot::read(&*storage);
+    let hint = snapshot.as_ref().map(hint_of);
+    let LogReader { store_id, segments, end, tail, damage } = LogReader::open(&*storage, hint)?;
+    let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let state = match restore(&storage, &scratch, snapshot, store_id, false) {
+        Some(state) => state,
+        None => State::empty(&scratch, store_id, &segments)?,
+    };
+    let recovery = match damage.first() {
+        Some(damage) => damage.to_string(),
+        None => tail.to_string(),
+    };
+    let opened = Opened { storage, segments, store_id, state, log_end: end, recovery };
+    start(options, opened, None)
+}
+
+fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenError> {
+    let text = path.display().to_string();
+    if path.exists() && !path.is_dir() {
+        return Err(OpenError::NotADirectory { path: text });
+    }
+    let opened = if create { OsStorage::create(path) } else { OsStorage::open(path) };
+    opened.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound if !create => LogOpenError::Missing { path: text }.into(),
+        io::ErrorKind::NotADirectory => OpenError::NotADirectory { path: text },
+        _ => OpenError::Io { context: format!("opening {text}"), source },
+    })
+}
+
+/// Refuses directories that hold other things, and, without `create`, those that hold nothing.
+fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError> {
+    let names = storage.list().map_err(io_error("listing the store's directory"))?;
+    let kinds = || names.iter().map(|name| name::kind(name));
+    if kinds().any(|kind| matches!(kind, name::Kind::Segment(_))) {
+        return Ok(());
+    }
+    let path = storage.describe("");
+    match names.iter().find(|name| name::kind(name) == name::Kind::Unknown) {
+        Some(example) => Err(LogOpenError::NotAStore { path, example: example.clone() }.into()),
+        None if create || kinds().any(name::Kind::is_derived) => Ok(()),
+        None => Err(LogOpenError::Missing { path }.into()),
+    }
+}
+
+fn hint_of(snapshot: &Snapshot) -> TailHint {
+    TailHint { durable_end: snapshot.log_end, closed: snapshot.closed }
+}
+
+fn io_error(context: &str) -> impl FnOnce(io::Error) -> OpenError {
+    let context = context.to_owned();
+    move |source| OpenError::Io { context, source }
+}
+
+/// What the ids begin with that the engine makes in this store.
+pub(crate) fn tag_of(store_id: &[u8; 16]) -> u32 {
+    u32::from_be_bytes(*store_id.first_chunk().expect("sixteen bytes"))
+}
+
+/// The machine and its files at some position of the log.
+struct State {
+    partitions: Vec<Partition>,
+    order: ChunkWriter,
+    tips: ChunkWriter,
+    frontier: Frontier,
+    ordered: u64,
+    /// The checkpoint that this comes from says that the log ended and the store was closed.
+    closed: bool,
+    checkpoint_len: u64,
+}
+
+impl State {
+    /// The state before the first event.
+    fn empty(
+        target: &Arc<dyn Storage>,
+        store_id: [u8; 16],
+        segments: &[Arc<Segment>],
+    ) -> Result<Self, OpenError> {
+        let (keys, tag) = (Keys::new(&store_id), tag_of(&store_id));
+        let open = |layout| {
+            ChunkWriter::open(layout, store_id, &**target, Arc::clone(target), 0, true)
+                .map_err(io_error("creating the order log"))
+        };
+        Ok(State {
+            partitions: (0..PARTITION_COUNT).map(|_| Partition::new(keys, tag)).collect(),
+            order: open(ORDER)?,
+            tips: open(TIPS)?,
+            frontier: Frontier::default(),
+            ordered: segments.first().expect("an open log has a segment").first(),
+            closed: false,
+            checkpoint_len: 0,
+        })
+    }
+}
+
+/// The state that a checkpoint describes; nothing if anything about it is wrong.
+fn restore(
+    source: &Arc<dyn Storage>,
+    target: &Arc<dyn Storage>,
+    snapshot: Option<Snapshot>,
+    store_id: [u8; 16],
+    in_place: bool,
+) -> Option<State> {
+    let snapshot = snapshot.filter(|snapshot| snapshot.store_id == store_id)?;
+    let (keys, tag) = (Keys::new(&store_id), tag_of(&store_id));
+    let partitions = snapshot.decode_partitions(keys, tag)?;
+    let open = |layout, count| {
+        ChunkWriter::open(layout, store_id, &**source, Arc::clone(target), count, in_place).ok()
+    };
+    Some(State {
+        partitions,
+        order: open(ORDER, snapshot.frontier.global)?,
+        tips: open(TIPS, snapshot.frontier.tips)?,
+        frontier: snapshot.frontier,
+        ordered: snapshot.ordered,
+        closed: snapshot.closed && snapshot.ordered == snapshot.log_end,
+        checkpoint_len: snapshot.byte_len(),
+    })
+}
+
+/// A recovered log with its state, before the threads.
+struct Opened {
+    storage: Arc<dyn Storage>,
+    segments: Vec<Arc<Segment>>,
+    store_id: [u8; 16],
+    state: State,
+    log_end: u64,
+    recovery: String,
+}
+
+/// Newest deliveries of all streams, by partition.
+fn heads(partitions: &[Partition]) -> Vec<Table> {
+    let head_of = |partition: &Partition| {
+        let mut heads = Table::with_capacity(partition.streams.len());
+        for stream in &partition.streams {
+            if let Some(&head) = stream.path.last() {
+                heads.insert(stream.key, head);
+            }
+        }
+        heads
+    };
+    debug_assert!(partitions.iter().enumerate().all(|(index, partition)| {
+        partition.streams.iter().all(|stream| partition_of(stream.key) == index)
+    }));
+    partitions.iter().map(head_of).collect()
+}
+
+/// Starts the pipeline; with a writer, or for reading only.
+fn start(
+    options: Options,
+    opened: Opened,
+    writing: Option<(LogWriter, WriteLock)>,
+) -> Result<Store, OpenError> {
+    let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
+    let heads = heads(&state.partitions);
+    let core = Arc::new(Core::new(CoreParts {
+        storage,
+        keys: Keys::new(&store_id),
+        store_tag: tag_of(&store_id),
+        read_only: writing.is_none(),
+        segments: Segments::new(segments),
+        order: Arc::clone(state.order.shared()),
+        tips: Arc::clone(state.tips.shared()),
+        known: state.partitions.iter().map(Partition::shared_known).collect(),
+        heads: heads.iter().map(Table::shared).collect(),
+        log_end,
+        ordered: state.ordered,
+        delivered: state.frontier.global,
+    }));
+
+    let (orderer_in, inbox) = bounded(INBOX_LEN);
+    let (cuts_in, cuts) = bounded(options.scanners * CUTS_PER_SCANNER);
+    let (committer_in, commits) = bounded(COMMITS_LEN);
+    let (awaiting_in, awaiting) = unbounded();
+    let (checkpoints_in, checkpoints) = unbounded();
+    let (spare_requests_in, spare_requests) = unbounded();
+    let (spares_in, spares) = unbounded();
+
+    let mut cores = Cores::for_options(&options);
+    let thread_error =
+        |source| OpenError::Io { context: String::from("starting a thread"), source };
+    let mut others = Vec::new();
+    let mut spawn = |name, pin, body: Box<dyn FnOnce() + Send>| {
+        threads::spawn(&core, name, pin, body)
+            .map(|handle| others.push(handle))
+            .map_err(thread_error)
+    };
+
+    let writer_core = cores.take();
+    for _ in 0..options.scanners {
+        let (core, cuts, orderer) = (Arc::clone(&core), cuts.clone(), orderer_in.clone());
+        let body = move || scanner::run(&core, &cuts, &orderer);
+        spawn("thalweg-scanner", cores.take(), Box::new(body))?;
+    }
+    let mut committer = Committer {
+        core: Arc::clone(&core),
+        order: state.order,
+        tips: state.tips,
+        heads,
+        commits,
+        awaiting,
+        keeper: checkpoints_in,
+    };
+    spawn("thalweg-committer", cores.take(), Box::new(move || committer.run()))?;
+    for (name, tasks) in [("thalweg-checkpoint", checkpoints), ("thalweg-preparer", spare_requests)]
+    {
+        let (core, spares) = (Arc::clone(&core), spares_in.clone());
+        spawn(name, None, Box::new(move || keeper::run(&core, &tasks, &spares)))?;
+    }
+    let orderer_core = cores.take();
+    let (pool, pool_threads) = threads::pool(&options, &mut cores).map_err(thread_error)?;
+    let mut orderer = Orderer {
+        core: Arc::clone(&core),
+        partitions: state.partitions,
+        pool,
+        inbox,
+        cuts: cuts_in,
+        committer: committer_in,
+        frontier: state.frontier,
+        on_damage: if writing.is_some() { OnDamage::Stop } else { OnDamage::Skip },
+        cuts_max: options.scanners * CUTS_PER_SCANNER,
+        store_id,
+        checkpoint_len: state.checkpoint_len,
+        closed_before: state.closed,
+    };
+    spawn("thalweg-orderer", orderer_core, Box::new(move || orderer.run()))?;
+    others.extend(pool_threads);
+
+    let (mut queue, mut writer_thread, mut lock) = (None, None, None);
+    if let Some((log, held_lock)) = writing {
+        let (new_queue, requests) = Queue::new(options.queue_bytes);
+        let writer = Writer {
+            core: Arc::clone(&core),
+            log,
+            durability: options.durability,
+            requests,
+            orderer: orderer_in.clone(),
+            awaiting: awaiting_in,
+            keeper: spare_requests_in,
+            spares,
+        };
+        let handle = threads::spawn(&core, "thalweg-writer", writer_core, move || writer.run())
+            .map_err(thread_error)?;
+        (queue, writer_thread, lock) = (Some(new_queue), Some(handle), Some(held_lock));
+    }
+    let threads = Threads { writer: writer_thread, others, lock };
+    let inlet = Arc::new(Inlet { core: Arc::clone(&core), queue });
+    let store = Store::new(Inner {
+        core,
+        inlet,
+        orderer: orderer_in,
+        threads: Mutex::new(Some(threads)),
+        recovery,
+    });
+    Ok(store)
+}

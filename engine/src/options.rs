@@ -1,0 +1,200 @@
+//! How a store is opened.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use thalweg_wal::SEGMENT_LEN_MIN;
+use thalweg_wal::storage::Storage;
+
+use crate::error::OpenError;
+use crate::store::Store;
+
+/// What a completed append survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Power loss: the batch is on the device before its ticket completes.
+    #[default]
+    Sync,
+    /// The end of the process. After power loss, what was appended since the last sync may be
+    /// gone; the log is synced at least once a second while appends come, and on closing.
+    Buffered,
+}
+
+/// What the orderer does when it meets damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDamage {
+    /// Stop the engine: the order beyond the damage is not known.
+    Stop,
+    /// Count it and go on with the next record.
+    Skip,
+}
+
+/// How a store is opened. The defaults are right for nearly everybody.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// let store = thalweg::Options::new().scanners(2).open(dir.path())?;
+/// # store.close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) create: bool,
+    pub(crate) segment_bytes: u64,
+    pub(crate) scanners: usize,
+    pub(crate) orderers: usize,
+    pub(crate) pin: bool,
+    pub(crate) durability: Durability,
+    pub(crate) queue_bytes: u64,
+}
+
+/// Most threads that an option may ask for.
+const THREADS_MAX: usize = 1024;
+/// Longest segment that an option may ask for, in bytes.
+const SEGMENT_BYTES_MAX: u64 = 1 << 40;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Options {
+            create: true,
+            segment_bytes: 64 << 20,
+            scanners: (cores / 4).clamp(1, 4),
+            orderers: cores.min(16),
+            pin: true,
+            durability: Durability::Sync,
+            queue_bytes: 64 << 20,
+        }
+    }
+
+    /// Whether a store that is not there is created. Default: yes.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Length that the segments of the log grow to, in bytes, at least one MiB. Default: 64 MiB.
+    ///
+    /// A store starts with segments of one MiB and makes them longer as it grows.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// Number of threads that verify and split the log, at least one. Default: a quarter of the
+    /// cores, one to four.
+    #[must_use]
+    pub fn scanners(mut self, threads: usize) -> Self {
+        self.scanners = threads;
+        self
+    }
+
+    /// Number of threads that put events in order, at least one. Default: the number of cores, at
+    /// most 16. The order is the same for every number.
+    #[must_use]
+    pub fn orderers(mut self, threads: usize) -> Self {
+        self.orderers = threads;
+        self
+    }
+
+    /// Whether threads are pinned to cores where there are enough of them. Default: yes.
+    #[must_use]
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// What a completed append survives. Default: [`Durability::Sync`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Bytes of appends that may be under way before an append waits. Default: 64 MiB.
+    #[must_use]
+    pub fn queue_bytes(mut self, bytes: u64) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// Opens the store in the directory `path` for reading and writing.
+    ///
+    /// Recovers the log, and returns as soon as appends can be taken and what was ordered before
+    /// can be read; what is not ordered yet is ordered meanwhile.
+    /// [`Store::wait_committed`] waits for that.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was changed: the store is open for writing elsewhere, is no store, is damaged, or
+    /// cannot be read.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
+        self.check()?;
+        crate::open::open(self, path.as_ref())
+    }
+
+    /// Opens the store in the directory `path` for reading: what was durable at this moment.
+    ///
+    /// Takes no lock and changes nothing, so it works beside a process that writes the store. What
+    /// that process has not ordered in a checkpoint is ordered here, in memory. Damaged records are
+    /// left out, counted, and do not hinder the rest.
+    ///
+    /// # Errors
+    ///
+    /// There is no store, or its log cannot be read at all.
+    pub fn open_read_only(self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
+        self.check()?;
+        crate::open::open_read_only(self, path.as_ref())
+    }
+
+    /// As [`Options::open`], on any storage: with
+    /// [`MemoryStorage`](crate::storage::MemoryStorage), for tests that leave nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Options::open`].
+    pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
+        self.check()?;
+        crate::open::open_on(self, storage)
+    }
+
+    /// As [`Options::open_read_only`], on any storage.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Options::open_read_only`].
+    pub fn open_read_only_on(self, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
+        self.check()?;
+        crate::open::open_read_only_on(self, storage)
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        let refuse = |name, detail| Err(OpenError::Option { name, detail });
+        for (name, threads) in [("scanners", self.scanners), ("orderers", self.orderers)] {
+            if !(1..=THREADS_MAX).contains(&threads) {
+                return refuse(name, format!("takes 1 to {THREADS_MAX} threads, not {threads}"));
+            }
+        }
+        if !(SEGMENT_LEN_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
+            let bytes = self.segment_bytes;
+            let detail =
+                format!("takes {SEGMENT_LEN_MIN} to {SEGMENT_BYTES_MAX} bytes, not {bytes}");
+            return refuse("segment_bytes", detail);
+        }
+        if self.queue_bytes == 0 {
+            return refuse("queue_bytes", String::from("takes at least one byte"));
+        }
+        Ok(())
+    }
+}

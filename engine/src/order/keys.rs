@@ -1,0 +1,45 @@
+//! Streams and ids as 64-bit keys.
+//!
+//! Keys only ever narrow a search: whoever finds one compares the bytes behind it, so two ids with
+//! the same key cost time and never correctness. The hash is XXH3 (Yann Collet), whose output is
+//! fixed by its specification, since keys are kept in checkpoints. It is seeded by the store's
+//! random identity, so that nobody outside can prepare ids that collide.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Streams are spread over this many partitions, whatever the number of threads.
+pub(crate) const PARTITION_COUNT: usize = 64;
+
+/// Makes the keys of one store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keys {
+    seed: u64,
+}
+
+impl Keys {
+    pub(crate) fn new(store_id: &[u8; 16]) -> Self {
+        Keys { seed: xxh3_64_with_seed(store_id, 0) }
+    }
+
+    /// Key of a stream.
+    #[inline]
+    pub(crate) fn stream(self, name: &[u8]) -> u64 {
+        // Zero marks an empty slot in the tables.
+        xxh3_64_with_seed(name, self.seed).max(1)
+    }
+
+    /// Key of an event id in the stream with key `stream`.
+    #[inline]
+    pub(crate) fn event(self, stream: u64, id: &[u8]) -> u64 {
+        xxh3_64_with_seed(id, stream).max(1)
+    }
+}
+
+/// The partition that owns the stream with key `stream`.
+#[inline]
+pub(crate) fn partition_of(stream: u64) -> usize {
+    const SHIFT: u32 = 64 - PARTITION_COUNT.trailing_zeros();
+    (stream >> SHIFT) as usize
+}
+
+const _: () = assert!(PARTITION_COUNT.is_power_of_two() && PARTITION_COUNT <= u8::MAX as usize + 1);

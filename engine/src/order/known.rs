@@ -1,0 +1,222 @@
+//! A hash table with one writer and any number of readers that wait for nobody.
+//!
+//! Open addressing with linear probing over pairs of atomics. Keys are inserted and never removed,
+//! values change in place. A reader that meets a key sees some value that the key has had; what the
+//! values mean, and which of them a reader may use, is up to the table's owner: ours are global
+//! sequences, and a reader ignores those that are not committed yet.
+//!
+//! Growing replaces the whole array. Readers find the array behind a reader-biased lock, which they
+//! hold for one probe; the writer takes the other side only to put a larger array in its place.
+//!
+//! The same key may be inserted several times, for different ids that share it; a search visits
+//! every entry of a key.
+
+use crate::sync::{Arc, AtomicU64, Ordering, ReaderBiased};
+
+/// Marks an empty slot. No key is zero.
+const EMPTY: u64 = 0;
+
+/// Slots of the smallest array.
+const SLOT_COUNT_MIN: usize = 16;
+
+#[derive(Debug)]
+struct Slot {
+    /// Written once by the writer, Release, after `value`; readers load it with Acquire.
+    key: AtomicU64,
+    /// Written by the writer at any time, Release; readers load it with Acquire.
+    value: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Slots {
+    slots: Box<[Slot]>,
+}
+
+impl Slots {
+    fn new(count: usize) -> Self {
+        debug_assert!(count.is_power_of_two());
+        let empty = || Slot { key: AtomicU64::new(EMPTY), value: AtomicU64::new(0) };
+        Slots { slots: std::iter::repeat_with(empty).take(count).collect() }
+    }
+
+    /// Index of the slot at which the search for `key` begins. The upper bits of the key chose
+    /// the partition, so the lower ones choose the slot.
+    #[inline]
+    fn start(&self, key: u64) -> usize {
+        key as usize & (self.slots.len() - 1)
+    }
+
+    #[inline]
+    fn next(&self, index: usize) -> usize {
+        (index + 1) & (self.slots.len() - 1)
+    }
+
+    /// The first entry of `key` whose value `matches`.
+    #[inline]
+    fn find<T>(&self, key: u64, mut matches: impl FnMut(u64) -> Option<T>) -> Option<(usize, T)> {
+        let mut index = self.start(key);
+        loop {
+            let slot = &self.slots[index];
+            // Acquire: pairs with the Release store of the key in `insert`; makes the value that
+            // was stored before it visible.
+            match slot.key.load(Ordering::Acquire) {
+                EMPTY => return None,
+                found if found == key => {
+                    // Acquire: pairs with the Release store in `set`.
+                    if let Some(result) = matches(slot.value.load(Ordering::Acquire)) {
+                        return Some((index, result));
+                    }
+                }
+                _ => {}
+            }
+            index = self.next(index);
+        }
+    }
+
+    fn insert(&self, key: u64, value: u64) -> usize {
+        let mut index = self.start(key);
+        // Relaxed: only the writer changes keys, and this is the writer.
+        while self.slots[index].key.load(Ordering::Relaxed) != EMPTY {
+            index = self.next(index);
+        }
+        let slot = &self.slots[index];
+        slot.value.store(value, Ordering::Release);
+        // Release: pairs with the Acquire load in `find`.
+        slot.key.store(key, Ordering::Release);
+        index
+    }
+}
+
+/// The readers' side.
+#[derive(Debug)]
+pub(crate) struct SharedTable {
+    current: ReaderBiased<Arc<Slots>>,
+}
+
+impl SharedTable {
+    /// All values that `key` has at this moment.
+    pub(crate) fn values(&self, key: u64) -> Vec<u64> {
+        let mut values = Vec::new();
+        let current = self.current.read();
+        current.find(key, |value| {
+            values.push(value);
+            None::<()>
+        });
+        values
+    }
+}
+
+/// The writer's side. There is one.
+#[derive(Debug)]
+pub(crate) struct Table {
+    shared: Arc<SharedTable>,
+    /// The same array that `shared` shows.
+    slots: Arc<Slots>,
+    len: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::with_capacity(0)
+    }
+}
+
+impl Table {
+    /// A table that takes `capacity` entries before it grows.
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        let slots = Arc::new(Slots::new(slot_count(capacity)));
+        let shared = Arc::new(SharedTable { current: ReaderBiased::new(Arc::clone(&slots)) });
+        Table { shared, slots, len: 0 }
+    }
+
+    /// The readers' side.
+    pub(crate) fn shared(&self) -> Arc<SharedTable> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes room for `additional` entries, so that slots stay where they are while they come.
+    pub(crate) fn reserve(&mut self, additional: usize) {
+        let wanted = slot_count(self.len + additional);
+        if wanted > self.slots.slots.len() {
+            let larger = Arc::new(Slots::new(wanted));
+            for (key, value) in self.entries() {
+                larger.insert(key, value);
+            }
+            // Readers that are in the old array finish there: it holds the same entries.
+            *self.shared.current.write() = Arc::clone(&larger);
+            self.slots = larger;
+        }
+    }
+
+    /// The first entry of `key` whose value `matches`, with its slot.
+    #[inline]
+    pub(crate) fn find<T>(
+        &self,
+        key: u64,
+        matches: impl FnMut(u64) -> Option<T>,
+    ) -> Option<(usize, T)> {
+        self.slots.find(key, matches)
+    }
+
+    /// Adds an entry and returns its slot, which stays the same until the table grows.
+    #[inline]
+    pub(crate) fn insert(&mut self, key: u64, value: u64) -> usize {
+        if slot_count(self.len + 1) > self.slots.slots.len() {
+            self.reserve(1);
+        }
+        self.len += 1;
+        self.slots.insert(key, value)
+    }
+
+    /// Changes the value in `slot`.
+    #[inline]
+    pub(crate) fn set(&mut self, slot: usize, value: u64) {
+        // Release: pairs with the Acquire load in `find`.
+        self.slots.slots[slot].value.store(value, Ordering::Release);
+    }
+
+    /// All entries, in no particular order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.slots.slots.iter().filter_map(|slot| {
+            // Relaxed: only the writer changes slots, and this is the writer.
+            let key = slot.key.load(Ordering::Relaxed);
+            (key != EMPTY).then(|| (key, slot.value.load(Ordering::Relaxed)))
+        })
+    }
+}
+
+/// Slots for `len` entries: at most three quarters are taken.
+fn slot_count(len: usize) -> usize {
+    (len + len / 3 + 1).next_power_of_two().max(SLOT_COUNT_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_survive_growth_and_keys_may_repeat() {
+        let mut table = Table::default();
+        let shared = table.shared();
+        for key in 1..=1000_u64 {
+            table.insert(key << 40 | 7, key);
+            table.insert(key << 40 | 7, key + 5000);
+        }
+        assert_eq!(table.len(), 2000);
+        for key in 1..=1000_u64 {
+            let mut values = shared.values(key << 40 | 7);
+            values.sort_unstable();
+            assert_eq!(values, [key, key + 5000]);
+            let (slot, ()) =
+                table.find(key << 40 | 7, |value| (value == key).then_some(())).expect("there");
+            table.set(slot, key + 9000);
+            assert!(shared.values(key << 40 | 7).contains(&(key + 9000)));
+        }
+        assert!(shared.values(7).is_empty());
+    }
+}

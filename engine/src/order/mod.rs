@@ -1,0 +1,17 @@
+//! The order: the serial machine of [`crate::reference`], one partition of the streams at a time.
+//!
+//! * `keys`: streams and ids as 64-bit keys, and the partition that owns a stream;
+//! * `known`: every known event of a partition by key; read by anybody without a lock;
+//! * `tips`: the delivered events of a stream that have no delivered child;
+//! * `held`: events that wait for parents, and the child lists that release them;
+//! * `partition`: the machine, run over one partition's share of a window;
+//! * `window`: the partitions' results put together: a prefix sum over trigger positions.
+//!
+//! Deliberately not here: threads and files. A partition is plain data with one owner.
+
+pub(crate) mod held;
+pub(crate) mod keys;
+pub(crate) mod known;
+pub(crate) mod partition;
+pub(crate) mod tips;
+pub(crate) mod window;

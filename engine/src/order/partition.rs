@@ -1,0 +1,648 @@
+//! The machine of one partition: the serial machine, run over the partition's share of a window.
+//!
+//! A partition owns its streams. Parents never cross streams, so it needs nobody else to decide
+//! what is delivered and in which sequence; the only thing it cannot know is how many deliveries
+//! of other partitions come before its own. It therefore works in two steps: [`Partition::order`]
+//! finds the groups `(trigger, deliveries)` of a window, and [`Partition::place`], once the prefix sum
+//! over all triggers is known, gives each delivery its global sequence.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use hashbrown::{HashSet, HashTable};
+use thalweg_wal::Record;
+
+use crate::derived::order_log::{Entry, Lineage, NONE};
+use crate::event::EventId;
+use crate::order::held::{Held, HeldNode};
+use crate::order::keys::Keys;
+use crate::order::known::{SharedTable, Table};
+use crate::order::tips::{Tip, Tips};
+use crate::pipeline::lookup::{Fault, Lookup};
+use crate::sync::Arc;
+
+/// More parents than this are told apart through a set.
+const FEW_PARENTS: usize = 16;
+
+/// A record of a window, as a scanner hands it over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scanned {
+    /// Place of the record in the window, from 0.
+    pub(crate) index: u32,
+    /// Position of the record in the log.
+    pub(crate) position: u64,
+    /// Key of its stream.
+    pub(crate) stream_key: u64,
+    /// Key of its id.
+    pub(crate) key: u64,
+}
+
+/// What became of a record that was not delivered when it arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Setback {
+    Held { missing: u32 },
+    Duplicate,
+    Conflict,
+    Rejected,
+}
+
+/// A delivery that has its place in its stream, and not yet in the store.
+#[derive(Debug, Clone, Copy)]
+struct Delivery {
+    /// Index in the window of the record that set it off.
+    trigger: u32,
+    stream: u32,
+    position: u64,
+    local: u64,
+    /// Where the event stands in `known`.
+    slot: usize,
+    lineage: Chain,
+}
+
+/// Where the parents of a delivery are written down.
+#[derive(Debug, Clone, Copy)]
+enum Chain {
+    /// In its record.
+    Listed,
+    /// It was chained while the stream had no tip.
+    Root,
+    /// It was chained on the event delivered before it.
+    Previous,
+    /// It was chained on the tips in this element of `chains`.
+    Tips(usize),
+}
+
+/// A chained event that has more than one tip, or another tip than its predecessor.
+#[derive(Debug)]
+pub(crate) struct ChainedOn {
+    /// Index of the event in the window. It is its own trigger: a chained event never waits.
+    pub(crate) trigger: u32,
+    /// Local sequences of the tips.
+    pub(crate) locals: Vec<u64>,
+    /// Where the tips log will hold them; set between the two steps.
+    pub(crate) slot: u64,
+}
+
+/// A stream and its newest delivery, for whoever looks the stream up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadUpdate {
+    pub(crate) stream_key: u64,
+    /// Newest delivery before the window, or [`NONE`].
+    pub(crate) previous: u64,
+    /// Newest delivery now.
+    pub(crate) head: u64,
+}
+
+/// Events that were not delivered, since the store was created.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SetbackCounts {
+    pub(crate) duplicates: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) rejected: u64,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) key: u64,
+    pub(crate) name: Box<[u8]>,
+    /// Number of delivered events.
+    pub(crate) delivered: u64,
+    /// Number of held events.
+    pub(crate) held: u32,
+    /// Whether the window in hand has delivered to the stream.
+    touched: bool,
+    pub(crate) tips: Tips,
+    /// Global sequences of the deliveries whose local sequences are the newest one and what is left
+    /// of it as its lowest set bits are cleared one by one: the way back of the skip list.
+    pub(crate) path: Vec<u64>,
+}
+
+impl Stream {
+    fn new(key: u64, name: &[u8]) -> Self {
+        Stream {
+            key,
+            name: name.into(),
+            delivered: 0,
+            held: 0,
+            touched: false,
+            tips: Tips::default(),
+            path: Vec::new(),
+        }
+    }
+
+    /// A stream as a checkpoint has it.
+    pub(crate) fn restore(
+        key: u64,
+        name: &[u8],
+        delivered: u64,
+        held: u32,
+        tips: impl IntoIterator<Item = Tip>,
+        path: Vec<u64>,
+    ) -> Self {
+        let mut stream = Stream { delivered, held, path, ..Stream::new(key, name) };
+        for tip in tips {
+            stream.tips.insert(tip);
+        }
+        stream
+    }
+
+    /// Appends a delivery to the skip list; returns its links back.
+    fn link(&mut self, local: u64, global: u64) -> (u64, u64) {
+        let previous = self.path.last().copied().unwrap_or(NONE);
+        if local > 0 {
+            let cleared = local.trailing_zeros() as usize;
+            self.path.truncate(self.path.len() - cleared);
+        }
+        let jump = self.path.last().copied().unwrap_or(NONE);
+        self.path.push(global);
+        (previous, jump)
+    }
+}
+
+/// What `known` says of an id. The two upper bits tell the kinds apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KnownAs {
+    /// Delivered, with its global sequence.
+    Delivered(u64),
+    /// Delivered by the window in hand: index in the partition's deliveries.
+    InHand(usize),
+    /// Held: index of its node.
+    Held(u32),
+}
+
+impl KnownAs {
+    const IN_HAND: u64 = 1 << 63;
+    const HELD: u64 = 3 << 62;
+
+    #[inline]
+    pub(crate) fn encode(self) -> u64 {
+        match self {
+            KnownAs::Delivered(global) => global,
+            KnownAs::InHand(index) => Self::IN_HAND | index as u64,
+            KnownAs::Held(node) => Self::HELD | u64::from(node),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn decode(value: u64) -> Self {
+        match value >> 62 {
+            2 => KnownAs::InHand((value & !Self::HELD) as usize),
+            3 => KnownAs::Held((value & !Self::HELD) as u32),
+            _ => KnownAs::Delivered(value),
+        }
+    }
+}
+
+/// One partition of the streams.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) keys: Keys,
+    pub(crate) store_tag: u32,
+    pub(crate) streams: Vec<Stream>,
+    stream_index: HashTable<u32>,
+    pub(crate) known: Table,
+    pub(crate) held: Held,
+    pub(crate) setback_counts: SetbackCounts,
+    deliveries: Vec<Delivery>,
+    setbacks: Vec<(u32, Setback)>,
+    chains: Vec<ChainedOn>,
+    ready: BinaryHeap<Reverse<(u64, u32)>>,
+    missing: Vec<(u64, u32)>,
+}
+
+impl Partition {
+    pub(crate) fn new(keys: Keys, store_tag: u32) -> Self {
+        Self::restore(
+            keys,
+            store_tag,
+            Vec::new(),
+            Table::default(),
+            Held::default(),
+            SetbackCounts::default(),
+        )
+    }
+
+    /// A partition as a checkpoint has it.
+    pub(crate) fn restore(
+        keys: Keys,
+        store_tag: u32,
+        streams: Vec<Stream>,
+        known: Table,
+        held: Held,
+        setback_counts: SetbackCounts,
+    ) -> Self {
+        let mut stream_index = HashTable::with_capacity(streams.len());
+        for (index, stream) in streams.iter().enumerate() {
+            stream_index
+                .insert_unique(stream.key, index as u32, |&index| streams[index as usize].key);
+        }
+        Partition {
+            keys,
+            store_tag,
+            streams,
+            stream_index,
+            known,
+            held,
+            setback_counts,
+            deliveries: Vec::new(),
+            setbacks: Vec::new(),
+            chains: Vec::new(),
+            ready: BinaryHeap::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    /// The readers' side of the known ids.
+    pub(crate) fn shared_known(&self) -> Arc<SharedTable> {
+        self.known.shared()
+    }
+
+    /// Runs the machine over the partition's records of a window, in the order of the log.
+    ///
+    /// After an error the partition is in the middle of an event and must not be used again.
+    pub(crate) fn order(&mut self, records: &[Scanned], lookup: &Lookup) -> Result<(), Fault> {
+        debug_assert!(self.deliveries.is_empty() && self.setbacks.is_empty());
+        // Slots stay where they are until the window is placed.
+        self.known.reserve(records.len());
+        records.iter().try_for_each(|scanned| self.arrive(scanned, lookup))
+    }
+
+    fn arrive(&mut self, scanned: &Scanned, lookup: &Lookup) -> Result<(), Fault> {
+        let record = lookup.record_in_window(scanned.position)?;
+        let id = EventId::of(&record, self.store_tag);
+        let stream = self.stream_of(scanned.stream_key, record.stream());
+        if let Some(known) = self.find_known(stream, scanned.key, &id, lookup)? {
+            let same = self.is_same(stream, known, &record, lookup)?;
+            self.set_back(scanned.index, if same { Setback::Duplicate } else { Setback::Conflict });
+            return Ok(());
+        }
+        self.find_missing(stream, &record, lookup)?;
+        let missing = self.missing.len() as u32;
+        if missing == 0 {
+            let known_as = KnownAs::InHand(self.deliveries.len()).encode();
+            let slot = self.known.insert(scanned.key, known_as);
+            self.deliver(scanned.index, stream, scanned.key, slot, &record, lookup)?;
+            return self.deliver_ready(scanned.index, lookup);
+        }
+        if record.requires_parents() {
+            self.set_back(scanned.index, Setback::Rejected);
+            return Ok(());
+        }
+        let node = HeldNode { position: scanned.position, key: scanned.key, stream, missing };
+        let node = self.held.hold(node, &self.missing);
+        self.known.insert(scanned.key, KnownAs::Held(node).encode());
+        self.streams[stream as usize].held += 1;
+        self.set_back(scanned.index, Setback::Held { missing });
+        Ok(())
+    }
+
+    fn set_back(&mut self, index: u32, setback: Setback) {
+        match setback {
+            Setback::Held { .. } => {}
+            Setback::Duplicate => self.setback_counts.duplicates += 1,
+            Setback::Conflict => self.setback_counts.conflicts += 1,
+            Setback::Rejected => self.setback_counts.rejected += 1,
+        }
+        self.setbacks.push((index, setback));
+    }
+
+    /// Index of the stream with this name.
+    pub(crate) fn find_stream(&self, key: u64, name: &[u8]) -> Option<u32> {
+        let is_it = |&index: &u32| {
+            let stream = &self.streams[index as usize];
+            stream.key == key && *stream.name == *name
+        };
+        self.stream_index.find(key, is_it).copied()
+    }
+
+    fn stream_of(&mut self, key: u64, name: &[u8]) -> u32 {
+        if let Some(index) = self.find_stream(key, name) {
+            return index;
+        }
+        let index = u32::try_from(self.streams.len()).expect("fewer than 2^38 streams in a store");
+        self.streams.push(Stream::new(key, name));
+        let streams = &self.streams;
+        self.stream_index.insert_unique(key, index, |&index| streams[index as usize].key);
+        index
+    }
+
+    /// Position of a known event.
+    fn position_of(&self, known: KnownAs, lookup: &Lookup) -> Result<u64, Fault> {
+        match known {
+            KnownAs::Delivered(global) => Ok(lookup.entry(global)?.position),
+            KnownAs::InHand(index) => Ok(self.deliveries[index].position),
+            KnownAs::Held(node) => Ok(self.held.node(node).position),
+        }
+    }
+
+    /// What is known of `id` in `stream`.
+    pub(crate) fn find_known(
+        &self,
+        stream: u32,
+        key: u64,
+        id: &[u8],
+        lookup: &Lookup,
+    ) -> Result<Option<KnownAs>, Fault> {
+        let name = &self.streams[stream as usize].name;
+        let found = self.known.find(key, |value| {
+            let known = KnownAs::decode(value);
+            let is_it = self.position_of(known, lookup).and_then(|position| {
+                let record = lookup.record(position)?;
+                let other = EventId::of(&record, self.store_tag);
+                Ok(*record.stream() == **name && *other == *id)
+            });
+            match is_it {
+                Ok(true) => Some(Ok(known)),
+                Ok(false) => None,
+                Err(fault) => Some(Err(fault)),
+            }
+        });
+        found.map(|(_, known)| known).transpose()
+    }
+
+    /// Whether the event `id` of `stream` is delivered.
+    pub(crate) fn is_delivered(
+        &self,
+        stream: u32,
+        id: &[u8],
+        lookup: &Lookup,
+    ) -> Result<bool, Fault> {
+        let state = &self.streams[stream as usize];
+        let key = self.keys.event(state.key, id);
+        // Most parents are tips, and tips need no look into the big table.
+        if self.find_tip(stream, key, id, lookup)?.is_some() {
+            return Ok(true);
+        }
+        let known = self.find_known(stream, key, id, lookup)?;
+        Ok(matches!(known, Some(KnownAs::Delivered(_) | KnownAs::InHand(_))))
+    }
+
+    fn find_tip(
+        &self,
+        stream: u32,
+        key: u64,
+        id: &[u8],
+        lookup: &Lookup,
+    ) -> Result<Option<Tip>, Fault> {
+        self.streams[stream as usize].tips.find(key, |tip| {
+            let record = lookup.record(tip.position)?;
+            Ok(*EventId::of(&record, self.store_tag) == *id)
+        })
+    }
+
+    /// Fills `missing` with the distinct parents of `record` that are not delivered.
+    fn find_missing(
+        &mut self,
+        stream: u32,
+        record: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<(), Fault> {
+        let mut missing = std::mem::take(&mut self.missing);
+        missing.clear();
+        for (index, parent) in distinct(record) {
+            if !self.is_delivered(stream, parent, lookup)? {
+                let key = self.keys.event(self.streams[stream as usize].key, parent);
+                missing.push((key, index));
+            }
+        }
+        self.missing = missing;
+        Ok(())
+    }
+
+    /// Delivers an event whose parents are delivered.
+    fn deliver(
+        &mut self,
+        trigger: u32,
+        stream: u32,
+        key: u64,
+        slot: usize,
+        record: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<(), Fault> {
+        let local = self.streams[stream as usize].delivered;
+        let lineage = if record.is_chained() {
+            self.chain(trigger, stream)
+        } else {
+            for parent in record.parents() {
+                let parent_key = self.keys.event(self.streams[stream as usize].key, parent);
+                if let Some(tip) = self.find_tip(stream, parent_key, parent, lookup)? {
+                    self.streams[stream as usize].tips.remove(&tip);
+                }
+            }
+            Chain::Listed
+        };
+        let position = record.position();
+        let state = &mut self.streams[stream as usize];
+        state.tips.insert(Tip { key, local, position });
+        state.delivered += 1;
+        self.deliveries.push(Delivery { trigger, stream, position, local, slot, lineage });
+        self.release_children(key, record, lookup)
+    }
+
+    /// Replaces all tips of the stream by the chained event that is being delivered.
+    fn chain(&mut self, trigger: u32, stream: u32) -> Chain {
+        let state = &mut self.streams[stream as usize];
+        let locals: Vec<u64> = state.tips.sorted().iter().map(|tip| tip.local).collect();
+        state.tips.clear();
+        match locals[..] {
+            [] => Chain::Root,
+            [local] if local + 1 == state.delivered => Chain::Previous,
+            _ => {
+                self.chains.push(ChainedOn { trigger, locals, slot: 0 });
+                Chain::Tips(self.chains.len() - 1)
+            }
+        }
+    }
+
+    fn release_children(
+        &mut self,
+        key: u64,
+        parent: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<(), Fault> {
+        let id = EventId::of(parent, self.store_tag);
+        let ready = &mut self.ready;
+        self.held.release(
+            key,
+            |child, index| {
+                let child = lookup.record(child.position)?;
+                let listed = child.parents().nth(index as usize);
+                Ok(child.stream() == parent.stream() && listed == Some(&*id))
+            },
+            |node, child| ready.push(Reverse((child.position, node))),
+        )
+    }
+
+    /// Delivers held events until none is ready, the one with the smallest position first.
+    fn deliver_ready(&mut self, trigger: u32, lookup: &Lookup) -> Result<(), Fault> {
+        while let Some(Reverse((position, node))) = self.ready.pop() {
+            let HeldNode { key, stream, .. } = *self.held.node(node);
+            let held_as = KnownAs::Held(node).encode();
+            let (slot, ()) = self
+                .known
+                .find(key, |value| (value == held_as).then_some(()))
+                .expect("a held event is known");
+            self.known.set(slot, KnownAs::InHand(self.deliveries.len()).encode());
+            self.held.remove(node);
+            self.streams[stream as usize].held -= 1;
+            let record = lookup.record(position)?;
+            self.deliver(trigger, stream, key, slot, &record, lookup)?;
+        }
+        Ok(())
+    }
+
+    /// Whether `arriving` is the event that is known already. See [`crate::reference`].
+    fn is_same(
+        &self,
+        stream: u32,
+        known: KnownAs,
+        arriving: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<bool, Fault> {
+        let record = lookup.record(self.position_of(known, lookup)?)?;
+        if record.payload() != arriving.payload() {
+            return Ok(false);
+        }
+        if record.is_chained() && !arriving.is_chained() {
+            return self.is_chained_on(stream, known, arriving, lookup);
+        }
+        Ok(record.is_chained() == arriving.is_chained()
+            && record.parents().as_bytes() == arriving.parents().as_bytes())
+    }
+
+    /// Whether the delivered, chained event `known` was chained on the parents that `listing` lists.
+    fn is_chained_on(
+        &self,
+        stream: u32,
+        known: KnownAs,
+        listing: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<bool, Fault> {
+        let locals = match known {
+            KnownAs::Delivered(global) => lookup.chained_on(global)?,
+            KnownAs::InHand(index) => {
+                let delivery = &self.deliveries[index];
+                match delivery.lineage {
+                    Chain::Listed | Chain::Root => Vec::new(),
+                    Chain::Previous => vec![delivery.local - 1],
+                    Chain::Tips(chain) => self.chains[chain].locals.clone(),
+                }
+            }
+            KnownAs::Held(_) => return Ok(false),
+        };
+        let mut tips = HashSet::with_hasher(std::hash::RandomState::new());
+        for local in locals {
+            let record = lookup.record(self.position_of_local(stream, local, lookup)?)?;
+            tips.insert(EventId::of(&record, self.store_tag).to_vec());
+        }
+        let mut listed = 0;
+        for (_, parent) in distinct(listing) {
+            if !tips.contains(parent) {
+                return Ok(false);
+            }
+            listed += 1;
+        }
+        Ok(listed == tips.len())
+    }
+
+    /// Position of the delivered event at `local` of the stream, also of the window in hand.
+    fn position_of_local(&self, stream: u32, local: u64, lookup: &Lookup) -> Result<u64, Fault> {
+        let in_hand = self
+            .deliveries
+            .iter()
+            .rev()
+            .find(|delivery| delivery.stream == stream && delivery.local == local);
+        if let Some(delivery) = in_hand {
+            return Ok(delivery.position);
+        }
+        let head = *self.streams[stream as usize].path.last().expect("the stream has deliveries");
+        let (_, entry) = lookup.seek(head, local)?;
+        Ok(entry.position)
+    }
+
+    /// Adds to `counts`, by trigger, how many deliveries the partition found.
+    pub(crate) fn count_deliveries(&self, counts: &mut [u32]) {
+        for delivery in &self.deliveries {
+            counts[delivery.trigger as usize] += 1;
+        }
+    }
+
+    /// The chained events of the window that need a place in the tips log.
+    pub(crate) fn chains_mut(&mut self) -> impl Iterator<Item = &mut ChainedOn> {
+        self.chains.iter_mut()
+    }
+
+    /// What became of the records that were not delivered when they arrived.
+    pub(crate) fn setbacks(&self) -> &[(u32, Setback)] {
+        &self.setbacks
+    }
+
+    /// Gives every delivery of the window its global sequence: `first` plus the number of
+    /// deliveries set off before its trigger, `before[trigger]`, plus its place in its group.
+    /// Ends the window.
+    pub(crate) fn place(&mut self, first: u64, before: &[u32]) -> Placed {
+        let mut placed =
+            Placed { entries: Vec::with_capacity(self.deliveries.len()), heads: Vec::new() };
+        let mut touched = Vec::new();
+        let (mut group, mut in_group) = (None, 0);
+        for delivery in &self.deliveries {
+            in_group = if group == Some(delivery.trigger) { in_group + 1 } else { 0 };
+            group = Some(delivery.trigger);
+            let offset = before[delivery.trigger as usize] + in_group;
+            let global = first + u64::from(offset);
+            let stream = &mut self.streams[delivery.stream as usize];
+            if !std::mem::replace(&mut stream.touched, true) {
+                touched.push((delivery.stream, stream.path.last().copied().unwrap_or(NONE)));
+            }
+            let (previous, jump) = stream.link(delivery.local, global);
+            self.known.set(delivery.slot, KnownAs::Delivered(global).encode());
+            let lineage = match delivery.lineage {
+                Chain::Listed => Lineage::Listed,
+                Chain::Root => Lineage::Root,
+                Chain::Previous => Lineage::Previous,
+                Chain::Tips(chain) => Lineage::Tips(self.chains[chain].slot),
+            };
+            let (position, local) = (delivery.position, delivery.local);
+            placed.entries.push((offset, Entry { position, local, previous, jump, lineage }));
+        }
+        for (index, previous) in touched {
+            let stream = &mut self.streams[index as usize];
+            stream.touched = false;
+            let head = *stream.path.last().expect("a touched stream has a delivery");
+            placed.heads.push(HeadUpdate { stream_key: stream.key, previous, head });
+        }
+        self.deliveries.clear();
+        self.setbacks.clear();
+        self.chains.clear();
+        placed
+    }
+}
+
+/// A partition's part of an ordered window.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    /// Entries, each with its distance from the first global sequence of the window.
+    pub(crate) entries: Vec<(u32, Entry)>,
+    pub(crate) heads: Vec<HeadUpdate>,
+}
+
+/// The listed parents of a record, each once, with the index of its first mention.
+fn distinct<'a>(record: &Record<'a>) -> impl Iterator<Item = (u32, &'a [u8])> {
+    let parents = record.parents();
+    let mut seen_few: Vec<&[u8]> = Vec::new();
+    let mut seen_many: HashSet<&[u8], std::hash::RandomState> = HashSet::default();
+    let many = parents.size_hint().1.is_some_and(|count| count > FEW_PARENTS);
+    parents.enumerate().filter_map(move |(index, parent)| {
+        let new = if many {
+            seen_many.insert(parent)
+        } else {
+            let new = !seen_few.contains(&parent);
+            if new {
+                seen_few.push(parent);
+            }
+            new
+        };
+        new.then_some((index as u32, parent))
+    })
+}

@@ -1,0 +1,182 @@
+//! A window of the log: its records, split by partition, and the order that they come to.
+//!
+//! Every delivery belongs to the record that set it off, its trigger. Triggers are places in the
+//! window, so the number of deliveries before a trigger is a prefix sum over the window, and the
+//! global order needs no merge and no lock: it is the same for any number of threads, and for any
+//! cut of the log into windows.
+
+use rayon::prelude::*;
+
+use crate::derived::order_log::Entry;
+use crate::event::Placement;
+use crate::order::keys::{PARTITION_COUNT, partition_of};
+use crate::order::partition::{HeadUpdate, Partition, Scanned, Setback};
+use crate::pipeline::lookup::{Fault, Lookup};
+
+/// Fewer records than this are better ordered by one thread: waking others would cost more.
+pub(crate) const PARALLEL_MIN: usize = 1024;
+
+/// The records of a window, sorted by partition, in the order of the log within each.
+#[derive(Debug)]
+pub(crate) struct Split {
+    records: Vec<Scanned>,
+    /// Where each partition's records begin; one more at the end.
+    bounds: [u32; PARTITION_COUNT + 1],
+}
+
+impl Split {
+    /// Splits records that are in the order of the log.
+    pub(crate) fn new(records: &[Scanned]) -> Self {
+        let mut bounds = [0; PARTITION_COUNT + 1];
+        for record in records {
+            bounds[partition_of(record.stream_key) + 1] += 1;
+        }
+        for partition in 0..PARTITION_COUNT {
+            bounds[partition + 1] += bounds[partition];
+        }
+        let mut next = bounds;
+        let mut sorted = records.to_vec();
+        for record in records {
+            let place = &mut next[partition_of(record.stream_key)];
+            sorted[*place as usize] = *record;
+            *place += 1;
+        }
+        Split { records: sorted, bounds }
+    }
+
+    /// Number of records in the window.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    fn of(&self, partition: usize) -> &[Scanned] {
+        &self.records[self.bounds[partition] as usize..self.bounds[partition + 1] as usize]
+    }
+}
+
+/// Where the next window begins in the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Frontier {
+    /// Global sequence of the next delivery: the number of deliveries so far.
+    pub(crate) global: u64,
+    /// Number of the next item of the tips log.
+    pub(crate) tips: u64,
+}
+
+/// The order that a window came to.
+#[derive(Debug)]
+pub(crate) struct Ordered {
+    /// Where the window begins in the order.
+    pub(crate) first: Frontier,
+    /// Entries of the order log, from `first.global` on.
+    pub(crate) entries: Vec<Entry>,
+    /// Items of the tips log, from `first.tips` on.
+    pub(crate) tips: Vec<u64>,
+    /// Newest deliveries of the streams that the window delivered to.
+    pub(crate) heads: Vec<HeadUpdate>,
+    /// What became of each record, if somebody asked.
+    pub(crate) placements: Option<Vec<Placement>>,
+}
+
+impl Ordered {
+    /// Where the next window begins in the order.
+    pub(crate) fn next(&self) -> Frontier {
+        Frontier {
+            global: self.first.global + self.entries.len() as u64,
+            tips: self.first.tips + self.tips.len() as u64,
+        }
+    }
+}
+
+/// Orders a window: with the threads of the pool that it is called in, or alone.
+pub(crate) fn order(
+    partitions: &mut [Partition],
+    split: &Split,
+    first: Frontier,
+    lookup: &Lookup,
+    with_placements: bool,
+    parallel: bool,
+) -> Result<Ordered, Fault> {
+    let run =
+        |(index, partition): (usize, &mut Partition)| partition.order(split.of(index), lookup);
+    if parallel {
+        // One task a partition; the pool balances them by stealing, so a partition with a hot
+        // stream occupies one thread and the others share the rest.
+        partitions.par_iter_mut().enumerate().with_max_len(1).try_for_each(run)?;
+    } else {
+        partitions.iter_mut().enumerate().try_for_each(run)?;
+    }
+
+    let mut before = vec![0; split.len()];
+    partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
+    let total = exclusive_prefix_sum(&mut before);
+    let tips = place_tips(partitions, first.tips, &before);
+    let setbacks: Option<Vec<(u32, Setback)>> =
+        with_placements.then(|| partitions.iter().flat_map(Partition::setbacks).copied().collect());
+
+    let place = |partition: &mut Partition| partition.place(first.global, &before);
+    let placed: Vec<_> = if parallel {
+        partitions.par_iter_mut().with_max_len(1).map(place).collect()
+    } else {
+        partitions.iter_mut().map(place).collect()
+    };
+    let mut entries = vec![Entry::default(); total as usize];
+    let mut heads = Vec::new();
+    for part in placed {
+        for (offset, entry) in part.entries {
+            entries[offset as usize] = entry;
+        }
+        heads.extend(part.heads);
+    }
+    let placements =
+        setbacks.map(|setbacks| placements(&setbacks, &before, first.global, &entries));
+    Ok(Ordered { first, entries, tips, heads, placements })
+}
+
+/// Replaces every count by the sum of those before it; returns the sum of all.
+fn exclusive_prefix_sum(counts: &mut [u32]) -> u32 {
+    let mut sum = 0;
+    for count in counts {
+        sum += std::mem::replace(count, sum);
+    }
+    sum
+}
+
+/// Gives the lists of tips their places in the tips log, in global order, so that the log is the
+/// same whatever the windows were. A list is its length and then the local sequences.
+fn place_tips(partitions: &mut [Partition], first: u64, before: &[u32]) -> Vec<u64> {
+    let mut chains: Vec<_> = partitions.iter_mut().flat_map(Partition::chains_mut).collect();
+    chains.sort_unstable_by_key(|chain| before[chain.trigger as usize]);
+    let mut tips = Vec::new();
+    for chain in chains {
+        chain.slot = first + tips.len() as u64;
+        tips.push(chain.locals.len() as u64);
+        tips.extend(&chain.locals);
+    }
+    tips
+}
+
+/// A record that was delivered when it arrived is the first of the group that it set off.
+fn placements(
+    setbacks: &[(u32, Setback)],
+    before: &[u32],
+    first: u64,
+    entries: &[Entry],
+) -> Vec<Placement> {
+    let mut set_back = vec![None; before.len()];
+    for &(index, setback) in setbacks {
+        set_back[index as usize] = Some(setback);
+    }
+    let placement = |(index, setback): (usize, Option<Setback>)| match setback {
+        Some(Setback::Held { missing }) => Placement::Held { missing },
+        Some(Setback::Duplicate) => Placement::Duplicate,
+        Some(Setback::Conflict) => Placement::Conflict,
+        Some(Setback::Rejected) => Placement::Rejected,
+        None => {
+            let offset = before[index];
+            let local = entries[offset as usize].local;
+            Placement::Delivered { global: first + u64::from(offset), local }
+        }
+    };
+    set_back.into_iter().enumerate().map(placement).collect()
+}

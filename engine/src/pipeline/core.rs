@@ -1,0 +1,182 @@
+//! What the stages share: the list of segments, the watermarks, and the first cause of a failure.
+//!
+//! The watermarks are positions in the log, each with one publisher:
+//!
+//! ```text
+//! committed  <=  ordered  <=  scanned  <=  durable  <=  written
+//! committer      orderer      orderer      writer       writer
+//! ```
+//!
+//! `delivered` counts instead: it is the number of events that readers may see, and it moves with
+//! `committed`.
+
+use std::sync::OnceLock;
+
+use thalweg_wal::storage::Storage;
+
+use crate::derived::chunks::SharedChunks;
+use crate::error::{Cause, ReadError};
+use crate::order::keys::Keys;
+use crate::order::known::SharedTable;
+use crate::pipeline::lookup::{Lookup, Segments};
+use crate::sync::{Arc, AtomicU64, Ordering, Watermark};
+
+/// A counter that one thread sets and any thread reads, for statistics only.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub(crate) fn new(value: u64) -> Self {
+        Gauge(AtomicU64::new(value))
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        // Relaxed: nothing is read on the strength of the value.
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Shared by all stages and by all handles of a store.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) keys: Keys,
+    /// Begins the ids that the engine makes.
+    pub(crate) store_tag: u32,
+    pub(crate) read_only: bool,
+    pub(crate) segments: Segments,
+    pub(crate) order: Arc<SharedChunks>,
+    pub(crate) tips: Arc<SharedChunks>,
+    /// Known ids, by partition.
+    pub(crate) known: Vec<Arc<SharedTable>>,
+    /// Newest delivery of each stream, by partition.
+    pub(crate) heads: Vec<Arc<SharedTable>>,
+    /// Where ordering began in this process; records from here on are verified.
+    pub(crate) ordered_from: u64,
+
+    /// Written by the writer.
+    pub(crate) written: Gauge,
+    /// Published by the writer, after the bytes are in the map.
+    pub(crate) durable: Watermark,
+    /// The log is on the device up to here; trails `durable` for buffered durability.
+    pub(crate) synced: Gauge,
+    /// Written by the orderer.
+    pub(crate) scanned: Gauge,
+    /// Written by the orderer.
+    pub(crate) ordered: Gauge,
+    /// Published by the committer, after `delivered` and the heads.
+    pub(crate) committed: Watermark,
+    /// Number of events that readers may see. Published by the committer.
+    pub(crate) delivered: Watermark,
+    /// Position up to which the newest checkpoint knows the order. Written by the keeper.
+    pub(crate) checkpointed: Gauge,
+
+    /// Appends that wait for the order; while there are none, nobody asks for placements.
+    pub(crate) ordered_acks: AtomicU64,
+    pub(crate) counts: Counts,
+    poison: OnceLock<Cause>,
+}
+
+/// Numbers of events, as of the newest ordered window.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) streams: Gauge,
+    pub(crate) held: Gauge,
+    pub(crate) duplicates: Gauge,
+    pub(crate) conflicts: Gauge,
+    pub(crate) rejected: Gauge,
+    pub(crate) corrupt: Gauge,
+}
+
+/// What [`Core::new`] takes.
+#[derive(Debug)]
+pub(crate) struct CoreParts {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) keys: Keys,
+    pub(crate) store_tag: u32,
+    pub(crate) read_only: bool,
+    pub(crate) segments: Segments,
+    pub(crate) order: Arc<SharedChunks>,
+    pub(crate) tips: Arc<SharedChunks>,
+    pub(crate) known: Vec<Arc<SharedTable>>,
+    pub(crate) heads: Vec<Arc<SharedTable>>,
+    /// End of the log.
+    pub(crate) log_end: u64,
+    /// Position up to which the order is known already.
+    pub(crate) ordered: u64,
+    /// Number of events delivered already.
+    pub(crate) delivered: u64,
+}
+
+impl Core {
+    pub(crate) fn new(parts: CoreParts) -> Self {
+        Core {
+            storage: parts.storage,
+            keys: parts.keys,
+            store_tag: parts.store_tag,
+            read_only: parts.read_only,
+            segments: parts.segments,
+            order: parts.order,
+            tips: parts.tips,
+            known: parts.known,
+            heads: parts.heads,
+            ordered_from: parts.ordered,
+            written: Gauge::new(parts.log_end),
+            durable: Watermark::new(parts.log_end),
+            synced: Gauge::new(parts.log_end),
+            scanned: Gauge::new(parts.ordered),
+            ordered: Gauge::new(parts.ordered),
+            committed: Watermark::new(parts.ordered),
+            delivered: Watermark::new(parts.delivered),
+            checkpointed: Gauge::new(parts.ordered),
+            ordered_acks: AtomicU64::new(0),
+            counts: Counts::default(),
+            poison: OnceLock::new(),
+        }
+    }
+
+    /// A view of everything as it is now.
+    pub(crate) fn lookup(&self) -> Lookup {
+        Lookup {
+            segments: self.segments.list(),
+            order: self.order.reader(),
+            tips: self.tips.reader(),
+            verified_from: self.ordered_from,
+            in_flight: Default::default(),
+        }
+    }
+
+    /// Stops the engine. The first cause stands. Every waiter wakes.
+    pub(crate) fn fail(&self, cause: Cause) {
+        let _ = self.poison.set(cause);
+        self.wake_all();
+    }
+
+    /// Why the engine has stopped, if it has.
+    pub(crate) fn cause(&self) -> Option<&Cause> {
+        self.poison.get()
+    }
+
+    /// Ends every wait: the store is closed.
+    pub(crate) fn close(&self) {
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        self.durable.fail();
+        self.committed.fail();
+        self.delivered.fail();
+    }
+
+    /// Why a wait has ended without what was waited for.
+    pub(crate) fn ended(&self) -> ReadError {
+        match self.cause() {
+            Some(cause) => ReadError::Poisoned(cause.clone()),
+            None => ReadError::Closed,
+        }
+    }
+}

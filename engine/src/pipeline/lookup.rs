@@ -1,0 +1,178 @@
+//! Finding a record by its position, and a delivered event by its global sequence.
+
+use std::collections::VecDeque;
+
+use thalweg_wal::{Damage, Record, Segment};
+
+use crate::derived::chunks::ChunkReader;
+use crate::derived::order_log::{self, Entry, Lineage};
+use crate::error::ReadError;
+use crate::order::window::Ordered;
+use crate::sync::{Arc, ReaderBiased};
+
+/// All segments of the log, in order.
+pub(crate) type SegmentList = Arc<Vec<Arc<Segment>>>;
+
+/// The list of segments, to which the writer adds.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    list: ReaderBiased<SegmentList>,
+}
+
+impl Segments {
+    pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
+        Segments { list: ReaderBiased::new(Arc::new(segments)) }
+    }
+
+    pub(crate) fn list(&self) -> SegmentList {
+        Arc::clone(&self.list.read())
+    }
+
+    /// Adds a segment. Called before anything in it is published.
+    pub(crate) fn push(&self, segment: Arc<Segment>) {
+        let mut list = self.list.write();
+        let mut longer = Vec::clone(&list);
+        longer.push(segment);
+        *list = Arc::new(longer);
+    }
+}
+
+/// The segment of `list` that holds `position`: the last that does not begin after it.
+#[inline]
+pub(crate) fn segment_at(list: &[Arc<Segment>], position: u64) -> Option<&Arc<Segment>> {
+    let after = list.partition_point(|segment| segment.base() <= position);
+    list.get(after.checked_sub(1)?)
+}
+
+/// Something that a lookup needs is not what was written.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    Log(Damage),
+    Order(order_log::Damaged),
+}
+
+impl From<Damage> for Fault {
+    fn from(damage: Damage) -> Self {
+        Fault::Log(damage)
+    }
+}
+
+impl From<order_log::Damaged> for Fault {
+    fn from(damaged: order_log::Damaged) -> Self {
+        Fault::Order(damaged)
+    }
+}
+
+impl From<Fault> for ReadError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Log(damage) => ReadError::Damage(damage),
+            Fault::Order(damaged) => ReadError::Order { global: damaged.global },
+        }
+    }
+}
+
+/// A view of the log and of the order, refreshed once per window or read and never per event.
+#[derive(Debug, Clone)]
+pub(crate) struct Lookup {
+    pub(crate) segments: SegmentList,
+    pub(crate) order: ChunkReader,
+    pub(crate) tips: ChunkReader,
+    /// Records from here on have had their checksums verified by this process.
+    pub(crate) verified_from: u64,
+    /// Windows that are ordered and perhaps not yet in the order log, oldest first.
+    pub(crate) in_flight: VecDeque<Arc<Ordered>>,
+}
+
+impl Lookup {
+    fn segment(&self, position: u64) -> Result<&Segment, Damage> {
+        match segment_at(&self.segments, position) {
+            Some(segment) => Ok(segment),
+            None => Err(no_segment(position)),
+        }
+    }
+
+    /// A record of the window in hand, which a scanner has just verified.
+    #[inline]
+    pub(crate) fn record_in_window(&self, position: u64) -> Result<Record<'_>, Fault> {
+        Ok(self.segment(position)?.record_verified_before(position)?)
+    }
+
+    /// Any record.
+    #[inline]
+    pub(crate) fn record(&self, position: u64) -> Result<Record<'_>, Fault> {
+        let segment = self.segment(position)?;
+        if position >= self.verified_from {
+            return Ok(segment.record_verified_before(position)?);
+        }
+        Ok(segment.record(position)?)
+    }
+
+    /// The entry of a delivered event.
+    #[inline]
+    pub(crate) fn entry(&self, global: u64) -> Result<Entry, Fault> {
+        match self.in_flight.front() {
+            Some(oldest) if global >= oldest.first.global => {
+                let index = self.in_flight.partition_point(|window| window.first.global <= global);
+                let window = &self.in_flight[index - 1];
+                let offset = (global - window.first.global) as usize;
+                window.entries.get(offset).copied().ok_or(order_log::Damaged { global }.into())
+            }
+            _ => Ok(order_log::entry(&self.order, global)?),
+        }
+    }
+
+    /// Local sequences of the tips that a chained event was chained on.
+    pub(crate) fn chained_on(&self, global: u64) -> Result<Vec<u64>, Fault> {
+        let entry = self.entry(global)?;
+        match entry.lineage {
+            Lineage::Listed | Lineage::Root => Ok(Vec::new()),
+            Lineage::Previous => Ok(vec![entry.local.saturating_sub(1)]),
+            Lineage::Tips(item) => self.tip_list(item, global),
+            Lineage::Unlisted => Err(order_log::Damaged { global }.into()),
+        }
+    }
+
+    fn tip_list(&self, item: u64, global: u64) -> Result<Vec<u64>, Fault> {
+        for window in &self.in_flight {
+            if item >= window.first.tips && item < window.next().tips {
+                let at = (item - window.first.tips) as usize;
+                let count = window.tips[at] as usize;
+                return Ok(window.tips[at + 1..at + 1 + count].to_vec());
+            }
+        }
+        Ok(order_log::tip_list(&self.tips, item, global)?)
+    }
+
+    /// The delivery at `local` of the stream whose delivery `from` is not earlier.
+    pub(crate) fn seek(&self, from: u64, local: u64) -> Result<(u64, Entry), Fault> {
+        let mut global = from;
+        let mut entry = self.entry(global)?;
+        while entry.local > local {
+            let skipped_to = entry.local & (entry.local - 1);
+            let next = if skipped_to >= local { entry.jump } else { entry.previous };
+            let earlier = self.entry(next)?;
+            if next >= global || earlier.local >= entry.local {
+                return Err(order_log::Damaged { global }.into());
+            }
+            (global, entry) = (next, earlier);
+        }
+        if entry.local == local {
+            Ok((global, entry))
+        } else {
+            Err(order_log::Damaged { global }.into())
+        }
+    }
+}
+
+/// The order points outside the log.
+fn no_segment(position: u64) -> Damage {
+    Damage {
+        segment: 0,
+        file: String::from("the log"),
+        offset: 0,
+        position,
+        resumes: position,
+        fault: thalweg_wal::format::Fault::Position,
+    }
+}

@@ -1,0 +1,27 @@
+//! The pipeline, in the direction of flow.
+//!
+//! ```text
+//! appender  ->  queue  ->  writer  ->  scanner  ->  orderer  ->  committer  ->  subscriber
+//! (user)        flume      1 thread    N threads    1 + pool     1 thread       (user)
+//! ```
+//!
+//! Each stage is one file. What the stages share is in `core`; how a stage finds a record by
+//! position, or an entry by global sequence, is in `lookup`; `keeper` does the slow work on the side:
+//! spare segments and checkpoints. `threads` starts, names and pins everything.
+
+pub(crate) mod appender;
+pub(crate) mod queue;
+pub(crate) mod writer;
+
+pub(crate) mod scanner;
+
+pub(crate) mod orderer;
+
+pub(crate) mod committer;
+
+pub(crate) mod subscriber;
+
+pub(crate) mod core;
+pub(crate) mod keeper;
+pub(crate) mod lookup;
+pub(crate) mod threads;

@@ -1,0 +1,274 @@
+//! The orderer: follows the durable end of the log and puts it in order, window by window.
+//!
+//! It cuts the log, hands the cuts to the scanners, takes them back in the order of the log, runs
+//! the machine over each on the pool, and hands the result to the committer. While it orders one
+//! window, the scanners are in the next ones and the committer is in the one before.
+//!
+//! Starting up, following live traffic and importing are the same thing: the tail is long or short.
+//! The orderer owns the partitions, so whoever needs a consistent look at them sends a question,
+//! which is answered between two windows.
+
+use std::collections::BTreeMap;
+
+use crossbeam::channel::{Receiver, Sender};
+
+use crate::derived::checkpoint::{self, Snapshot};
+use crate::error::{Cause, ReadError};
+use crate::options::OnDamage;
+use crate::order::partition::{Partition, SetbackCounts};
+use crate::order::window::{self, Frontier};
+use crate::pipeline::committer::Commit;
+use crate::pipeline::core::Core;
+use crate::pipeline::lookup::{Fault, Lookup, segment_at};
+use crate::pipeline::scanner::{Cut, ScannedCut};
+use crate::questions::{Question, answer};
+use crate::sync::{Arc, Promise};
+
+/// A cut ends at the first frame boundary after this many bytes.
+const CUT_BYTES: u64 = 4 << 20;
+/// Cuts that each scanner has in hand or in front of it.
+pub(crate) const CUTS_PER_SCANNER: usize = 2;
+/// A checkpoint is due when this much of the log has been ordered since the last ...
+const CHECKPOINT_BYTES_MIN: u64 = 64 << 20;
+/// ... and this many times as much as the checkpoint itself is long, so that writing checkpoints
+/// stays a small part of all writing however large the state grows.
+const CHECKPOINT_RATIO: u64 = 4;
+
+/// What reaches the orderer.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The log has grown.
+    Durable,
+    /// A scanner is done with a cut.
+    Scanned(ScannedCut),
+    /// Somebody wants to know.
+    Ask(Question),
+    /// Write a checkpoint now, and answer when it is durable.
+    Checkpoint(Promise<()>),
+    /// End, with a last checkpoint if there is anything new.
+    Stop,
+}
+
+/// The orderer's state.
+#[derive(Debug)]
+pub(crate) struct Orderer {
+    pub(crate) core: Arc<Core>,
+    pub(crate) partitions: Vec<Partition>,
+    /// None for a single thread.
+    pub(crate) pool: Option<rayon::ThreadPool>,
+    pub(crate) inbox: Receiver<Message>,
+    pub(crate) cuts: Sender<Cut>,
+    pub(crate) committer: Sender<Commit>,
+    pub(crate) frontier: Frontier,
+    pub(crate) on_damage: OnDamage,
+    pub(crate) cuts_max: usize,
+    pub(crate) store_id: [u8; 16],
+    /// Bytes of the newest checkpoint.
+    pub(crate) checkpoint_len: u64,
+    /// Whether the newest checkpoint says that the store was closed, and nothing came after it.
+    pub(crate) closed_before: bool,
+}
+
+/// What the orderer keeps while it runs.
+struct Progress {
+    lookup: Lookup,
+    /// Where the next cut begins.
+    cut_at: u64,
+    next_cut: u64,
+    next_window: u64,
+    /// Cuts that are scanned and wait for their turn.
+    early: BTreeMap<u64, ScannedCut>,
+    /// Position up to which the newest checkpoint reaches.
+    checkpointed: u64,
+}
+
+impl Orderer {
+    /// Runs until it is told to stop, or until the order cannot be known.
+    pub(crate) fn run(&mut self) {
+        let start = self.core.ordered.get();
+        let mut progress = Progress {
+            lookup: self.core.lookup(),
+            cut_at: start,
+            next_cut: 0,
+            next_window: 0,
+            early: BTreeMap::new(),
+            checkpointed: start,
+        };
+        self.publish_counts();
+        loop {
+            self.cut(&mut progress);
+            if let Err(cause) = self.order_scanned(&mut progress) {
+                return self.core.fail(cause);
+            }
+            match self.inbox.recv() {
+                Ok(Message::Durable) => {}
+                Ok(Message::Scanned(cut)) => {
+                    progress.early.insert(cut.number, cut);
+                }
+                Ok(Message::Ask(question)) => self.reply(question, &mut progress),
+                Ok(Message::Checkpoint(promise)) => {
+                    self.checkpoint(&mut progress, false, Some(promise));
+                }
+                Ok(Message::Stop) => break,
+                Err(_) => return,
+            }
+        }
+        let new = progress.checkpointed < self.core.ordered.get();
+        if self.core.cause().is_none() && !self.core.read_only && (new || !self.closed_before) {
+            self.checkpoint(&mut progress, true, None);
+        }
+    }
+
+    /// Hands out as much of the durable log as may be under way.
+    fn cut(&self, progress: &mut Progress) {
+        let durable = self.core.durable.get();
+        while progress.next_cut - progress.next_window < self.cuts_max as u64
+            && progress.cut_at < durable
+        {
+            // A segment is in the list before anything in it is durable.
+            progress.lookup.segments = self.core.segments.list();
+            let segments = &progress.lookup.segments;
+            let segment = segment_at(segments, progress.cut_at).expect("the log begins before");
+            if progress.cut_at >= segment.end() {
+                // The rest of a sealed segment is empty: go on in the next, by an empty cut.
+                let next = segments.iter().find(|next| next.base() >= segment.limit());
+                let Some(next) = next else { return };
+                progress.cut_at = next.first();
+                let cut = ScannedCut::empty(progress.next_cut, progress.cut_at);
+                progress.early.insert(progress.next_cut, cut);
+                progress.next_cut += 1;
+                continue;
+            }
+            let from = progress.cut_at;
+            let to = segment.cut(from, CUT_BYTES);
+            let segment = Arc::clone(segment);
+            let cut = Cut { number: progress.next_cut, segment, from, to };
+            if self.cuts.send(cut).is_err() {
+                return;
+            }
+            progress.next_cut += 1;
+            progress.cut_at = to;
+        }
+    }
+
+    /// Orders the cuts whose turn it is.
+    fn order_scanned(&mut self, progress: &mut Progress) -> Result<(), Cause> {
+        while let Some(cut) = progress.early.remove(&progress.next_window) {
+            progress.next_window += 1;
+            self.order_window(cut, progress)?;
+            if self.checkpoint_is_due(progress) {
+                self.checkpoint(progress, false, None);
+            }
+            // The scanners must not wait until all that came early is ordered.
+            self.cut(progress);
+        }
+        Ok(())
+    }
+
+    fn order_window(&mut self, cut: ScannedCut, progress: &mut Progress) -> Result<(), Cause> {
+        if let Some(damage) = cut.damage.first() {
+            if self.on_damage == OnDamage::Stop {
+                // Beyond it, the order would not be the one that readers may have seen.
+                return Err(Cause::Damage(damage.clone()));
+            }
+            let corrupt = &self.core.counts.corrupt;
+            corrupt.set(corrupt.get() + cut.damage.len() as u64);
+        }
+        self.core.scanned.set(cut.to);
+        self.refresh(&mut progress.lookup);
+        let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
+        let with_placements = cut.positions.is_some();
+        let order = |partitions: &mut [Partition], parallel| {
+            window::order(partitions, &cut.split, self.frontier, lookup, with_placements, parallel)
+        };
+        let ordered = match &self.pool {
+            Some(pool) if cut.split.len() >= window::PARALLEL_MIN => {
+                pool.install(|| order(partitions, true))
+            }
+            _ => order(partitions, false),
+        };
+        let ordered = Arc::new(ordered.map_err(cause_of)?);
+        self.frontier = ordered.next();
+        self.core.ordered.set(cut.to);
+        self.publish_counts();
+        progress.lookup.in_flight.push_back(Arc::clone(&ordered));
+        let commit = Commit::Window { ordered, positions: cut.positions, to: cut.to };
+        // If the committer is gone it has said why; the next look at the inbox ends the thread.
+        let _ = self.committer.send(commit);
+        Ok(())
+    }
+
+    /// Forgets windows that are in the order log by now, and sees what was added to it.
+    fn refresh(&self, lookup: &mut Lookup) {
+        let delivered = self.core.delivered.get();
+        while lookup.in_flight.front().is_some_and(|window| window.next().global <= delivered) {
+            lookup.in_flight.pop_front();
+        }
+        lookup.order.refresh();
+        lookup.tips.refresh();
+    }
+
+    fn publish_counts(&self) {
+        let mut setbacks = SetbackCounts::default();
+        let (mut streams, mut held) = (0, 0);
+        for partition in &self.partitions {
+            streams += partition.streams.len() as u64;
+            held += partition.held.len() as u64;
+            setbacks.duplicates += partition.setback_counts.duplicates;
+            setbacks.conflicts += partition.setback_counts.conflicts;
+            setbacks.rejected += partition.setback_counts.rejected;
+        }
+        let counts = &self.core.counts;
+        counts.streams.set(streams);
+        counts.held.set(held);
+        counts.duplicates.set(setbacks.duplicates);
+        counts.conflicts.set(setbacks.conflicts);
+        counts.rejected.set(setbacks.rejected);
+    }
+
+    fn reply(&self, question: Question, progress: &mut Progress) {
+        progress.lookup.segments = self.core.segments.list();
+        self.refresh(&mut progress.lookup);
+        answer(question, &self.partitions, &progress.lookup);
+    }
+
+    fn checkpoint_is_due(&self, progress: &Progress) -> bool {
+        let tail = self.core.ordered.get() - progress.checkpointed;
+        let due = CHECKPOINT_BYTES_MIN.max(self.checkpoint_len * CHECKPOINT_RATIO);
+        !self.core.read_only && tail >= due
+    }
+
+    /// Takes a snapshot and sends it after the windows that it includes.
+    fn checkpoint(&mut self, progress: &mut Progress, closed: bool, promise: Option<Promise<()>>) {
+        if self.core.read_only {
+            return;
+        }
+        let encode = || checkpoint::encode_partitions(&self.partitions, self.pool.is_some());
+        let partitions = match &self.pool {
+            Some(pool) => pool.install(encode),
+            None => encode(),
+        };
+        let snapshot = Snapshot {
+            store_id: self.store_id,
+            ordered: self.core.ordered.get(),
+            frontier: self.frontier,
+            // The log may be longer than what is ordered: then this saves looking for its end.
+            log_end: self.core.synced.get(),
+            closed,
+            partitions,
+        };
+        self.checkpoint_len = snapshot.byte_len();
+        progress.checkpointed = snapshot.ordered;
+        let _ = self.committer.send(Commit::Checkpoint { snapshot, promise });
+    }
+}
+
+fn cause_of(fault: Fault) -> Cause {
+    match fault {
+        Fault::Log(damage) => Cause::Damage(damage),
+        Fault::Order(damaged) => {
+            let error = ReadError::Order { global: damaged.global };
+            Cause::Derived(Arc::new(std::io::Error::other(error.to_string())))
+        }
+    }
+}

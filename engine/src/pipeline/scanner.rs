@@ -1,0 +1,72 @@
+//! The scanners: threads that verify and split the log, each a part of its own.
+//!
+//! The orderer cuts the durable log at frame boundaries. A scanner takes a cut, verifies every
+//! checksum in it, and hands over what ordering needs: position and keys of each record, split by
+//! the partition that owns its stream. Damage isolates one record; it is reported with the cut.
+
+use crossbeam::channel::{Receiver, Sender};
+use thalweg_wal::{Damage, Segment};
+
+use crate::event::EventId;
+use crate::order::partition::Scanned;
+use crate::order::window::Split;
+use crate::pipeline::core::Core;
+use crate::pipeline::orderer::Message;
+use crate::sync::Arc;
+
+/// A part of one segment, from one frame boundary to another.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    /// Ordinal of the cut since the store was opened.
+    pub(crate) number: u64,
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+/// A cut, scanned.
+#[derive(Debug)]
+pub(crate) struct ScannedCut {
+    pub(crate) number: u64,
+    pub(crate) split: Split,
+    /// Positions of the records, in the order of the log, if somebody asked.
+    pub(crate) positions: Option<Vec<u64>>,
+    pub(crate) damage: Vec<Damage>,
+    /// Where the log goes on.
+    pub(crate) to: u64,
+}
+
+impl ScannedCut {
+    /// The step from a sealed segment to the next.
+    pub(crate) fn empty(number: u64, to: u64) -> Self {
+        ScannedCut { number, split: Split::new(&[]), positions: None, damage: Vec::new(), to }
+    }
+}
+
+/// Scans cuts until there are no more.
+pub(crate) fn run(core: &Core, cuts: &Receiver<Cut>, orderer: &Sender<Message>) {
+    for cut in cuts {
+        if orderer.send(Message::Scanned(scan(core, &cut))).is_err() {
+            return;
+        }
+    }
+}
+
+fn scan(core: &Core, cut: &Cut) -> ScannedCut {
+    let mut records = Vec::new();
+    let mut damage = Vec::new();
+    for record in cut.segment.walk(cut.from, cut.to) {
+        match record {
+            Ok(record) => {
+                let stream_key = core.keys.stream(record.stream());
+                let key = core.keys.event(stream_key, &EventId::of(&record, core.store_tag));
+                let index = records.len() as u32;
+                records.push(Scanned { index, position: record.position(), stream_key, key });
+            }
+            Err(found) => damage.push(found),
+        }
+    }
+    let positions = (core.ordered_acks.load(crate::sync::Ordering::Relaxed) > 0)
+        .then(|| records.iter().map(|record| record.position).collect());
+    ScannedCut { number: cut.number, split: Split::new(&records), positions, damage, to: cut.to }
+}

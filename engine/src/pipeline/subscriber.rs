@@ -1,0 +1,354 @@
+//! The readers: delivered events by global or local sequence, straight out of the mapped log.
+//!
+//! A reader bounds itself by the `delivered` watermark, so it never sees a hole that is filled later
+//! nor an event that could be taken back. It takes no lock per event: it holds a view of the
+//! segments and of the order log, and renews it when it comes to the end of what it sees.
+
+use std::ops::{Bound, RangeBounds};
+use std::time::{Duration, Instant};
+
+use thalweg_wal::Segment;
+
+use crate::derived::order_log::Entry;
+use crate::error::ReadError;
+use crate::event::{Event, EventId, SegmentPin};
+use crate::pipeline::core::Core;
+use crate::pipeline::lookup::{Lookup, segment_at};
+use crate::sync::{Arc, WaitError};
+
+/// Events of a stream are located this many at a time.
+const LOCATED_MAX: u64 = 512;
+
+/// How chained events find the tips that they were chained on. Shared by the events of a reader.
+#[derive(Debug)]
+pub(crate) struct ParentSource {
+    core: Arc<Core>,
+}
+
+impl ParentSource {
+    /// Ids of the events that a chained event was chained on.
+    pub(crate) fn chained_on(&self, event: &Event) -> Result<Vec<Vec<u8>>, ReadError> {
+        let lookup = self.core.lookup();
+        let locals = lookup.chained_on(event.global)?;
+        let mut parents = Vec::with_capacity(locals.len());
+        for local in locals {
+            let (_, entry) = lookup.seek(event.global, local)?;
+            let record = lookup.record(entry.position)?;
+            parents.push(EventId::of(&record, self.core.store_tag).to_vec());
+        }
+        Ok(parents)
+    }
+}
+
+/// Makes events out of global sequences, for one reader.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    core: Arc<Core>,
+    lookup: Lookup,
+    source: Arc<ParentSource>,
+    pin: Option<Arc<SegmentPin>>,
+}
+
+impl Cursor {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        let source = Arc::new(ParentSource { core: Arc::clone(core) });
+        Cursor { lookup: core.lookup(), core: Arc::clone(core), source, pin: None }
+    }
+
+    /// The entry of a committed event.
+    fn entry(&mut self, global: u64) -> Result<Entry, ReadError> {
+        match self.lookup.entry(global) {
+            Ok(entry) => Ok(entry),
+            Err(_) => {
+                // Committed after the view was taken, or damaged: the second look tells.
+                self.lookup = self.core.lookup();
+                Ok(self.lookup.entry(global)?)
+            }
+        }
+    }
+
+    /// The event of a committed global sequence.
+    pub(crate) fn event(&mut self, global: u64) -> Result<Event, ReadError> {
+        let entry = self.entry(global)?;
+        let pin = self.pin(entry.position)?;
+        let record = pin.0.record(entry.position)?;
+        let (len, id) = (record.len(), EventId::of(&record, self.core.store_tag).into());
+        let (position, local) = (entry.position, entry.local);
+        let source = Arc::clone(&self.source);
+        Ok(Event { pin, position, len, global, local, id, source })
+    }
+
+    /// The segment of a position, with this reader's own count of references.
+    fn pin(&mut self, position: u64) -> Result<Arc<SegmentPin>, ReadError> {
+        let holds = |segment: &Segment| (segment.base()..segment.limit()).contains(&position);
+        if let Some(pin) = self.pin.as_ref().filter(|pin| holds(&pin.0)) {
+            return Ok(Arc::clone(pin));
+        }
+        if segment_at(&self.lookup.segments, position).is_none_or(|segment| !holds(segment)) {
+            self.lookup = self.core.lookup();
+        }
+        let Some(segment) = segment_at(&self.lookup.segments, position) else {
+            return Err(self.lookup.record(position).err().map_or(ReadError::Closed, Into::into));
+        };
+        let pin = Arc::new(SegmentPin(Arc::clone(segment)));
+        self.pin = Some(Arc::clone(&pin));
+        Ok(pin)
+    }
+
+    /// Global sequences of the local sequences `from..to` of the stream whose delivery `head` is
+    /// not earlier.
+    fn locate(&mut self, head: u64, from: u64, to: u64) -> Result<Vec<u64>, ReadError> {
+        self.entry(head)?;
+        let (mut global, mut entry) = self.lookup.seek(head, to - 1)?;
+        let mut globals = vec![global];
+        while entry.local > from {
+            global = entry.previous;
+            entry = self.lookup.entry(global)?;
+            globals.push(global);
+        }
+        globals.reverse();
+        Ok(globals)
+    }
+
+    /// The newest committed delivery of the stream `name`, with its entry.
+    pub(crate) fn head(&mut self, name: &[u8]) -> Result<Option<(u64, Entry)>, ReadError> {
+        let key = self.core.keys.stream(name);
+        let heads = &self.core.heads[crate::order::keys::partition_of(key)];
+        for head in heads.values(key) {
+            // The head is set a moment before it is committed.
+            if self.core.delivered.wait_for(head + 1).is_err() {
+                return Err(self.core.ended());
+            }
+            let entry = self.entry(head)?;
+            if self.pin(entry.position)?.0.record(entry.position)?.stream() == name {
+                return Ok(Some((head, entry)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The delivered event `id` of the stream `name`.
+    pub(crate) fn find(&mut self, name: &[u8], id: &[u8]) -> Result<Option<Event>, ReadError> {
+        use crate::order::partition::KnownAs;
+        let stream_key = self.core.keys.stream(name);
+        let key = self.core.keys.event(stream_key, id);
+        let delivered = self.core.delivered.get();
+        let known = Arc::clone(&self.core.known[crate::order::keys::partition_of(stream_key)]);
+        for value in known.values(key) {
+            let KnownAs::Delivered(global) = KnownAs::decode(value) else { continue };
+            if global < delivered {
+                let event = self.event(global)?;
+                if event.stream() == name && event.id() == id {
+                    return Ok(Some(event));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// First and last-plus-one of a range.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(&from) => from,
+        Bound::Excluded(&before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(&last) => last.saturating_add(1),
+        Bound::Excluded(&to) => to,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+/// Delivered events in order, up to what was committed when the read began.
+///
+/// An event that cannot be read is an error in its place; the events after it follow.
+#[derive(Debug)]
+pub struct Read {
+    cursor: Cursor,
+    what: Range,
+    next: u64,
+    end: u64,
+}
+
+#[derive(Debug)]
+enum Range {
+    Global,
+    /// Of the stream with this newest delivery; located ahead, the next one last.
+    Local {
+        head: u64,
+        located: Vec<u64>,
+    },
+}
+
+impl Read {
+    pub(crate) fn global(core: &Arc<Core>, range: &impl RangeBounds<u64>) -> Self {
+        let (from, to) = bounds(range);
+        let end = to.min(core.delivered.get());
+        Read { cursor: Cursor::new(core), what: Range::Global, next: from, end }
+    }
+
+    fn local(core: &Arc<Core>, head: u64, len: u64, range: &impl RangeBounds<u64>) -> Self {
+        let (from, to) = bounds(range);
+        let what = Range::Local { head, located: Vec::new() };
+        Read { cursor: Cursor::new(core), what, next: from, end: to.min(len) }
+    }
+
+    fn read_next(&mut self) -> Result<Event, ReadError> {
+        let next = self.next;
+        let global = match &mut self.what {
+            Range::Global => next,
+            Range::Local { head, located } => {
+                if located.is_empty() {
+                    let to = self.end.min(next + LOCATED_MAX);
+                    match self.cursor.locate(*head, next, to) {
+                        Ok(globals) => *located = globals,
+                        Err(error) => {
+                            // Without the chain there is no way to the rest of the range.
+                            self.next = self.end;
+                            return Err(error);
+                        }
+                    }
+                    located.reverse();
+                }
+                located.pop().expect("a range that is not empty has a first event")
+            }
+        };
+        self.next += 1;
+        self.cursor.event(global)
+    }
+}
+
+impl Iterator for Read {
+    type Item = Result<Event, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        (self.next < self.end).then(|| self.read_next())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = usize::try_from(self.end.saturating_sub(self.next)).unwrap_or(usize::MAX);
+        (0, Some(left))
+    }
+}
+
+/// A stream, as far as it is delivered.
+#[derive(Debug, Clone)]
+pub struct StreamView {
+    core: Arc<Core>,
+    name: Arc<[u8]>,
+    head: u64,
+    len: u64,
+}
+
+impl StreamView {
+    /// The stream `name`, if anything of it is delivered.
+    pub(crate) fn find(core: &Arc<Core>, name: &[u8]) -> Result<Option<Self>, ReadError> {
+        let head = Cursor::new(core).head(name)?;
+        Ok(head.map(|(head, entry)| StreamView {
+            core: Arc::clone(core),
+            name: name.into(),
+            head,
+            len: entry.local + 1,
+        }))
+    }
+
+    /// Name of the stream.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Number of events that were delivered when the view was taken.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether nothing was delivered. Such a stream has no view, so this is never so.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The events in `range`, by local sequence, as far as the view goes. Finds them without
+    /// scanning the log: a skip list leads from the newest event to any other.
+    ///
+    /// # Errors
+    ///
+    /// None now; events that cannot be read are errors in their place.
+    pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
+        Ok(Read::local(&self.core, self.head, self.len, &range))
+    }
+}
+
+/// Delivered events in global order, for ever.
+///
+/// The iterator blocks for the next event, and ends when the store is closed or its engine has
+/// stopped; [`Subscription::next_timeout`] tells which.
+#[derive(Debug)]
+pub struct Subscription {
+    cursor: Cursor,
+    next: u64,
+    /// The iterator has given the reason why nothing more will come.
+    ended: bool,
+}
+
+impl Subscription {
+    pub(crate) fn new(core: &Arc<Core>, from: u64) -> Self {
+        Subscription { cursor: Cursor::new(core), next: from, ended: false }
+    }
+
+    /// Global sequence of the next event.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// The next event, if it is committed by now. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// The event cannot be read; the next call goes on after it.
+    pub fn try_next(&mut self) -> Result<Option<Event>, ReadError> {
+        if self.next >= self.cursor.core.delivered.get() {
+            return Ok(None);
+        }
+        self.next += 1;
+        self.cursor.event(self.next - 1).map(Some)
+    }
+
+    /// The next event; blocks until it is committed or `timeout` is over, then `None`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Subscription::try_next`]; or the store was closed, or its engine has stopped.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, ReadError> {
+        let wanted = self.next.saturating_add(1);
+        let deadline = Instant::now() + timeout;
+        match self.cursor.core.delivered.wait_deadline(wanted, deadline) {
+            Ok(_) => self.try_next(),
+            Err(WaitError::TimedOut) => Ok(None),
+            Err(WaitError::Failed) => Err(self.cursor.core.ended()),
+        }
+    }
+}
+
+impl Iterator for Subscription {
+    type Item = Result<Event, ReadError>;
+
+    /// Blocks until the next event is committed.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        match self.cursor.core.delivered.wait_for(self.next.saturating_add(1)) {
+            Ok(_) => self.try_next().transpose(),
+            Err(_) => {
+                self.ended = true;
+                match self.cursor.core.ended() {
+                    ReadError::Closed => None,
+                    error => Some(Err(error)),
+                }
+            }
+        }
+    }
+}

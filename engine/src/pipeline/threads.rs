@@ -1,0 +1,104 @@
+//! Starting, naming, pinning and outliving the threads of the pipeline.
+//!
+//! One thread, one role. A thread that panics stops the engine with its message as the cause; it
+//! never goes quietly. Threads are pinned only where each can have a core of its own: with fewer
+//! cores the scheduler knows better. Nothing here or in any stage spins while it waits.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+
+use crate::error::Cause;
+use crate::options::Options;
+use crate::pipeline::core::Core;
+use crate::sync::Arc;
+
+/// Threads of the pipeline besides scanners and pool: writer, orderer, committer.
+const SINGLE_THREADS: usize = 3;
+
+/// Which core each thread is pinned to: none, or one each.
+#[derive(Debug, Default)]
+pub(crate) struct Cores {
+    ids: Vec<core_affinity::CoreId>,
+    next: usize,
+}
+
+impl Cores {
+    /// Reads the cores that this process may use, before any thread is pinned: a pinned thread
+    /// sees only its own.
+    pub(crate) fn for_options(options: &Options) -> Self {
+        let wanted = SINGLE_THREADS + options.scanners + options.orderers;
+        let ids = core_affinity::get_core_ids().unwrap_or_default();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(ids.len());
+        if options.pin && cores >= wanted { Cores { ids, next: 0 } } else { Cores::default() }
+    }
+
+    /// The next core, if threads are pinned.
+    pub(crate) fn take(&mut self) -> Option<core_affinity::CoreId> {
+        let id = self.ids.get(self.next).copied();
+        self.next += 1;
+        id
+    }
+}
+
+/// Pins the calling thread. A pin that fails costs speed and nothing else.
+fn pin(core: Option<core_affinity::CoreId>) {
+    if let Some(core) = core {
+        core_affinity::set_for_current(core);
+    }
+}
+
+/// Starts a thread of the pipeline. If its body panics, the engine stops with that cause, and
+/// `after_panic` runs on the thread.
+pub(crate) fn spawn(
+    core: &Arc<Core>,
+    name: &'static str,
+    pinned_to: Option<core_affinity::CoreId>,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let core = Arc::clone(core);
+    Builder::new().name(name.to_owned()).spawn(move || {
+        pin(pinned_to);
+        // Whatever the body has left half done is never used again: the engine is stopped.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+            core.fail(Cause::Panic { thread: name, message: message_of(&*panic) });
+        }
+    })
+}
+
+/// What a panic said.
+pub(crate) fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        String::from("no message")
+    }
+}
+
+/// The pool of orderers: a private one, so that the global pool stays the application's. Returns
+/// the handles of its threads too, since a pool that is dropped does not wait for them.
+pub(crate) fn pool(
+    options: &Options,
+    cores: &mut Cores,
+) -> io::Result<(Option<rayon::ThreadPool>, Vec<JoinHandle<()>>)> {
+    if options.orderers == 1 {
+        return Ok((None, Vec::new()));
+    }
+    let mut handles = Vec::new();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.orderers)
+        .spawn_handler(|thread| {
+            let pinned_to = cores.take();
+            let name = format!("thalweg-order-{}", thread.index());
+            handles.push(Builder::new().name(name).spawn(move || {
+                pin(pinned_to);
+                thread.run();
+            })?);
+            Ok(())
+        })
+        .build()
+        .map_err(io::Error::other)?;
+    Ok((Some(pool), handles))
+}

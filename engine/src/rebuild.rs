@@ -1,0 +1,126 @@
+//! Making the order again from the log alone.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use thalweg_wal::storage::{OsStorage, Storage};
+use thalweg_wal::{LogReader, WriteLock};
+
+use crate::derived::chunks;
+use crate::error::OpenError;
+use crate::options::Options;
+
+/// How often progress is reported.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// How far a rebuild has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RebuildProgress {
+    /// Bytes of the log that are ordered.
+    pub bytes_done: u64,
+    /// Bytes of the log.
+    pub bytes_total: u64,
+    /// Events delivered so far.
+    pub delivered: u64,
+    /// Events held now.
+    pub held: u64,
+}
+
+/// What a rebuild came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RebuildReport {
+    /// Events that were scanned and ordered.
+    pub scanned: u64,
+    /// Events that are delivered.
+    pub delivered: u64,
+    /// Events that are held.
+    pub held: u64,
+    /// Events that were there already when they arrived.
+    pub duplicates: u64,
+    /// Events whose id another event had already.
+    pub conflicts: u64,
+    /// Events that required a parent that was missing.
+    pub rejected: u64,
+    /// Damaged places in the log. If there are any, nothing was thrown away.
+    pub corrupt: u64,
+    /// Time from opening to the last delivery.
+    pub elapsed: Duration,
+    /// The rebuild was interrupted; the next opening goes on where it stopped.
+    pub interrupted: bool,
+}
+
+/// Throws all derived files of the store in `path` away, and orders everything again.
+///
+/// The order that comes out is the one that was there: it is a function of the log. In a damaged
+/// log it would not be, since events after a lost one would get other numbers, and the derived
+/// files are the only evidence of the old ones; so the log is verified first, and nothing is
+/// thrown away if there is damage: the report then counts it.
+///
+/// `progress` is called about ten times a second; when it breaks, the rebuild ends, and the next
+/// opening of the store goes on.
+///
+/// # Errors
+///
+/// As for [`Options::open`].
+pub fn rebuild(
+    path: impl AsRef<Path>,
+    options: Options,
+    progress: &dyn Fn(RebuildProgress) -> ControlFlow<()>,
+) -> Result<RebuildReport, OpenError> {
+    let path = path.as_ref();
+    let begun = Instant::now();
+    // Opening for writing once makes every check of recovery, and cuts a torn tail.
+    options.clone().create(false).open(path)?.close().ok();
+    let storage = OsStorage::open(path).map_err(|source| OpenError::Io {
+        context: format!("opening {}", path.display()),
+        source,
+    })?;
+    let corrupt = {
+        let _lock = WriteLock::acquire(&storage)?;
+        let corrupt = count_damage(&storage)?;
+        if corrupt == 0 {
+            chunks::remove_all(&storage).map_err(|source| OpenError::Io {
+                context: String::from("removing derived files"),
+                source,
+            })?;
+        }
+        corrupt
+    };
+    let store = options.create(false).open(path)?;
+    let bytes_total = store.durable_end();
+    let mut interrupted = false;
+    while !interrupted {
+        let done = store.wait_committed_timeout(bytes_total, PROGRESS_EVERY);
+        let stats = store.stats();
+        let (bytes_done, delivered, held) = (stats.committed, stats.delivered, stats.held);
+        let now = RebuildProgress { bytes_done, bytes_total, delivered, held };
+        interrupted = progress(now).is_break();
+        if !matches!(done, Ok(false)) {
+            break;
+        }
+    }
+    let (elapsed, stats) = (begun.elapsed(), store.stats());
+    let _ = store.close();
+    let refused = stats.duplicates + stats.conflicts + stats.rejected;
+    Ok(RebuildReport {
+        scanned: stats.delivered + stats.held + refused,
+        delivered: stats.delivered,
+        held: stats.held,
+        duplicates: stats.duplicates,
+        conflicts: stats.conflicts,
+        rejected: stats.rejected,
+        corrupt,
+        elapsed,
+        interrupted,
+    })
+}
+
+fn count_damage(storage: &dyn Storage) -> Result<u64, OpenError> {
+    let log = LogReader::open(storage, None)?;
+    let damage =
+        log.segments.iter().flat_map(|segment| segment.walk(segment.first(), segment.end()));
+    Ok(damage.filter(Result::is_err).count() as u64 + log.damage.len() as u64)
+}

@@ -1,0 +1,193 @@
+//! The serial machine: the definition of the order, in forty plain lines.
+//!
+//! Everything that the engine does with many threads, windows and derived files is right if and
+//! only if it delivers what this machine delivers, in the same sequence. Tests and `verify` compare
+//! the two event by event. The machine keeps everything in memory and is not fast; it is short.
+//!
+//! Events arrive at rising positions. For each:
+//!
+//! 1. its id is known in its stream, delivered or held: it is a *duplicate* if it is the same event,
+//!    else a *conflict*; either way it is ignored;
+//! 2. all its parents are delivered: it is *delivered*, and then every held descendant that has
+//!    become ready, always the ready one with the smallest position first;
+//! 3. otherwise it is *held*, or *rejected* if it requires its parents; a rejected id stays free.
+//!
+//! A chained event has as parents the tips of its stream: the delivered events without a delivered
+//! child. Two events are the same if they list the same parents in the same way and have the same
+//! payload. A delivered chained event is also the same as one that lists, in whatever order, the
+//! tips that it was chained on, so that what was exported can be imported again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// An event, as the machine sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SerialEvent {
+    /// Name of the stream.
+    pub stream: Vec<u8>,
+    /// Id of the event in its stream.
+    pub id: Vec<u8>,
+    /// The listed parents, or none if the event is chained.
+    pub parents: Option<Vec<Vec<u8>>>,
+    /// Whether the event is to be rejected rather than held.
+    pub require_parents: bool,
+    /// The payload, or anything that stands for it: only compared.
+    pub payload: Vec<u8>,
+}
+
+/// What the machine made of an arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Delivered, perhaps with others after it.
+    Delivered,
+    /// Held for this many parents.
+    Held(u32),
+    /// The same event is known.
+    Duplicate,
+    /// Another event with the id is known.
+    Conflict,
+    /// Not held, since it requires its parents.
+    Rejected,
+}
+
+/// One delivery. Its index in [`SerialMachine::order`] is its global sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Position of the event.
+    pub position: u64,
+    /// Name of its stream.
+    pub stream: Vec<u8>,
+    /// Place in its stream.
+    pub local: u64,
+    /// Parents: as listed, or the tips it was chained on, in the order of their delivery.
+    pub parents: Vec<Vec<u8>>,
+    /// For a chained event, local sequences of the tips it was chained on.
+    pub chained_on: Option<Vec<u64>>,
+}
+
+/// The serial machine.
+#[derive(Debug, Default)]
+pub struct SerialMachine {
+    streams: HashMap<Vec<u8>, Stream>,
+    /// All deliveries, in global order.
+    pub order: Vec<Delivery>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    /// Every known event: delivered ones with their local sequence.
+    known: HashMap<Vec<u8>, Known>,
+    /// Delivered events without a delivered child, by local sequence.
+    tips: BTreeMap<u64, Vec<u8>>,
+    /// For a parent that is not delivered, the events that wait for it.
+    waiting: HashMap<Vec<u8>, Vec<Vec<u8>>>,
+    delivered: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    event: SerialEvent,
+    position: u64,
+    local: Option<u64>,
+    /// The tips that a chained event was chained on.
+    chained_on: Vec<Vec<u8>>,
+    missing: u32,
+}
+
+impl SerialMachine {
+    /// Takes the next event of the log.
+    pub fn arrive(&mut self, position: u64, event: SerialEvent) -> Arrival {
+        let stream = self.streams.entry(event.stream.clone()).or_default();
+        if let Some(known) = stream.known.get(&event.id) {
+            return if known.is_same(&event) { Arrival::Duplicate } else { Arrival::Conflict };
+        }
+        let missing: BTreeSet<&Vec<u8>> =
+            event.parents.iter().flatten().filter(|id| !stream.is_delivered(id)).collect();
+        let count = missing.len() as u32;
+        if count > 0 && event.require_parents {
+            return Arrival::Rejected;
+        }
+        for parent in missing {
+            stream.waiting.entry(parent.clone()).or_default().push(event.id.clone());
+        }
+        let id = event.id.clone();
+        let known = Known { event, position, local: None, chained_on: Vec::new(), missing: count };
+        stream.known.insert(id.clone(), known);
+        if count > 0 {
+            return Arrival::Held(count);
+        }
+        let mut ready = BTreeMap::from([(position, id)]);
+        while let Some((_, id)) = ready.pop_first() {
+            self.order.push(stream.deliver(&id));
+            for child in stream.waiting.remove(&id).unwrap_or_default() {
+                let known = stream.known.get_mut(&child).expect("a waiting event is known");
+                known.missing -= 1;
+                if known.missing == 0 {
+                    ready.insert(known.position, child);
+                }
+            }
+        }
+        Arrival::Delivered
+    }
+
+    /// Delivered events, held events and tips of every stream that has any.
+    pub fn stream_counts(&self) -> BTreeMap<&[u8], (u64, u64, u64)> {
+        let counts = |stream: &Stream| {
+            let held = stream.known.len() as u64 - stream.delivered;
+            (stream.delivered, held, stream.tips.len() as u64)
+        };
+        let seen = self.streams.iter().filter(|(_, stream)| !stream.known.is_empty());
+        seen.map(|(name, stream)| (name.as_slice(), counts(stream))).collect()
+    }
+
+    /// Positions of all held events, with their undelivered parents in the order of their ids.
+    pub fn held(&self) -> BTreeMap<u64, BTreeSet<Vec<u8>>> {
+        let mut held = BTreeMap::new();
+        for stream in self.streams.values() {
+            for known in stream.known.values().filter(|known| known.local.is_none()) {
+                let parents = known.event.parents.iter().flatten();
+                let missing = parents.filter(|id| !stream.is_delivered(id)).cloned().collect();
+                held.insert(known.position, missing);
+            }
+        }
+        held
+    }
+}
+
+impl Stream {
+    fn is_delivered(&self, id: &[u8]) -> bool {
+        self.known.get(id).is_some_and(|known| known.local.is_some())
+    }
+
+    fn deliver(&mut self, id: &[u8]) -> Delivery {
+        let local = self.delivered;
+        self.delivered += 1;
+        let known = self.known.get_mut(id).expect("a ready event is known");
+        known.local = Some(local);
+        let chained = known.event.parents.is_none();
+        let chained_on = chained.then(|| self.tips.keys().copied().collect());
+        if chained {
+            known.chained_on = self.tips.values().cloned().collect();
+        }
+        let parents = known.event.parents.as_ref().unwrap_or(&known.chained_on).clone();
+        let (position, stream) = (known.position, known.event.stream.clone());
+        for parent in &parents {
+            let parent_local = self.known[parent].local.expect("parents are delivered first");
+            self.tips.remove(&parent_local);
+        }
+        self.tips.insert(local, id.to_vec());
+        Delivery { position, stream, local, parents, chained_on }
+    }
+}
+
+impl Known {
+    fn is_same(&self, other: &SerialEvent) -> bool {
+        let same_parents = match (&self.event.parents, &other.parents) {
+            (None, Some(listed)) => {
+                let listed: BTreeSet<&Vec<u8>> = listed.iter().collect();
+                self.local.is_some() && listed == self.chained_on.iter().collect()
+            }
+            (known, arriving) => known == arriving,
+        };
+        same_parents && self.event.payload == other.payload
+    }
+}

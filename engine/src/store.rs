@@ -1,0 +1,377 @@
+//! The store: the handle that everything starts from. Wiring, and no logic.
+
+use std::fmt;
+use std::ops::RangeBounds;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::Sender;
+use thalweg_wal::WriteLock;
+
+use crate::error::{
+    Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SubmitError,
+};
+use crate::event::{Event, MixedBatch};
+use crate::options::Options;
+use crate::pipeline::appender::{Appender, Inlet, Ticket};
+use crate::pipeline::core::Core;
+use crate::pipeline::orderer::Message;
+use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
+use crate::questions::{HeldEvent, Question, StreamInfo, Why};
+use crate::sync::{Arc, Mutex, Promise, WaitError, completion};
+
+/// How long closing waits for the order of what is durable. What is not ordered by then is
+/// ordered by the next opening.
+const CLOSE_DRAIN: Duration = Duration::from_millis(500);
+
+/// An open store. Clones are cheap handles on the same store, for any number of threads.
+///
+/// The store closes when the last handle is dropped, or before, with [`Store::close`], which says
+/// how it went. Appenders, reads and subscriptions outlive it and end.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    pub(crate) inlet: Arc<Inlet>,
+    pub(crate) orderer: Sender<Message>,
+    /// Taken by the first close.
+    pub(crate) threads: Mutex<Option<Threads>>,
+    /// What recovery found, in words.
+    pub(crate) recovery: String,
+}
+
+/// What closing waits for.
+pub(crate) struct Threads {
+    pub(crate) writer: Option<JoinHandle<()>>,
+    pub(crate) others: Vec<JoinHandle<()>>,
+    /// Dropped last.
+    pub(crate) lock: Option<WriteLock>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Store { inner: Arc::new(inner) }
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+
+    /// Opens the store in the directory `path` for reading and writing, and creates it if it is
+    /// not there. [`Options`] has everything that can be chosen.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Options::new().open(path)
+    }
+
+    /// An appender to the stream `name`, which need not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// The name is empty or longer than 255 bytes, or the store is open for reading only.
+    pub fn appender(&self, name: impl AsRef<[u8]>) -> Result<Appender, Refusal> {
+        let name = name.as_ref();
+        if self.inner.inlet.queue.is_none() {
+            return Err(Refusal::ReadOnly);
+        }
+        if !(1..=thalweg_wal::format::STREAM_LEN_MAX).contains(&name.len()) {
+            let limit = thalweg_wal::LimitError::Stream { len: name.len() };
+            return Err(Refusal::Limit(limit));
+        }
+        Ok(Appender::new(Arc::clone(&self.inner.inlet), name))
+    }
+
+    /// Hands a batch of events of any streams to the writer. Blocks while the queue is full, and
+    /// not for the disk.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Appender::submit`].
+    pub fn submit(&self, batch: MixedBatch) -> Result<Ticket, MixedBatchRefused> {
+        self.inner.inlet.submit_mixed(batch)
+    }
+
+    /// Position at which the durable part of the log ends.
+    pub fn durable_end(&self) -> u64 {
+        self.core().durable.get()
+    }
+
+    /// Blocks until everything in the log below `position` is ordered and can be read: a position
+    /// from a [`Receipt`](crate::Receipt), or [`Store::durable_end`].
+    ///
+    /// # Errors
+    ///
+    /// The store was closed meanwhile, or its engine has stopped.
+    pub fn wait_committed(&self, position: u64) -> Result<(), ReadError> {
+        self.core().committed.wait_for(position).map_err(|_| self.core().ended())?;
+        Ok(())
+    }
+
+    /// As [`Store::wait_committed`], for at most `timeout`; tells whether it was reached.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::wait_committed`].
+    pub fn wait_committed_timeout(
+        &self,
+        position: u64,
+        timeout: Duration,
+    ) -> Result<bool, ReadError> {
+        match self.core().committed.wait_deadline(position, Instant::now() + timeout) {
+            Ok(_) => Ok(true),
+            Err(WaitError::TimedOut) => Ok(false),
+            Err(WaitError::Failed) => Err(self.core().ended()),
+        }
+    }
+
+    /// Delivered events with global sequences in `range`, up to what is committed now.
+    ///
+    /// # Errors
+    ///
+    /// None now; events that cannot be read are errors in their place.
+    pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
+        Ok(Read::global(self.core(), &range))
+    }
+
+    /// The stream `name` as far as it is delivered now, or `None` if nothing of it is.
+    ///
+    /// # Errors
+    ///
+    /// The stream's newest event cannot be read.
+    pub fn stream(&self, name: impl AsRef<[u8]>) -> Result<Option<StreamView>, ReadError> {
+        StreamView::find(self.core(), name.as_ref())
+    }
+
+    /// The delivered event `id` of the stream `stream`.
+    ///
+    /// # Errors
+    ///
+    /// The event cannot be read.
+    pub fn get(
+        &self,
+        stream: impl AsRef<[u8]>,
+        id: impl AsRef<[u8]>,
+    ) -> Result<Option<Event>, ReadError> {
+        Cursor::new(self.core()).find(stream.as_ref(), id.as_ref())
+    }
+
+    /// Follows the global order from sequence `from` on, for ever.
+    ///
+    /// # Errors
+    ///
+    /// None now; the subscription reports its own.
+    pub fn subscribe(&self, from: u64) -> Result<Subscription, ReadError> {
+        Ok(Subscription::new(self.core(), from))
+    }
+
+    /// All held events, in the order of the log, with the parents that they wait for.
+    ///
+    /// # Errors
+    ///
+    /// The store is closed, its engine has stopped, or a held event cannot be read.
+    pub fn held(&self) -> Result<Vec<HeldEvent>, ReadError> {
+        self.ask(Question::Held)
+    }
+
+    /// Why the event `id` of `stream` is not delivered: its missing parents, over all generations,
+    /// and how many events wait behind it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::held`].
+    pub fn why_held(
+        &self,
+        stream: impl AsRef<[u8]>,
+        id: impl AsRef<[u8]>,
+    ) -> Result<Why, ReadError> {
+        let (stream, id) = (stream.as_ref().to_vec(), id.as_ref().to_vec());
+        let stream_key = self.core().keys.stream(&stream);
+        self.ask(|answer| Question::Why { stream_key, stream, id, answer })
+    }
+
+    /// All streams, sorted by name.
+    ///
+    /// # Errors
+    ///
+    /// The store is closed or its engine has stopped.
+    pub fn streams(&self) -> Result<Vec<StreamInfo>, ReadError> {
+        self.ask(Question::Streams)
+    }
+
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(Promise<Result<T, ReadError>>) -> Question,
+    ) -> Result<T, ReadError> {
+        let (promise, answer) = completion();
+        if self.inner.orderer.send(Message::Ask(question(promise))).is_err() {
+            return Err(self.core().ended());
+        }
+        answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
+    }
+
+    /// Writes a checkpoint, so that the next opening need not order again what is ordered now.
+    /// Blocks until it is durable. The engine does so by itself from time to time, and on closing.
+    ///
+    /// # Errors
+    ///
+    /// The store is closed or its engine has stopped, or the checkpoint could not be written.
+    pub fn checkpoint(&self) -> Result<(), ReadError> {
+        let (promise, answer) = completion();
+        if self.inner.orderer.send(Message::Checkpoint(promise)).is_err() {
+            return Err(self.core().ended());
+        }
+        answer.wait().map_err(|_| self.core().ended())
+    }
+
+    /// The state of the store, in numbers. Never blocks.
+    pub fn stats(&self) -> Stats {
+        let core = self.core();
+        let segments = core.segments.list();
+        let committed = core.committed.get();
+        Stats {
+            written: core.written.get(),
+            durable: core.durable.get(),
+            scanned: core.scanned.get(),
+            ordered: core.ordered.get(),
+            committed,
+            delivered: core.delivered.get(),
+            held: core.counts.held.get(),
+            duplicates: core.counts.duplicates.get(),
+            conflicts: core.counts.conflicts.get(),
+            rejected: core.counts.rejected.get(),
+            corrupt: core.counts.corrupt.get(),
+            streams: core.counts.streams.get(),
+            segments: segments.len() as u64,
+            log_bytes: segments.iter().map(|segment| segment.end() - segment.base()).sum(),
+            checkpoint_position: core.checkpointed.get(),
+            recovery: self.inner.recovery.clone(),
+            poisoned: core.cause().map(Cause::to_string),
+        }
+    }
+
+    /// Why the engine has stopped, if it has.
+    pub fn cause(&self) -> Option<Cause> {
+        self.core().cause().cloned()
+    }
+
+    /// Closes the store: nothing more is accepted, everything accepted is completed, and a
+    /// checkpoint is written. Blocks for up to half a second to order what is durable; the rest is
+    /// ordered by the next opening. Appenders, reads and subscriptions end.
+    ///
+    /// Closing a closed store does nothing. Dropping the last handle closes too, and tells nobody
+    /// how it went.
+    ///
+    /// # Errors
+    ///
+    /// The engine had stopped before. The store is closed all the same.
+    pub fn close(&self) -> Result<(), CloseError> {
+        self.inner.close()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<(), CloseError> {
+        // Whoever comes second waits here until the first is done.
+        let mut threads = self.threads.lock();
+        if let Some(threads) = threads.take() {
+            self.shut_down(threads);
+        }
+        match self.core.cause() {
+            Some(cause) => Err(CloseError::Poisoned(cause.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the stages in the direction of flow.
+    fn shut_down(&self, threads: Threads) {
+        if let Some(queue) = &self.inlet.queue {
+            queue.close();
+        }
+        if let Some(writer) = threads.writer {
+            // A panic is in `cause` already.
+            let _ = writer.join();
+        }
+        let deadline = Instant::now() + CLOSE_DRAIN;
+        if !self.core.read_only {
+            let _ = self.core.committed.wait_deadline(self.core.durable.get(), deadline);
+        }
+        let _ = self.orderer.send(Message::Stop);
+        for thread in threads.others {
+            let _ = thread.join();
+        }
+        self.core.close();
+        drop(threads.lock);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+/// The state of a store, in numbers.
+///
+/// Positions are bytes in the log; those of the stages form a chain,
+/// `committed <= ordered <= scanned <= durable <= written`, as far as they were read at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Position up to which the log is written.
+    pub written: u64,
+    /// Position up to which the log is durable.
+    pub durable: u64,
+    /// Position up to which the log is verified and split.
+    pub scanned: u64,
+    /// Position up to which the log is ordered.
+    pub ordered: u64,
+    /// Position up to which readers see the order.
+    pub committed: u64,
+    /// Number of delivered events.
+    pub delivered: u64,
+    /// Number of held events.
+    pub held: u64,
+    /// Number of events that were there already when they arrived.
+    pub duplicates: u64,
+    /// Number of events whose id another event had already.
+    pub conflicts: u64,
+    /// Number of events that required a parent that was missing.
+    pub rejected: u64,
+    /// Number of damaged places that this process has met.
+    pub corrupt: u64,
+    /// Number of streams.
+    pub streams: u64,
+    /// Number of segments.
+    pub segments: u64,
+    /// Bytes in the log.
+    pub log_bytes: u64,
+    /// Position up to which the newest checkpoint knows the order.
+    pub checkpoint_position: u64,
+    /// What opening found at the end of the log.
+    pub recovery: String,
+    /// Why the engine has stopped, if it has.
+    pub poisoned: Option<String>,
+}
+
+/// A refused appender or batch, for `?` in functions that return one kind of error.
+impl<B> From<Refusal> for SubmitError<B>
+where
+    B: Default,
+{
+    fn from(reason: Refusal) -> Self {
+        SubmitError { batch: B::default(), reason }
+    }
+}

@@ -1,0 +1,151 @@
+//! The facade as loom-tests explores it: loom's types in the shapes of `real.rs`.
+//!
+//! Each type here is at most as strong as the one it stands for. A double that promises more
+//! than the real thing makes models pass that the real thing would fail.
+
+#![allow(clippy::new_without_default)] // The doubles have what the protocols call, no more.
+
+use std::sync::{OnceLock, PoisonError};
+use std::time::Instant;
+
+pub use loom::cell::{ConstPtr, MutPtr, UnsafeCell};
+pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+pub use loom::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
+
+pub use crossbeam::utils::CachePadded;
+
+/// Number of slots of a [`ReaderBiased`](super::ReaderBiased) lock: enough for two readers
+/// that do not collide, and few enough for two that do.
+pub const READER_SLOT_COUNT: usize = 2;
+
+/// Number of slow reads after a revocation before readers get their bias back.
+pub const SLOW_READ_COUNT_BEFORE_BIAS: usize = 1;
+
+/// Says whether the environment variable `THALWEG_MUTANT` holds `name`.
+pub fn mutant(name: &str) -> bool {
+    active_mutant().is_some_and(|active| active == name)
+}
+
+/// Returns what the environment variable `THALWEG_MUTANT` held at the first call.
+pub fn active_mutant() -> Option<&'static str> {
+    static ACTIVE: OnceLock<Option<String>> = OnceLock::new();
+    ACTIVE.get_or_init(|| std::env::var("THALWEG_MUTANT").ok()).as_deref()
+}
+
+loom::thread_local! {
+    static SLOT_HINT: std::cell::Cell<usize> = std::cell::Cell::new(0);
+}
+
+/// Returns the number that this model thread was given by [`set_thread_slot_hint`], or 0.
+pub fn thread_slot_hint() -> usize {
+    SLOT_HINT.with(std::cell::Cell::get)
+}
+
+/// Chooses the slot of this model thread.
+///
+/// A counter that outlives one execution would make the next one differ, which loom does not
+/// notice and answers with lost coverage. So models say which readers collide.
+pub fn set_thread_slot_hint(hint: usize) {
+    SLOT_HINT.with(|slot| slot.set(hint));
+}
+
+/// Waits by letting another model thread run.
+#[derive(Debug)]
+pub struct Backoff(());
+
+impl Backoff {
+    /// Creates a backoff.
+    pub fn new() -> Self {
+        Self(())
+    }
+
+    /// Waits once.
+    pub fn snooze(&mut self) {
+        loom::thread::yield_now();
+    }
+}
+
+/// loom's mutex with the interface of `parking_lot`'s.
+#[derive(Debug)]
+pub struct Mutex<T>(loom::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// Creates an unlocked mutex.
+    pub fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+
+    /// Locks.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// loom's guard, which a [`Condvar`] can take out and put back.
+#[derive(Debug)]
+pub struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+
+/// loom's condition variable with the interface of `parking_lot`'s.
+#[derive(Debug)]
+pub struct Condvar(loom::sync::Condvar);
+
+/// Whether a wait ended because its time was up. In a model it never is.
+#[derive(Debug)]
+pub struct WaitTimeoutResult(());
+
+impl WaitTimeoutResult {
+    /// Returns `false`.
+    pub fn timed_out(&self) -> bool {
+        false
+    }
+}
+
+impl Condvar {
+    /// Creates a condition variable that nobody waits for.
+    pub fn new() -> Self {
+        Self(loom::sync::Condvar::new())
+    }
+
+    /// Unlocks, sleeps until notified, and locks again.
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        let inner = guard.0.take().expect("a guard is empty only inside this function");
+        guard.0 = Some(self.0.wait(inner).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Like [`wait`](Self::wait): there is no clock in a model, so the deadline never comes.
+    ///
+    /// A wait with a deadline that is woken too late is thereby reported as a deadlock.
+    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _: Instant) -> WaitTimeoutResult {
+        self.wait(guard);
+        WaitTimeoutResult(())
+    }
+
+    /// Wakes every waiter.
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+/// loom's reader-writer lock with the interface of `parking_lot`'s.
+///
+/// It does not prefer writers, so the deadlock of a nested read behind a waiting writer cannot
+/// be found here; and one model thread must not hold two read guards.
+#[derive(Debug)]
+pub struct RwLock<T>(loom::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    /// Creates an unlocked lock.
+    pub fn new(value: T) -> Self {
+        Self(loom::sync::RwLock::new(value))
+    }
+
+    /// Locks for reading.
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks for writing.
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,365 @@
+//! Checking a store against the definition of its order, without trusting anything derived.
+//!
+//! Every checksum of the log is verified, the serial machine of [`crate::reference`] is run over
+//! all of it, and what the checkpoint and the order log say is compared with what came out: each
+//! entry, each link, each stream and each held event. Nothing is written, and no bytes, however
+//! damaged, make the check panic.
+//!
+//! The serial machine keeps what it has seen in memory: about 400 bytes an event.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
+use thalweg_wal::{LogReader, Record, TailHint, name};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::derived::checkpoint::Snapshot;
+use crate::derived::chunks::ChunkWriter;
+use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
+use crate::error::ReadError;
+use crate::event::EventId;
+use crate::order::keys::{Keys, partition_of};
+use crate::reference::{Arrival, SerialEvent, SerialMachine};
+use crate::sync::Arc;
+
+/// Most problems that a report lists; the rest is only counted.
+const PROBLEMS_MAX: usize = 100;
+/// Progress is reported every so many events.
+const PROGRESS_EVERY: u64 = 4096;
+
+/// How far a check has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyProgress {
+    /// Bytes of the log that are checked.
+    pub bytes_done: u64,
+    /// Bytes of the log.
+    pub bytes_total: u64,
+    /// Events that are checked.
+    pub events: u64,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// Name of the file in the store's directory.
+    pub file: String,
+    /// Position in the log that is concerned, in bytes.
+    pub position: Option<u64>,
+    /// What is wrong.
+    pub detail: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.position {
+            Some(position) => write!(f, "{}: position {position}: {}", self.file, self.detail),
+            None => write!(f, "{}: {}", self.file, self.detail),
+        }
+    }
+}
+
+/// What a check has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Records in the log.
+    pub records: u64,
+    /// Events that are delivered.
+    pub delivered: u64,
+    /// Events that are held.
+    pub held: u64,
+    /// Events that were there already when they arrived.
+    pub duplicates: u64,
+    /// Events whose id another event had already.
+    pub conflicts: u64,
+    /// Events that required a parent that was missing.
+    pub rejected: u64,
+    /// Streams with delivered or held events.
+    pub streams: u64,
+    /// Deliveries that the order log had and that were compared.
+    pub compared: u64,
+    /// The first problems.
+    pub problems: Vec<Problem>,
+    /// How many problems there are in all.
+    pub problem_count: u64,
+    /// The check was interrupted: what is reported is what was found so far.
+    pub interrupted: bool,
+}
+
+impl VerifyReport {
+    fn problem(
+        &mut self,
+        file: impl Into<String>,
+        position: Option<u64>,
+        detail: impl Into<String>,
+    ) {
+        self.problem_count += 1;
+        if self.problems.len() < PROBLEMS_MAX {
+            let (file, detail) = (file.into(), detail.into());
+            self.problems.push(Problem { file, position, detail });
+        }
+    }
+}
+
+/// Checks the store in the directory `path`. Takes no lock, so it works beside a writer, and then
+/// checks what was durable when it began.
+///
+/// `progress` is called from time to time; when it breaks, the check ends with what it has.
+///
+/// # Errors
+///
+/// There is no store, or its log cannot be opened at all. Damage is a problem in the report.
+pub fn verify(
+    path: impl AsRef<Path>,
+    progress: &dyn Fn(VerifyProgress) -> ControlFlow<()>,
+) -> Result<VerifyReport, ReadError> {
+    let path = path.as_ref();
+    let storage = OsStorage::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            let missing = thalweg_wal::OpenError::Missing { path: path.display().to_string() };
+            ReadError::Open(Arc::new(missing.into()))
+        }
+        std::io::ErrorKind::NotADirectory => {
+            let path = path.display().to_string();
+            ReadError::Open(Arc::new(crate::error::OpenError::NotADirectory { path }))
+        }
+        _ => error.into(),
+    })?;
+    verify_on(Arc::new(storage), progress)
+}
+
+/// As [`verify`], on any storage.
+///
+/// # Errors
+///
+/// As for [`verify`].
+pub fn verify_on(
+    storage: Arc<dyn Storage>,
+    progress: &dyn Fn(VerifyProgress) -> ControlFlow<()>,
+) -> Result<VerifyReport, ReadError> {
+    let snapshot = Snapshot::read(&*storage);
+    let hint = snapshot
+        .as_ref()
+        .map(|snapshot| TailHint { durable_end: snapshot.log_end, closed: snapshot.closed });
+    let log = LogReader::open(&*storage, hint)
+        .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
+    let mut report = VerifyReport::default();
+    for damage in &log.damage {
+        report.problem(&damage.file, Some(damage.position), damage.to_string());
+    }
+    let mut derived = Derived::open(&storage, snapshot, &log, &mut report);
+    let mut machine = SerialMachine::default();
+    let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
+    let mut bytes_before = 0;
+    for segment in &log.segments {
+        for record in segment.walk(segment.first(), segment.end()) {
+            let record = match record {
+                Ok(record) => record,
+                Err(damage) => {
+                    report.problem(&damage.file, Some(damage.position), damage.to_string());
+                    continue;
+                }
+            };
+            if let Some(derived) = &mut derived {
+                derived.pass(record.position(), &machine, &mut report);
+            }
+            report.records += 1;
+            let event = serial_event(&record, &log.store_id);
+            match machine.arrive(record.position(), event) {
+                Arrival::Delivered | Arrival::Held(_) => {}
+                Arrival::Duplicate => report.duplicates += 1,
+                Arrival::Conflict => report.conflicts += 1,
+                Arrival::Rejected => report.rejected += 1,
+            }
+            if report.records.is_multiple_of(PROGRESS_EVERY) {
+                let bytes_done = bytes_before + (record.position() - segment.base());
+                let events = report.records;
+                if progress(VerifyProgress { bytes_done, bytes_total, events }).is_break() {
+                    report.interrupted = true;
+                    return Ok(report);
+                }
+            }
+        }
+        bytes_before += segment.end() - segment.base();
+    }
+    if let Some(derived) = &mut derived {
+        derived.pass(u64::MAX, &machine, &mut report);
+        derived.compare_order(&machine, &mut report);
+    }
+    report.delivered = machine.order.len() as u64;
+    report.held = machine.held().len() as u64;
+    report.streams = machine.stream_counts().len() as u64;
+    let _ =
+        progress(VerifyProgress { bytes_done: bytes_total, bytes_total, events: report.records });
+    Ok(report)
+}
+
+/// An event for the serial machine; a digest stands for the payload, to save memory.
+fn serial_event(record: &Record<'_>, store_id: &[u8; 16]) -> SerialEvent {
+    let parents = record.parents().map(<[u8]>::to_vec).collect();
+    SerialEvent {
+        stream: record.stream().to_vec(),
+        id: EventId::of(record, crate::open::tag_of(store_id)).to_vec(),
+        parents: (!record.is_chained()).then_some(parents),
+        require_parents: record.requires_parents(),
+        payload: xxh3_128(record.payload()).to_le_bytes().to_vec(),
+    }
+}
+
+/// The derived files, opened for comparison.
+struct Derived {
+    snapshot: Snapshot,
+    keys: Keys,
+    store_tag: u32,
+    order: ChunkWriter,
+    tips: ChunkWriter,
+    /// The state of the checkpoint has been compared.
+    state_compared: bool,
+}
+
+impl Derived {
+    /// Opens what there is. What is there and does not fit is a problem; what is not there is none.
+    fn open(
+        storage: &Arc<dyn Storage>,
+        snapshot: Option<Snapshot>,
+        log: &LogReader,
+        report: &mut VerifyReport,
+    ) -> Option<Self> {
+        let names = storage.list().unwrap_or_default();
+        let Some(snapshot) = snapshot else {
+            if names.iter().any(|other| other == name::checkpoint()) {
+                report.problem(name::checkpoint(), None, "the checkpoint is damaged; rebuild it");
+            }
+            return None;
+        };
+        if snapshot.store_id != log.store_id {
+            report.problem(name::checkpoint(), None, "the checkpoint belongs to another store");
+            return None;
+        }
+        let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let open = |layout, count| {
+            let target = Arc::clone(&scratch);
+            ChunkWriter::open(layout, log.store_id, &**storage, target, count, false)
+        };
+        match (open(ORDER, snapshot.frontier.global), open(TIPS, snapshot.frontier.tips)) {
+            (Ok(order), Ok(tips)) => Some(Derived {
+                keys: Keys::new(&log.store_id),
+                store_tag: crate::open::tag_of(&log.store_id),
+                snapshot,
+                order,
+                tips,
+                state_compared: false,
+            }),
+            (Err(error), _) | (_, Err(error)) => {
+                let detail = format!("the order log cannot be opened: {error}; rebuild it");
+                report.problem("the order log", None, detail);
+                None
+            }
+        }
+    }
+
+    /// Compares the checkpoint's state when the machine comes to its position.
+    fn pass(&mut self, position: u64, machine: &SerialMachine, report: &mut VerifyReport) {
+        if self.state_compared || position < self.snapshot.ordered {
+            return;
+        }
+        self.state_compared = true;
+        let problem = |report: &mut VerifyReport, detail: String| {
+            report.problem(name::checkpoint(), Some(self.snapshot.ordered), detail);
+        };
+        let Some(partitions) = self.snapshot.decode_partitions(self.keys, self.store_tag) else {
+            return problem(report, String::from("its state does not add up; rebuild it"));
+        };
+        let delivered = machine.order.len() as u64;
+        if delivered != self.snapshot.frontier.global {
+            let counted = self.snapshot.frontier.global;
+            problem(report, format!("it counts {counted} delivered events, not {delivered}"));
+        }
+        let mut held: Vec<u64> = partitions
+            .iter()
+            .flat_map(|partition| partition.held.nodes().map(|(_, node)| node.position))
+            .collect();
+        held.sort_unstable();
+        let expected: Vec<u64> = machine.held().into_keys().collect();
+        if held != expected {
+            let first = held.iter().zip(&expected).find(|(found, expected)| found != expected);
+            let at = first.map_or(String::new(), |(_, position)| format!(", first at {position}"));
+            let (found, expected) = (held.len(), expected.len());
+            problem(report, format!("it holds {found} events, not the {expected} expected{at}"));
+        }
+        let expected = machine.stream_counts();
+        let mut found = 0;
+        for (index, partition) in partitions.iter().enumerate() {
+            for stream in &partition.streams {
+                let counts = (stream.delivered, u64::from(stream.held), stream.tips.len() as u64);
+                found += usize::from(counts.0 + counts.1 > 0);
+                let should = expected.get(&*stream.name).copied().unwrap_or_default();
+                if counts != should || partition_of(stream.key) != index {
+                    let stream = stream.name.escape_ascii();
+                    problem(
+                        report,
+                        format!("stream {stream} has {counts:?} events, not {should:?}"),
+                    );
+                }
+            }
+        }
+        if found != expected.len() {
+            problem(report, format!("it has {found} streams, not {}", expected.len()));
+        }
+    }
+
+    /// Compares every entry of the order log with the machine's deliveries.
+    fn compare_order(&self, machine: &SerialMachine, report: &mut VerifyReport) {
+        let (order, tips) = (self.order.shared().reader(), self.tips.shared().reader());
+        // Global sequences of each stream's deliveries so far.
+        let mut streams: HashMap<&[u8], Vec<u64>> = HashMap::new();
+        for (global, delivery) in (0..self.snapshot.frontier.global).zip(&machine.order) {
+            let path = streams.entry(&delivery.stream).or_default();
+            let local = delivery.local;
+            let expected = Entry {
+                position: delivery.position,
+                local,
+                previous: path.last().copied().unwrap_or(NONE),
+                jump: match local {
+                    0 => NONE,
+                    local => path[(local & (local - 1)) as usize],
+                },
+                lineage: Lineage::Listed,
+            };
+            path.push(global);
+            report.compared += 1;
+            let file = name::order(global / ORDER.chunk_items);
+            let Ok(entry) = order_log::entry(&order, global) else {
+                let detail = format!("entry {global} is damaged; rebuild the order log");
+                report.problem(file, Some(delivery.position), detail);
+                continue;
+            };
+            if (Entry { lineage: Lineage::Listed, ..entry }) != expected {
+                let detail = format!("entry {global} is {entry:?}, not {expected:?}");
+                report.problem(file, Some(delivery.position), detail);
+                continue;
+            }
+            let chained_on = match entry.lineage {
+                Lineage::Listed => None,
+                Lineage::Root => Some(Vec::new()),
+                Lineage::Previous => Some(vec![local.wrapping_sub(1)]),
+                Lineage::Tips(item) => {
+                    Some(order_log::tip_list(&tips, item, global).unwrap_or_default())
+                }
+                Lineage::Unlisted => continue,
+            };
+            if chained_on != delivery.chained_on {
+                let detail = format!(
+                    "entry {global} is chained on {chained_on:?} of its stream, not on {:?}",
+                    delivery.chained_on
+                );
+                report.problem(file, Some(delivery.position), detail);
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! For random hostile input, cut at random into batches, windows, sessions and threads, the store
+//! shows exactly what the serial machine delivers: event by event, never sorted, never counted only.
+
+mod common;
+
+use common::{TestEvent, check, expected, hostile_event, shared};
+use proptest::prelude::*;
+use thalweg::reference::Arrival;
+use thalweg::storage::MemoryStorage;
+use thalweg::{Ack, MixedBatch, Options, Placement};
+
+/// How a session ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Close,
+    /// The process dies: the directory is what it was at the last acknowledgement.
+    Kill,
+    /// A checkpoint, then the process dies.
+    CheckpointAndKill,
+}
+
+#[derive(Debug, Clone)]
+struct Session {
+    batches: Vec<Vec<TestEvent>>,
+    scanners: usize,
+    orderers: usize,
+    end: End,
+}
+
+fn session(streams: u8, ids: u8) -> impl Strategy<Value = Session> {
+    let batch = prop::collection::vec(hostile_event(streams, ids), 1..12);
+    let end = prop_oneof![Just(End::Close), Just(End::Kill), Just(End::CheckpointAndKill)];
+    (prop::collection::vec(batch, 0..8), 1..4_usize, prop_oneof![Just(1), Just(2), Just(16)], end)
+        .prop_map(|(batches, scanners, orderers, end)| Session { batches, scanners, orderers, end })
+}
+
+fn options(session: &Session) -> Options {
+    Options::new().scanners(session.scanners).orderers(session.orderers).segment_bytes(1 << 20)
+}
+
+fn run(sessions: &[Session]) {
+    let mut storage = MemoryStorage::new();
+    for session in sessions {
+        let store = options(session).open_on(shared(&storage)).expect("opens");
+        let mut seen = Vec::new();
+        for events in &session.batches {
+            let mut batch = MixedBatch::new().ack(Ack::Ordered);
+            for event in events {
+                batch.push(event.stream_name(), &event.to_new()).expect("within the limits");
+            }
+            let receipt = store.submit(batch).expect("accepted").wait().expect("appended");
+            seen.extend(receipt.placements);
+        }
+        let expected = expected(&storage);
+        check(&store, &expected);
+        check_placements(&seen, &expected);
+        match session.end {
+            End::Close => store.close().expect("closes"),
+            End::Kill => storage = storage.fork(),
+            End::CheckpointAndKill => {
+                store.checkpoint().expect("a checkpoint");
+                storage = storage.fork();
+            }
+        }
+    }
+    let expected = expected(&storage);
+    let reader = Options::new().open_read_only_on(shared(&storage)).expect("opens");
+    check(&reader, &expected);
+    let store = Options::new().orderers(2).open_on(shared(&storage)).expect("opens");
+    check(&store, &expected);
+}
+
+/// What the receipts of the last session said is what the machine made of the arrivals.
+fn check_placements(seen: &[Placement], expected: &common::Expected) {
+    let arrivals = &expected.arrivals[expected.arrivals.len() - seen.len()..];
+    for (placement, (position, arrival)) in seen.iter().zip(arrivals) {
+        match (*placement, *arrival) {
+            (Placement::Delivered { global, local }, Arrival::Delivered) => {
+                let delivery = &expected.order[global as usize];
+                assert_eq!((delivery.position, delivery.local), (*position, local));
+            }
+            (Placement::Held { missing }, Arrival::Held(count)) => assert_eq!(missing, count),
+            (Placement::Duplicate, Arrival::Duplicate)
+            | (Placement::Conflict, Arrival::Conflict)
+            | (Placement::Rejected, Arrival::Rejected) => {}
+            (placement, arrival) => panic!("{placement:?} at {position}, expected {arrival:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn few_streams_with_many_collisions(
+        sessions in prop::collection::vec(session(2, 12), 1..4)
+    ) {
+        run(&sessions);
+    }
+
+    #[test]
+    fn many_streams(sessions in prop::collection::vec(session(200, 40), 1..3)) {
+        run(&sessions);
+    }
+}

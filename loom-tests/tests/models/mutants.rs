@@ -1,0 +1,194 @@
+//! Mutants: each named ordering and step of the shipped files, weakened or left out, must make
+//! a stated model fail in the stated way. A model that passes with a broken protocol sees nothing.
+//!
+//! Each mutant runs in a process of its own, since a deadlock found by loom may abort the
+//! process, and since the name is read once per process.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How a model fails, as loom or the standard library puts it.
+#[derive(Clone, Copy)]
+enum Report {
+    /// Two accesses to a cell that nothing orders.
+    Race,
+    /// Every thread waits: a wake-up was lost.
+    Deadlock,
+    /// An assertion of the model or of the shipped code.
+    Assertion,
+}
+
+impl Report {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Race => "Causality violation",
+            Self::Deadlock => "deadlock; threads",
+            Self::Assertion => "assertion",
+        }
+    }
+}
+
+/// Mutants that no execution can tell from the original, with the reason.
+///
+/// There are none at present. An ordering that is redundant today, but would not be if a fence
+/// nearby became a lighter barrier, belongs here; one that is plainly redundant is `Relaxed`.
+const EQUIVALENT: &[(&str, &str)] = &[];
+
+macro_rules! mutants {
+    ($($test:ident: $mutant:literal fails $model:literal with $report:ident;)*) => {
+        const KILLED: &[&str] = &[$($mutant),*];
+        $(
+            #[test]
+            fn $test() {
+                assert_killed($mutant, $model, Report::$report);
+            }
+        )*
+    };
+}
+
+mutants! {
+    // The reader misses the revocation and the writer misses the slot: both are inside.
+    bravo_reader_fence: "bravo.reader_fence" fails "reader_biased::one_reader_one_writer" with Race;
+    bravo_writer_fence: "bravo.writer_fence" fails "reader_biased::one_reader_one_writer" with Race;
+    // The reader enters after the revocation.
+    bravo_recheck: "bravo.recheck" fails "reader_biased::one_reader_one_writer" with Race;
+    // The writer does not wait for a reader that it sees.
+    bravo_drain: "bravo.drain" fails "reader_biased::one_reader_one_writer" with Race;
+    // The writer enters without an edge from the reader's last access.
+    bravo_drain_acquire:
+        "bravo.drain_acquire" fails "reader_biased::one_reader_one_writer" with Race;
+    bravo_unlock_release:
+        "bravo.unlock_release" fails "reader_biased::one_reader_one_writer" with Race;
+    // After the bias is restored, a fast reader reads the last writer's data with no edge to it.
+    bravo_bias_release:
+        "bravo.bias_release" fails "reader_biased::slow_reader_restores_bias_for_fast_reader"
+        with Race;
+    // The same for a reader that took its slot on the strength of the bias before. (If it went by
+    // the restored bias from the start, its fence has acquired that already.)
+    bravo_bias_acquire:
+        "bravo.bias_acquire" fails "reader_biased::two_readers_one_writer" with Race;
+
+    // The waiter sees the old state, the notifier sees no waiter.
+    ec_waiter_fence: "ec.waiter_fence" fails "event_count::one_waiter" with Deadlock;
+    ec_notifier_fence: "ec.notifier_fence" fails "event_count::one_waiter" with Deadlock;
+    // The state changes between the first look and the sleep.
+    ec_recheck: "ec.recheck" fails "event_count::one_waiter" with Deadlock;
+    // The notification falls between the last look and the sleep.
+    ec_notify_lock: "ec.notify_lock" fails "event_count::one_waiter" with Deadlock;
+
+    // A reader of the watermark sees the number and not what lies below it.
+    wm_release: "wm.release" fails "watermark::carries_data_to_a_poller" with Race;
+    wm_acquire: "wm.acquire" fails "watermark::carries_data_to_a_poller" with Race;
+    // Waiters never hear of progress, or of the failure.
+    wm_publish_notify: "wm.publish_notify" fails "watermark::carries_data_to_a_waiter" with Deadlock;
+    wm_fail_notify: "wm.fail_notify" fails "watermark::waiters_before_and_after_failure" with Deadlock;
+    // What was reached is reported as failed.
+    wm_fail_acquire:
+        "wm.fail_acquire" fails "watermark::waiters_before_and_after_failure" with Assertion;
+    wm_is_failed_acquire:
+        "wm.is_failed_acquire" fails "watermark::failure_shows_progress" with Assertion;
+    wm_reread_after_fail:
+        "wm.reread_after_fail" fails "watermark::waiters_before_and_after_failure" with Assertion;
+    // The same, and only if another thread than the publisher declares the failure: the
+    // publisher's own order is kept by the fence of its notification.
+    wm_fail_release:
+        "wm.fail_release" fails "watermark::another_thread_fails_after_progress" with Assertion;
+
+    // The receiver takes a value that is not written yet, as far as it can see.
+    compl_release: "compl.release" fails "completion::value_is_polled" with Race;
+    compl_acquire: "compl.acquire" fails "completion::value_is_polled" with Race;
+    // The receiver waits for ever.
+    compl_notify: "compl.notify" fails "completion::value_is_handed_over" with Deadlock;
+    compl_abandon: "compl.abandon" fails "completion::promise_is_abandoned" with Deadlock;
+}
+
+/// Time after which a run counts as a survivor. The slowest takes well under a second.
+const RUN_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Runs `model` with `mutant` active and asserts that it fails with `report`.
+fn assert_killed(mutant: &str, model: &str, report: Report) {
+    let log_path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{mutant}.log"));
+    let log = File::create(&log_path).unwrap();
+    let mut run = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", model, "--nocapture"])
+        .env("THALWEG_MUTANT", mutant)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = run.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > RUN_TIME_MAX {
+            run.kill().unwrap();
+            run.wait().unwrap();
+            panic!("{model} with {mutant} did not end in {RUN_TIME_MAX:?}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+
+    let output = String::from_utf8_lossy(&fs::read(&log_path).unwrap()).into_owned();
+    assert!(!status.success(), "{model} passes with {mutant}:\n{output}");
+    assert!(
+        output.contains(report.text()),
+        "{model} with {mutant} fails without saying {:?}:\n{output}",
+        report.text()
+    );
+}
+
+/// The texts of the shipped files, without their tests.
+fn sources() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/src/sync");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let shipped = files.filter(|file| !file.ends_with("tests.rs"));
+    shipped.map(|file| fs::read_to_string(file).unwrap()).collect()
+}
+
+/// The names that the shipped files give to their orderings and steps.
+fn names_in_sources() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for source in sources() {
+        for call in ["ord!(\"", "step!(\""] {
+            for rest in source.split(call).skip(1) {
+                let name = rest.split('"').next().unwrap().to_owned();
+                assert!(names.insert(name.clone()), "{name} is used twice");
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn every_name_has_a_mutant() {
+    let mut listed = BTreeSet::new();
+    for name in KILLED.iter().chain(EQUIVALENT.iter().map(|(name, _)| name)) {
+        assert!(listed.insert((*name).to_owned()), "{name} is listed twice");
+    }
+    assert_eq!(listed, names_in_sources());
+}
+
+#[test]
+fn every_ordering_has_a_name() {
+    for source in sources() {
+        for unnamed in ["Ordering::Acquire", "Ordering::Release", "Ordering::AcqRel"] {
+            assert!(!source.contains(unnamed), "{unnamed} outside `ord!`");
+        }
+    }
+}
+
+#[test]
+fn unknown_names_change_nothing() {
+    let survivor = std::panic::catch_unwind(|| {
+        assert_killed("no.such.name", "event_count::one_waiter", Report::Deadlock);
+    });
+    let message = survivor.unwrap_err().downcast::<String>().unwrap();
+    assert!(message.contains("passes with no.such.name"), "{message}");
+}

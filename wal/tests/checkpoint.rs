@@ -1,0 +1,168 @@
+//! What a checkpoint says of the end of the log saves time and reveals loss; it is never believed
+//! over the log.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{
+    Event, FRAME_HEADER, append_frames, bytes_of, flip, hint, open, patch, read, walk, whole,
+};
+use thalweg_wal::storage::{MemoryStorage, Storage};
+use thalweg_wal::{OpenError, TailReport, name};
+
+fn frames() -> Vec<Vec<Event>> {
+    (0..5_u8)
+        .map(|index| vec![Event::new("s", [index], vec![index; 100 * usize::from(index)])])
+        .collect()
+}
+
+fn store() -> (MemoryStorage, Vec<u64>) {
+    let storage = MemoryStorage::new();
+    let mut writer = open(&storage, None).expect("opens").writer;
+    let edges = append_frames(&mut writer, &frames());
+    drop(writer);
+    (storage, edges)
+}
+
+#[test]
+fn a_clean_close_goes_on_in_place() {
+    let (storage, edges) = store();
+    let opened = open(&storage, hint(edges[5], true)).expect("opens");
+    assert_eq!((opened.segments.len(), opened.tail), (1, TailReport::Clean));
+    assert_eq!(whole(&opened.segments), frames().concat());
+    let mut writer = opened.writer;
+    assert_eq!(append_frames(&mut writer, &frames())[0], edges[5]);
+    drop(writer);
+    let twice = [frames(), frames()].concat().concat();
+    assert_eq!(whole(&read(&storage, None).expect("opens").segments), twice);
+}
+
+#[test]
+fn anything_else_goes_on_in_a_new_segment() {
+    let (storage, edges) = store();
+    let hints = [None, hint(edges[5], false), hint(edges[4], true), hint(0, true), hint(7, false)];
+    for hint in hints {
+        let storage = storage.fork();
+        let opened = open(&storage, hint).expect("opens");
+        assert_eq!((opened.segments.len(), opened.tail), (2, TailReport::Clean), "{hint:?}");
+        assert_eq!(opened.segments[0].end(), edges[5]);
+        assert_eq!(whole(&opened.segments), frames().concat());
+    }
+}
+
+#[test]
+fn a_clean_close_with_something_behind_it_is_not_clean() {
+    let (storage, edges) = store();
+    patch(&storage, 1, edges[5] as usize + 300, b"!");
+    let opened = open(&storage, hint(edges[5], true)).expect("opens");
+    assert_eq!(opened.tail, TailReport::Cut { position: edges[5], dropped_len: 301 });
+    assert_eq!(opened.segments.len(), 2);
+}
+
+#[test]
+fn frames_behind_the_checkpoint_are_found() {
+    let (storage, edges) = store();
+    for durable_end in edges {
+        for closed in [true, false] {
+            let reader = read(&storage, hint(durable_end, closed)).expect("opens");
+            assert_eq!(whole(&reader.segments), frames().concat());
+        }
+    }
+}
+
+/// A checkpoint that is none of this log, or names no edge of a frame, once cut the log where it said.
+#[test]
+fn a_checkpoint_that_names_no_end_of_a_frame_is_not_believed() {
+    let (storage, edges) = store();
+    for durable_end in edges[0] - 20..edges[5] {
+        let opened = open(&storage.fork(), hint(durable_end, true)).expect("opens");
+        assert_eq!(opened.tail, TailReport::Clean, "{durable_end}");
+        assert_eq!(opened.segments[0].end(), edges[5]);
+    }
+}
+
+#[test]
+fn a_checkpoint_beyond_the_end_refuses_writers_and_tells_readers() {
+    let (storage, edges) = store();
+    let limit = 1 << 20;
+    for durable_end in [edges[5] + 1, edges[5] + 8, edges[5] + 4096, limit, limit + 8, u64::MAX] {
+        for closed in [true, false] {
+            let storage = storage.fork();
+            let files = common::snapshot(&storage);
+            let Err(OpenError::Damaged(found)) = open(&storage, hint(durable_end, closed)) else {
+                panic!("{durable_end}: must be refused");
+            };
+            assert!(common::snapshot(&storage) == files);
+            assert_eq!((found.position, found.resumes), (edges[5], durable_end));
+            assert_eq!(found.file, name::segment(1));
+            let reader = read(&storage, hint(durable_end, closed)).expect("opens for reading");
+            assert_eq!(reader.damage, [found]);
+            assert_eq!(walk(&reader.segments).0, frames().concat());
+        }
+    }
+}
+
+#[test]
+fn a_lost_last_segment_is_seen_by_the_checkpoint_alone() {
+    let (storage, _) = store();
+    let mut writer = open(&storage, None).expect("opens").writer;
+    let end = append_frames(&mut writer, &frames())[5];
+    drop(writer);
+    storage.remove(&name::segment(2)).expect("removes");
+    assert!(matches!(open(&storage, hint(end, false)), Err(OpenError::Damaged(_))));
+    // Without one it is gone unseen; FORMAT.md says so.
+    let reader = read(&storage, None).expect("opens");
+    assert_eq!((whole(&reader.segments), reader.damage), (frames().concat(), vec![]));
+}
+
+#[test]
+fn the_last_frame_before_the_checkpoint_is_found_however_long_it_is() {
+    for len in [0, 60_000, 70_000, 600_000, 5_000_000] {
+        let storage = MemoryStorage::new();
+        let mut writer = open(&storage, None).expect("opens").writer;
+        let long = [vec![Event::new("s", "short", "x")], vec![Event::new("s", "l", vec![1; len])]];
+        let edges = append_frames(&mut writer, &long);
+        drop(writer);
+        let opened = open(&storage.fork(), hint(edges[2], true)).expect("opens");
+        assert_eq!(opened.writer.end(), edges[2], "in place");
+        // It starts there and not before: what is damaged before it is the readers' to find.
+        let number = opened.segments.len() as u64;
+        let first = opened.segments[number as usize - 1].first();
+        let base = first - 4096;
+        drop(opened);
+        if edges[0] >= first {
+            flip(&storage, number, (edges[0] - base) as usize + FRAME_HEADER, 1);
+            assert!(open(&storage.fork(), hint(edges[2], true)).is_ok());
+            assert!(open(&storage.fork(), None).is_err());
+        }
+        flip(&storage, number, (edges[1] - base) as usize + FRAME_HEADER, 1);
+        assert!(open(&storage.fork(), hint(edges[2], true)).is_err());
+    }
+}
+
+#[test]
+fn records_of_an_unknown_kind_are_kept_and_reported_but_never_cut() {
+    // A later version may write kinds and flags that this one does not know.
+    for (offset, value) in [(5, 9), (6, 0x80)] {
+        let (storage, edges) = store();
+        let salt = &bytes_of(&storage, 1)[56..64].to_vec();
+        let at = edges[4] as usize + FRAME_HEADER;
+        let mut record = bytes_of(&storage, 1)[at..edges[5] as usize].to_vec();
+        record[offset] = value;
+        let content = crc32c::crc32c(&record[4..]).to_le_bytes();
+        let place = (at as u64).to_le_bytes();
+        let crc = crc32c::crc32c(&[&salt[..], &place, &content].concat());
+        record[..4].copy_from_slice(&crc.to_le_bytes());
+        patch(&storage, 1, at, &record);
+        let storage: Arc<MemoryStorage> = Arc::new(storage);
+        let opened = open(&storage, None).expect("opens");
+        assert_eq!(opened.tail, TailReport::Clean);
+        assert_eq!(opened.segments[0].end(), edges[5]);
+        let (events, damage) = walk(&opened.segments);
+        assert_eq!(events, frames()[..4].concat());
+        let [found] = &damage[..] else { panic!("one record: {damage:?}") };
+        assert_eq!(found.fault, thalweg_wal::format::Fault::Unknown);
+        assert_eq!((found.position, found.resumes), (at as u64, edges[5]));
+    }
+}

@@ -1,0 +1,157 @@
+//! `FORMAT.md` says what the code does: its numbers are the constants, its tables have no gaps, and
+//! its rows are the rows that recovery cites.
+
+use thalweg_wal::SEGMENT_LEN_MIN;
+use thalweg_wal::format::{
+    ALIGN, BATCH_LEN_MAX, FRAME_HEADER_LEN, FRAME_LEN_MAX, FrameHeader, ID_LEN_MAX,
+    PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, RECORD_HEADER_LEN, SEGMENT_HEADER_COPY_LEN,
+    SEGMENT_HEADER_LEN, STREAM_LEN_MAX, SegmentHeader, VERSION_MAJOR, VERSION_MINOR,
+};
+use thalweg_wal::name;
+
+const REFERENCE: &str = include_str!("../FORMAT.md");
+const RECOVERY: &str = include_str!("../src/recover.rs");
+
+/// The cells of the table rows in `text`, without the head.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    text.lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .skip(1)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
+}
+
+fn section(title: &str) -> &'static str {
+    let start = REFERENCE.find(title).unwrap_or_else(|| panic!("no {title:?}"));
+    &REFERENCE[start..]
+}
+
+#[test]
+fn limits_are_the_constants() {
+    let constants = [
+        ("ALIGN", ALIGN),
+        ("SEGMENT_HEADER_LEN", SEGMENT_HEADER_LEN),
+        ("SEGMENT_HEADER_COPY_LEN", SEGMENT_HEADER_COPY_LEN),
+        ("FRAME_HEADER_LEN", FRAME_HEADER_LEN),
+        ("RECORD_HEADER_LEN", RECORD_HEADER_LEN),
+        ("SEGMENT_LEN_MIN", SEGMENT_LEN_MIN),
+        ("STREAM_LEN_MAX", STREAM_LEN_MAX as u64),
+        ("ID_LEN_MAX", ID_LEN_MAX as u64),
+        ("PARENT_COUNT_MAX", PARENT_COUNT_MAX as u64),
+        ("PAYLOAD_LEN_MAX", PAYLOAD_LEN_MAX as u64),
+        ("BATCH_LEN_MAX", BATCH_LEN_MAX as u64),
+        ("FRAME_LEN_MAX", FRAME_LEN_MAX),
+    ];
+    let stated: Vec<(String, String)> = rows(section("## Limits"))
+        .into_iter()
+        .map(|row| (row[0].trim_matches('`').to_owned(), row[1].clone()))
+        .collect();
+    let expected: Vec<(String, String)> =
+        constants.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect();
+    assert_eq!(stated, expected);
+}
+
+#[test]
+fn field_tables_have_no_gaps_and_the_right_length() {
+    let tables = [
+        ("segment header", SEGMENT_HEADER_COPY_LEN),
+        ("frame header", FRAME_HEADER_LEN),
+        ("record header", RECORD_HEADER_LEN),
+    ];
+    for (table, len) in tables {
+        let mut next = 0;
+        for row in rows(section(&format!("<!-- table: {table} -->"))) {
+            assert_eq!(row[0], next.to_string(), "{table}: {row:?}");
+            next += row[1].parse::<u64>().expect("a length");
+        }
+        assert_eq!(next, len, "{table}");
+    }
+}
+
+/// Offset of a field, by its name in a table.
+fn offset(table: &str, field: &str) -> usize {
+    rows(section(&format!("<!-- table: {table} -->")))
+        .into_iter()
+        .find(|row| row[2] == field)
+        .unwrap_or_else(|| panic!("{table} has no {field}"))[0]
+        .parse()
+        .expect("an offset")
+}
+
+#[test]
+fn fields_stand_where_the_tables_say() {
+    let header = SegmentHeader {
+        store_id: *b"0123456789abcdef",
+        number: 0x1111,
+        base: 0x2222,
+        len: 0x3333,
+        salt: 0x4444,
+        previous_end: 0x5555,
+        previous_salt: 0x6666,
+    };
+    let page = header.encode();
+    let holds = |table: &str, bytes: &[u8], field: &str, value: &[u8]| {
+        let at = offset(table, field);
+        assert_eq!(&bytes[at..at + value.len()], value, "{table}: {field}");
+    };
+    let segment = |field, value: &[u8]| holds("segment header", &page, field, value);
+    segment("magic", b"THALWEGS");
+    segment("major version", &VERSION_MAJOR.to_le_bytes());
+    segment("minor version", &VERSION_MINOR.to_le_bytes());
+    segment("store id", b"0123456789abcdef");
+    for (field, value) in [
+        ("number", header.number),
+        ("base", header.base),
+        ("len", header.len),
+        ("salt", header.salt),
+        ("previous end", header.previous_end),
+        ("previous salt", header.previous_salt),
+    ] {
+        segment(field, &value.to_le_bytes());
+    }
+
+    let header = FrameHeader { position: 0x111111, len: 0x2222, record_count: 0x33, floor: 0x4444 };
+    let mut bytes = [0xAA; FRAME_HEADER_LEN as usize];
+    header.encode_into(7, &mut bytes);
+    let frame = |field, value: &[u8]| holds("frame header", &bytes, field, value);
+    frame("magic", b"FRM1");
+    frame("position", &header.position.to_le_bytes());
+    frame("len", &header.len.to_le_bytes());
+    frame("record count", &header.record_count.to_le_bytes());
+    frame("floor", &header.floor.to_le_bytes());
+    frame("reserved", &[0; 4]);
+}
+
+#[test]
+fn recovery_cites_every_row_and_no_other() {
+    for (title, letter, count) in [("### Headers", 'H', 6), ("### The tail", 'T', 5)] {
+        let stated: Vec<String> =
+            rows(section(title)).into_iter().map(|row| row[0].clone()).collect();
+        let expected: Vec<String> = (1..=count).map(|row| format!("{letter}{row}")).collect();
+        assert_eq!(stated, expected);
+        for row in expected {
+            assert!(RECOVERY.contains(&row), "recovery does not cite {row}");
+        }
+        let next = format!("{letter}{}", count + 1);
+        assert!(!RECOVERY.contains(&next), "recovery cites {next}");
+    }
+}
+
+#[test]
+fn file_names_and_the_version_are_as_stated() {
+    let pattern = |name: String| name.replace("0000000000000001", "N");
+    for name in [
+        name::LOCK.to_owned(),
+        pattern(name::segment(1)),
+        pattern(name::segment_new(1)),
+        pattern(name::order(1)),
+        pattern(name::tips(1)),
+        name::checkpoint().to_owned(),
+        name::checkpoint_new().to_owned(),
+    ] {
+        assert!(section("## Files").contains(&format!("`{name}`")), "{name}");
+    }
+    let newest = rows(section("## Versions")).pop().expect("a version");
+    assert_eq!(newest[0], format!("{VERSION_MAJOR}.{VERSION_MINOR}"));
+}

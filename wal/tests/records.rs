@@ -1,0 +1,185 @@
+//! Every field of an event comes back as it was given, and what is over a limit leaves no trace.
+
+mod common;
+
+use common::{Event, batch_of, frame_of, open, read, whole};
+use thalweg_wal::format::{
+    BATCH_LEN_MAX, ID_LEN_MAX, PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, STREAM_LEN_MAX,
+};
+use thalweg_wal::storage::MemoryStorage;
+use thalweg_wal::{EncodedBatch, FrameBuf, LimitError};
+
+fn plain() -> Event {
+    Event::new("stream", "id", "payload")
+}
+
+fn shapes() -> Vec<Event> {
+    let ids = |count: usize| (0..count).map(|index| format!("p{index}").into_bytes()).collect();
+    let mut shapes = vec![
+        plain(),
+        Event { payload: vec![], ..plain() },
+        Event { id: None, ..plain() },
+        Event { id: Some(vec![0xff; ID_LEN_MAX]), ..plain() },
+        Event { id: Some(vec![0]), ..plain() },
+        Event { stream: vec![b'x'; STREAM_LEN_MAX], ..plain() },
+        Event { stream: vec![0], ..plain() },
+        Event { parents: Some(vec![]), ..plain() },
+        Event { parents: Some(vec![b"a".to_vec(), b"a".to_vec(), b"a".to_vec()]), ..plain() },
+        Event { parents: Some(ids(1000)), ..plain() },
+        Event { parents: Some(vec![vec![7; ID_LEN_MAX]; 300]), ..plain() },
+        Event { parents: Some(ids(2)), require_parents: true, ..plain() },
+        Event { require_parents: true, ..plain() },
+        Event { parents: Some(vec![]), require_parents: true, id: None, ..plain() },
+        Event { payload: vec![0; 100_000], ..plain() },
+    ];
+    // Every alignment of the end of a record.
+    shapes.extend((0..17).map(|len| Event { payload: vec![0xA5; len], ..plain() }));
+    shapes
+}
+
+#[test]
+fn every_field_comes_back_in_order() {
+    let storage = MemoryStorage::new();
+    let mut writer = open(&storage, None).expect("opens").writer;
+    writer.append(&mut frame_of(&shapes())).expect("appends");
+    writer.sync().expect("syncs");
+    drop(writer);
+    assert_eq!(whole(&read(&storage, None).expect("opens").segments), shapes());
+}
+
+#[test]
+fn a_record_is_found_by_its_position_and_by_no_other() {
+    let storage = MemoryStorage::new();
+    let opened = open(&storage, None).expect("opens");
+    let mut writer = opened.writer;
+    writer.append(&mut frame_of(&shapes())).expect("appends");
+    writer.sync().expect("syncs");
+    let segment = &opened.segments[0];
+    let mut positions = Vec::new();
+    for record in segment.walk(segment.first(), segment.end()) {
+        let record = record.expect("whole");
+        positions.push(record.position());
+        let again = segment.record(record.position()).expect("whole");
+        assert_eq!(Event::read(&again), Event::read(&record));
+        let unverified = segment.record_verified_before(record.position()).expect("in bounds");
+        assert_eq!(Event::read(&unverified), Event::read(&record));
+    }
+    assert_eq!(positions.len(), shapes().len());
+    for position in segment.base()..segment.base() + 20_000 {
+        assert_eq!(segment.record(position).is_ok(), positions.contains(&position), "{position}");
+    }
+    for outside in [segment.end(), segment.end() - 1, segment.limit(), u64::MAX] {
+        assert!(segment.record(outside).is_err());
+        assert!(segment.record_verified_before(outside).is_err());
+    }
+}
+
+#[test]
+fn nothing_is_readable_before_it_is_synced_or_shown() {
+    let storage = MemoryStorage::new();
+    let opened = open(&storage, None).expect("opens");
+    let (mut writer, segments) = (opened.writer, opened.segments);
+    writer.append(&mut frame_of(&[plain()])).expect("appends");
+    assert_eq!(whole(&segments), []);
+    assert!(writer.durable() < writer.end());
+    writer.show();
+    assert_eq!(whole(&segments), [plain()]);
+    assert!(writer.durable() < writer.end(), "shown is not durable");
+    writer.append(&mut frame_of(&[plain()])).expect("appends");
+    assert_eq!(writer.sync().expect("syncs"), writer.end());
+    assert_eq!(whole(&segments), [plain(), plain()]);
+}
+
+#[test]
+fn batches_of_a_frame_keep_their_order_and_know_their_offsets() {
+    let storage = MemoryStorage::new();
+    let opened = open(&storage, None).expect("opens");
+    let (mut writer, segments) = (opened.writer, opened.segments);
+    let mut frame = FrameBuf::new();
+    assert!(frame.is_empty());
+    let events: Vec<Event> = (0..9).map(|index| Event::new("s", [index], [index; 30])).collect();
+    let offsets: Vec<u64> = events.chunks(2).map(|events| frame.push(&batch_of(events))).collect();
+    let len = frame.byte_len();
+    let appended = writer.append(&mut frame).expect("appends");
+    assert_eq!(appended.end - appended.position, len);
+    assert!(appended.rolled.is_none());
+    writer.sync().expect("syncs");
+    for (chunk, offset) in events.chunks(2).zip(offsets) {
+        let record = segments[0].record(appended.position + offset).expect("whole");
+        assert_eq!(Event::read(&record), chunk[0]);
+    }
+    assert_eq!(whole(&segments), events);
+
+    // The same buffer serves the next frame.
+    frame.clear();
+    assert!(frame.is_empty());
+    frame.push(&batch_of(&[plain()]));
+    writer.append(&mut frame).expect("appends");
+    writer.sync().expect("syncs");
+    assert_eq!(whole(&segments)[9..], [plain()]);
+}
+
+/// Pushes `event` onto a batch of one, and shows that the batch is as it was.
+fn refusal(event: &Event) -> LimitError {
+    let mut batch = batch_of(&[plain()]);
+    let (count, len) = (batch.count(), batch.byte_len());
+    let error = event.push_to(&mut batch).expect_err("over the limit");
+    assert_eq!((batch.count(), batch.byte_len()), (count, len));
+
+    let storage = MemoryStorage::new();
+    let opened = open(&storage, None).expect("opens");
+    let mut writer = opened.writer;
+    let mut frame = FrameBuf::new();
+    frame.push(&batch);
+    writer.append(&mut frame).expect("appends");
+    writer.sync().expect("syncs");
+    assert_eq!(whole(&opened.segments), [plain()]);
+    error
+}
+
+#[test]
+fn what_is_over_a_limit_is_refused_by_name() {
+    let id = |len| vec![b'i'; len];
+    let cases = [
+        (Event { stream: vec![], ..plain() }, LimitError::Stream { len: 0 }),
+        (
+            Event { stream: id(STREAM_LEN_MAX + 1), ..plain() },
+            LimitError::Stream { len: STREAM_LEN_MAX + 1 },
+        ),
+        (Event { id: Some(vec![]), ..plain() }, LimitError::Id { len: 0 }),
+        (Event { id: Some(id(ID_LEN_MAX + 1)), ..plain() }, LimitError::Id { len: ID_LEN_MAX + 1 }),
+        (
+            Event { parents: Some(vec![id(1), id(0)]), ..plain() },
+            LimitError::Parent { index: 1, len: 0 },
+        ),
+        (
+            Event { parents: Some(vec![id(1), id(1), id(ID_LEN_MAX + 1)]), ..plain() },
+            LimitError::Parent { index: 2, len: ID_LEN_MAX + 1 },
+        ),
+        (
+            Event { parents: Some(vec![id(1); PARENT_COUNT_MAX + 1]), ..plain() },
+            LimitError::ParentCount { count: PARENT_COUNT_MAX + 1 },
+        ),
+        (
+            Event { payload: vec![0; PAYLOAD_LEN_MAX + 1], ..plain() },
+            LimitError::Payload { len: PAYLOAD_LEN_MAX + 1 },
+        ),
+    ];
+    for (event, expected) in cases {
+        assert_eq!(refusal(&event), expected);
+    }
+}
+
+#[test]
+fn a_batch_takes_no_more_than_its_limit() {
+    let half = Event { payload: vec![1; PAYLOAD_LEN_MAX], ..plain() };
+    let mut batch = EncodedBatch::new();
+    half.push_to(&mut batch).expect("a payload of the full length");
+    let before = batch.byte_len();
+    let error = half.push_to(&mut batch).expect_err("together too long");
+    assert_eq!(error, LimitError::Batch { len: 2 * before });
+    assert!(2 * before > BATCH_LEN_MAX as u64);
+    assert_eq!((batch.count(), batch.byte_len()), (1, before));
+    plain().push_to(&mut batch).expect("there is still room for less");
+    assert_eq!(batch.count(), 2);
+}
