@@ -387,7 +387,15 @@ impl LogWriter {
             // The new header states that everything before it is there.
             self.sync()?;
         }
-        let spare = self.take_spare(frame_len).map_err(AppendError::StorageFull)?;
+        let spare = match self.take_spare(frame_len) {
+            Ok(spare) => spare,
+            // Nothing is at stake yet: the log ends where it ended.
+            Err(error) if is_full(&error) => return Err(AppendError::StorageFull(error)),
+            Err(error) => {
+                self.failed = true;
+                return Err(AppendError::Failed(error));
+            }
+        };
         let header = self.active.header().clone();
         match activate(spare, header.store_id, Some(&header), self.end) {
             Ok(active) => {
@@ -416,6 +424,11 @@ impl LogWriter {
         }
         self.next_request(frame_len).prepare(&*self.storage)
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn remove_if_there(storage: &dyn Storage, name: &str) -> io::Result<()> {

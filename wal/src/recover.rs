@@ -34,8 +34,8 @@ const LOOK_BACK_LEN: u64 = 1 << 16;
 pub struct TailHint {
     /// The log was durable up to here, which is the end of a frame.
     pub durable_end: u64,
-    /// Whether the log was closed at this end, with nothing in flight. The log then goes on in
-    /// place, so a checkpoint takes this back, durably, before anything is appended.
+    /// Whether the log was closed at this end, with nothing in flight. If nothing at all stands
+    /// behind it, neither on the device nor in the cache, the log goes on in place.
     pub closed: bool,
 }
 
@@ -153,7 +153,10 @@ pub(crate) fn recover(
     segments.push(open_segment(storage, &last.header, end - last.header.base)?);
     let closed = hint.is_some_and(|hint| hint.closed && hint.durable_end == end);
     let empty = end == last.header.base + SEGMENT_HEADER_LEN;
-    let appendable = zeros_follow && (closed || empty && is_cache_empty(storage, &last.header)?);
+    // A page that is written again takes along whatever the cache shows in it, and after a failed
+    // sync that may be frames that were never acknowledged.
+    let appendable =
+        zeros_follow && (closed || empty) && is_cache_empty(storage, &last.header, end)?;
     Ok(Some(Recovered { segments, end, report, appendable, spare, damage }))
 }
 
@@ -210,7 +213,7 @@ impl FoundSegment {
         let mut state = read_header(file, len)?;
         let mut body_zero = false;
         if last && !matches!(state, SegmentHeaderState::Valid(_)) {
-            body_zero = is_body_zero(file, len)?;
+            body_zero = is_zero_from(file, SEGMENT_HEADER_LEN, len)?;
             if !body_zero {
                 // A writer may have put the segment to use between the two looks. It writes the
                 // header first, so the header is there now.
@@ -317,9 +320,9 @@ fn read_header(file: &dyn StorageFile, len: u64) -> io::Result<SegmentHeaderStat
     Ok(SegmentHeader::decode(&page))
 }
 
-fn is_body_zero(file: &dyn StorageFile, len: u64) -> io::Result<bool> {
+fn is_zero_from(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<bool> {
     let mut piece = vec![0; READ_LEN];
-    let mut offset = SEGMENT_HEADER_LEN;
+    let mut offset = offset;
     while offset < len {
         let want = (len - offset).min(READ_LEN as u64) as usize;
         read_exact_at(file, &mut piece[..want], offset)?;
@@ -428,15 +431,19 @@ fn open_segment(
     Ok(Segment::new(header.clone(), file))
 }
 
-/// Whether the cache, too, shows no frame in a segment that has none on the device. After a failed
-/// sync it can show the frames that were lost, and the next frame that shared a page with one of
-/// them would take it along to the device.
-fn is_cache_empty(storage: &dyn Storage, header: &SegmentHeader) -> Result<bool, OpenError> {
+/// Whether the cache, too, shows nothing from `end` on. After a failed sync it can show frames that
+/// were lost, and the next frame that shared a page with one of them would take it along to the
+/// device.
+fn is_cache_empty(
+    storage: &dyn Storage,
+    header: &SegmentHeader,
+    end: u64,
+) -> Result<bool, OpenError> {
     let name = name::segment(header.number);
     let context = format!("reading {}", storage.describe(&name));
     storage
         .open(&name, Access::Read)
-        .and_then(|file| is_body_zero(&*file, header.len))
+        .and_then(|file| is_zero_from(&*file, end - header.base, header.len))
         .map_err(OpenError::io(context))
 }
 
