@@ -353,7 +353,10 @@ pub(crate) fn write_event(out: &mut Vec<u8>, event: &EventFields<'_>) {
     out.extend_from_slice(b",\"id\":");
     write_bytes(out, event.id);
     out.extend_from_slice(b",\"parents\":");
-    write_list(out, event.parents);
+    match event.parents {
+        Some(parents) => write_list(out, parents),
+        None => out.extend_from_slice(b"null"),
+    }
     out.extend_from_slice(b",\"payload\":");
     write_payload(out, event.payload);
     out.extend_from_slice(b"}\n");
@@ -365,7 +368,8 @@ pub(crate) struct EventFields<'a> {
     pub(crate) local: u64,
     pub(crate) stream: &'a [u8],
     pub(crate) id: &'a [u8],
-    pub(crate) parents: &'a [Vec<u8>],
+    /// `None` if damage elsewhere hides them; `import` then takes the event for a chained one.
+    pub(crate) parents: Option<&'a [Vec<u8>]>,
     pub(crate) payload: &'a [u8],
 }
 

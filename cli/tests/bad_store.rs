@@ -121,16 +121,17 @@ fn random_bytes_in_place_of_files_end_in_an_error() {
 #[test]
 fn a_damaged_record_is_found_and_the_rest_is_read() {
     let (_place, store) = store_of(&events(1000));
-    let segment = std::fs::read_dir(&store)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|suffix| suffix == "wal"))
-        .expect("the log has a segment");
-    let mut bytes = std::fs::read(&segment).unwrap();
+    let files = std::fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path());
     let needle = b"{\"n\":500}";
-    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
-    bytes[at + 5] ^= 1;
-    std::fs::write(&segment, &bytes).unwrap();
+    let found = files.filter_map(|file| {
+        let bytes = std::fs::read(&file).unwrap();
+        let at = bytes.windows(needle.len()).position(|window| window == needle)?;
+        Some((file, bytes, at))
+    });
+    for (file, mut bytes, at) in found {
+        bytes[at + 5] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+    }
     let verify = run(on("verify", &store, &["--json"])).exits(1);
     assert!(verify.json()[0]["problem_count"].as_u64().unwrap() >= 1);
     assert_ne!(run(on("verify", &store, &[])).exits(1).text(), "");

@@ -85,7 +85,7 @@ impl Append {
         batch.push(&self.stream.0, &event)?;
 
         let store = self.store.open_to_append()?;
-        let ticket = store.submit(batch)?;
+        let mut ticket = store.submit(batch).map_err(|refused| refused.reason)?;
         let receipt = loop {
             match ticket.wait_timeout(POLL) {
                 Some(receipt) => break receipt?,
@@ -156,7 +156,8 @@ impl Append {
             Placement::Duplicate => r#""duplicate""#.into(),
             Placement::Conflict => r#""conflict""#.into(),
             Placement::Rejected => r#""rejected""#.into(),
-            Placement::Undecided => r#""undecided""#.into(),
+            // Undecided, or something that this version does not know.
+            _ => r#""undecided""#.into(),
         };
         line.extend_from_slice(format!(",\"state\":{state}}}\n").as_bytes());
         line
@@ -188,6 +189,6 @@ fn text(placement: &Placement, stream: &str) -> String {
             format!("conflict: this id stands for another event in stream {stream}; ignored")
         }
         Placement::Rejected => "rejected: a parent is missing".into(),
-        Placement::Undecided => "stored; its place in the order is not known yet".into(),
+        _ => "stored; its place in the order is not known yet".into(),
     }
 }

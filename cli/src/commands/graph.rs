@@ -7,10 +7,10 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use thalweg::Store;
 
-use super::StoreArgument;
+use super::{StoreArgument, seen_whole};
 use crate::exit::Exit;
 use crate::graph::{Dag, Delivered, Held, dot, payload_shown, svg, text};
-use crate::output::{self, NameArgument, name, name_argument, number_argument};
+use crate::output::{self, NameArgument, name, name_argument, note, number_argument};
 
 /// Draw the events of a stream and their parents
 ///
@@ -57,7 +57,8 @@ enum Format {
 impl Graph {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let store = self.store.open_to_print()?;
-        let dag = self.dag(&store)?;
+        let mut damaged = false;
+        let dag = self.dag(&store, &mut damaged)?;
         let drawn = match self.format {
             Format::Text => text::draw(&dag),
             Format::Dot => dot::draw(&dag, &self.stream.0),
@@ -71,10 +72,12 @@ impl Graph {
             std::fs::write(&self.output, drawn)
                 .with_context(|| format!("cannot write {}", self.output.display()))?;
         }
-        Ok(Exit::Done)
+        let whole = seen_whole(&store);
+        Ok(if damaged { Exit::Problem } else { whole })
     }
 
-    fn dag(&self, store: &Store) -> anyhow::Result<Dag> {
+    /// What is to be drawn. Damaged events are reported and left out.
+    fn dag(&self, store: &Store, damaged: &mut bool) -> anyhow::Result<Dag> {
         let NameArgument(stream) = &self.stream;
         let limit = if self.limit == 0 { u64::MAX } else { self.limit };
         let mut held: Vec<Held> = store
@@ -94,11 +97,22 @@ impl Graph {
         if let Some(view) = view {
             older = view.len().saturating_sub(limit);
             for event in view.read(older..)? {
-                let event = event?;
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        *damaged = true;
+                        note(format_args!("an event is left out: {error}"));
+                        continue;
+                    }
+                };
                 delivered.push(Delivered {
                     id: event.id().to_vec(),
                     local: event.local(),
-                    parents: event.parents()?,
+                    parents: event.parents().unwrap_or_else(|error| {
+                        *damaged = true;
+                        note(format_args!("the parents of an event are left out: {error}"));
+                        Vec::new()
+                    }),
                     payload: payload_shown(event.payload()),
                 });
             }

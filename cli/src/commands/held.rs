@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::StoreArgument;
+use super::{StoreArgument, seen_whole};
 use crate::exit::Exit;
 use crate::ndjson;
 use crate::output::{self, NameArgument, name, name_argument, note, plural};
@@ -33,7 +33,8 @@ pub(crate) struct Held {
 
 impl Held {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let mut held = self.store.open_to_print()?.held()?;
+        let store = self.store.open_to_print()?;
+        let mut held = store.held()?;
         if let Some(NameArgument(stream)) = &self.stream {
             held.retain(|event| event.stream == *stream);
         }
@@ -62,7 +63,7 @@ impl Held {
         if !self.json {
             note(format_args!("{} held", plural(held.len() as u64, "event")));
         }
-        Ok(Exit::Done)
+        Ok(seen_whole(&store))
     }
 }
 

@@ -28,7 +28,7 @@ use crate::progress::Progress;
 /// Most events in a batch.
 const BATCH_EVENTS_MAX: usize = 1024;
 /// A batch of this many bytes is full.
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: u64 = 1 << 20;
 /// Most batches that are submitted and not acknowledged.
 const BATCHES_WAITING: usize = 32;
 /// How long a batch that is not full waits for more input.
@@ -58,11 +58,12 @@ const REPORTED_LINES: u64 = 20;
 /// copies every byte. To store an object that looks like {"base64":".."}, write it as a string.
 /// Names and ids take {"base64":".."} too.
 ///
-/// A bad line is reported with its number and skipped. Empty lines are ignored. An event whose id
-/// is known is a duplicate and ignored, so an import that was cut short can be run again.
+/// A bad line is reported with its number and skipped. Empty lines are ignored. An event that is
+/// known already is a duplicate and ignored, so an import that was cut short can be run again; an
+/// event with the id of another one is a conflict, and the first one stands.
 ///
 /// Acknowledged events are on disk: they survive Ctrl-C and power loss. Exit code 1 if any line
-/// was skipped.
+/// was skipped or in conflict.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Import {
@@ -90,7 +91,6 @@ struct Summary {
     delivered: u64,
     duplicates: u64,
     conflicts: u64,
-    rejected: u64,
     held: u64,
     lines_acknowledged: u64,
     elapsed_seconds: f64,
@@ -151,7 +151,7 @@ impl Import {
                 Exit::Interrupted
             }
             End::Strict => Exit::Problem,
-            End::Input if skipped > 0 => Exit::Problem,
+            End::Input if skipped > 0 || summary.conflicts > 0 => Exit::Problem,
             End::Input => Exit::Done,
         })
     }
@@ -165,15 +165,20 @@ impl Import {
         }
         let elapsed = Duration::from_secs_f64(summary.elapsed_seconds);
         note(format_args!(
-            "appended {} in {} ({} events/s): {} delivered{}{}{}",
+            "appended {} in {} ({} events/s): {} delivered{}{}",
             plural(summary.appended, "event"),
             output::duration(elapsed),
             count(summary.events_per_second),
             count(summary.delivered),
             counted(summary.duplicates, "duplicate"),
-            counted(summary.conflicts, "conflict"),
-            counted(summary.rejected, "rejected"),
+            counted(summary.conflicts, "conflicting"),
         ));
+        if summary.conflicts > 0 {
+            note(format_args!(
+                "{} not taken: the id stands for another event",
+                plural(summary.conflicts, "event")
+            ));
+        }
         if summary.skipped > 0 {
             note(format_args!("skipped {}", plural(summary.skipped, "line")));
         }
@@ -208,7 +213,6 @@ fn summary(
         delivered: after.delivered.saturating_sub(before.delivered),
         duplicates: after.duplicates.saturating_sub(before.duplicates),
         conflicts: after.conflicts.saturating_sub(before.conflicts),
-        rejected: after.rejected.saturating_sub(before.rejected),
         held: after.held,
         lines_acknowledged: acknowledged.lines.load(Ordering::Relaxed),
         elapsed_seconds: elapsed.as_secs_f64(),
@@ -296,7 +300,7 @@ impl Importer<'_> {
     /// Waits a moment for what was submitted. What is in the open batch was promised to nobody.
     fn interrupted(&mut self) -> anyhow::Result<End> {
         let deadline = Instant::now() + LAST_WAIT;
-        while let Some(first) = self.waiting.pop_front() {
+        while let Some(mut first) = self.waiting.pop_front() {
             let left = deadline.saturating_duration_since(Instant::now());
             match first.ticket.wait_timeout(left) {
                 Some(receipt) => {
@@ -424,14 +428,14 @@ impl Importer<'_> {
         }
         let batch = std::mem::take(&mut self.batch);
         let events = batch.len() as u64;
-        let ticket = self.store.submit(batch)?;
+        let ticket = self.store.submit(batch).map_err(|refused| refused.reason)?;
         self.waiting.push_back(Submitted { ticket, events, last_line: self.batch_last_line });
         Ok(())
     }
 
     /// Waits until the first batch on its way is acknowledged; breaks after an interrupt.
     fn wait_for_first(&mut self) -> anyhow::Result<ControlFlow<()>> {
-        while let Some(first) = self.waiting.pop_front() {
+        while let Some(mut first) = self.waiting.pop_front() {
             match first.ticket.wait_timeout(POLL) {
                 Some(receipt) => {
                     receipt?;
@@ -449,8 +453,8 @@ impl Importer<'_> {
 
     /// Takes note of the batches that are acknowledged already.
     fn take_finished(&mut self) -> anyhow::Result<()> {
-        while let Some(first) = self.waiting.pop_front() {
-            match first.ticket.wait_timeout(Duration::ZERO) {
+        while let Some(mut first) = self.waiting.pop_front() {
+            match first.ticket.try_wait() {
                 Some(receipt) => {
                     receipt?;
                     self.acknowledge(&first);

@@ -8,6 +8,7 @@ use thalweg::{Options, Store};
 
 use crate::exit::Exit;
 use crate::interrupt;
+use crate::output::{note, plural};
 
 mod append;
 mod graph;
@@ -83,14 +84,31 @@ impl StoreArgument {
 }
 
 /// Opens the store without touching it, with everything ordered that was durable at this moment.
+/// Where that cannot be, with what could be ordered; [`seen_whole`] tells in the end.
 fn open_to_read(path: &Path) -> anyhow::Result<Store> {
     check_is_store(path)?;
     let store = Options::new()
         .create(false)
         .open_read_only(path)
         .with_context(|| format!("cannot open {} to read", path.display()))?;
-    store.wait_committed(store.durable_end())?;
+    // The engine keeps the cause of a failure, and the questions that follow report it.
+    let _ = store.wait_committed(store.durable_end());
     Ok(store)
+}
+
+/// Whether all of the log could be read so far; says so if not.
+fn seen_whole(store: &Store) -> Exit {
+    let stats = store.stats();
+    if stats.corrupt > 0 {
+        note(format_args!(
+            "{} of the log damaged and left out; `thalweg verify` tells where",
+            plural(stats.corrupt, "place")
+        ));
+    }
+    if let Some(cause) = &stats.poisoned {
+        note(format_args!("only a part of the log could be ordered: {cause}"));
+    }
+    if stats.corrupt > 0 || stats.poisoned.is_some() { Exit::Problem } else { Exit::Done }
 }
 
 /// Says what to do where no store can be. Whether a directory is a store, the library decides.

@@ -9,7 +9,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use thalweg::{Event, ReadError, Store};
 
-use super::{StoreArgument, open_to_read};
+use super::{StoreArgument, open_to_read, seen_whole};
 use crate::exit::Exit;
 use crate::ndjson::{self, EventFields};
 use crate::output::{self, NameArgument, name, name_argument, note, number_argument, preview};
@@ -36,7 +36,8 @@ const DAMAGE_MAX: u32 = 1000;
 /// opening takes long; order and completeness do not suffer. Nobody is told when the store is
 /// deleted or moved away.
 ///
-/// A damaged event is reported on stderr and passed over, with exit code 1.
+/// A damaged event is reported on stderr and passed over, with exit code 1. Where damage hides only
+/// the parents of a chained event, it is printed with `null` for them.
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
@@ -91,7 +92,8 @@ impl Read {
             let done = self.print_to_end(&store, &mut next, &mut printer)?.is_break();
             printer.out.flush()?;
             if done || !self.follow {
-                return Ok(if printer.damaged { Exit::Problem } else { Exit::Done });
+                let whole = seen_whole(&store);
+                return Ok(if printer.damaged { Exit::Problem } else { whole });
             }
             drop(store);
             store = watch.wait(&self.store.path)?;
@@ -111,6 +113,10 @@ impl Read {
         match store.stream(stream)? {
             Some(view) => printer.print(view.read(*next..)?, next),
             None if self.follow => Ok(ControlFlow::Continue(())),
+            // A stream of which nothing is delivered has nothing to read yet, but is there.
+            None if store.streams()?.iter().any(|known| known.name == *stream) => {
+                Ok(ControlFlow::Break(()))
+            }
             None => bail!(
                 "there is no stream {} in {}; `thalweg streams {1}` lists them",
                 name(stream),
@@ -159,8 +165,9 @@ impl Printer {
                 return Ok(ControlFlow::Continue(()));
             };
             *next += 1;
-            match event.and_then(|event| self.format_event(&event)) {
-                Ok(()) => {
+            match event {
+                Ok(event) => {
+                    self.format_event(&event);
                     self.out.write_all(&self.line)?;
                     self.left -= 1;
                     damaged_in_a_row = 0;
@@ -179,29 +186,35 @@ impl Printer {
     }
 
     /// Puts the event into `line`.
-    fn format_event(&mut self, event: &Event) -> Result<(), ReadError> {
+    fn format_event(&mut self, event: &Event) {
         self.line.clear();
         match self.format {
             Format::Ndjson => {
+                let parents = self.parents(event);
                 let fields = EventFields {
                     global: event.global(),
                     local: event.local(),
                     stream: event.stream(),
                     id: event.id(),
-                    parents: &event.parents()?,
+                    parents: parents.as_deref(),
                     payload: event.payload(),
                 };
                 ndjson::write_event(&mut self.line, &fields);
             }
             Format::Table => {
-                let parents = event.parents()?;
-                let parents: Vec<String> = parents.iter().map(|id| name(id)).collect();
+                let parents = match self.parents(event) {
+                    Some(parents) => {
+                        let parents: Vec<String> = parents.iter().map(|id| name(id)).collect();
+                        parents.join(" ")
+                    }
+                    None => "?".into(),
+                };
                 let row = columns([
                     &event.global().to_string(),
                     &event.local().to_string(),
                     &name(event.stream()),
                     &name(event.id()),
-                    &parents.join(" "),
+                    &parents,
                     &preview(event.payload(), PAYLOAD_WIDTH),
                 ]);
                 self.line.extend_from_slice(row.as_bytes());
@@ -211,7 +224,18 @@ impl Printer {
                 self.line.push(b'\n');
             }
         }
-        Ok(())
+    }
+
+    /// The event's parents. A chained event's are looked up, and may be damaged when it is not.
+    fn parents(&mut self, event: &Event) -> Option<Vec<Vec<u8>>> {
+        match event.parents() {
+            Ok(parents) => Some(parents),
+            Err(error) => {
+                self.damaged = true;
+                note(format_args!("event {}: its parents are not known: {error}", event.global()));
+                None
+            }
+        }
     }
 
     fn row(&mut self, cells: [&str; 6]) -> std::io::Result<()> {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use thalweg::Stats;
 
-use super::StoreArgument;
+use super::{StoreArgument, seen_whole};
 use crate::exit::Exit;
 use crate::output::{self, bytes, count, plural};
 
@@ -27,7 +27,8 @@ pub(crate) struct Stat {
 
 impl Stat {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let stats = self.store.open_to_print()?.stats();
+        let store = self.store.open_to_print()?;
+        let stats = store.stats();
         let mut out = output::stdout();
         if self.json {
             output::json_line(&mut out, &Numbers::new(&stats))?;
@@ -37,7 +38,7 @@ impl Stat {
             }
         }
         out.flush()?;
-        Ok(if stats.poisoned.is_some() || stats.corrupt > 0 { Exit::Problem } else { Exit::Done })
+        Ok(seen_whole(&store))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::StoreArgument;
+use super::{StoreArgument, seen_whole};
 use crate::exit::Exit;
 use crate::ndjson;
 use crate::output::{self, count, name};
@@ -26,7 +26,8 @@ pub(crate) struct Streams {
 
 impl Streams {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let streams = self.store.open_to_print()?.streams()?;
+        let store = self.store.open_to_print()?;
+        let streams = store.streams()?;
         let mut out = output::stdout();
         if self.json {
             let mut line = Vec::new();
@@ -48,6 +49,6 @@ impl Streams {
             output::print_table(&mut out, &table)?;
         }
         out.flush()?;
-        Ok(Exit::Done)
+        Ok(seen_whole(&store))
     }
 }

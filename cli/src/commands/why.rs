@@ -5,7 +5,7 @@ use std::io::Write as _;
 use clap::Args;
 use thalweg::{RootKind, Why as Answer, WhyHeld};
 
-use super::StoreArgument;
+use super::{StoreArgument, seen_whole};
 use crate::exit::Exit;
 use crate::ndjson;
 use crate::output::{self, NameArgument, count, name, name_argument, plural};
@@ -59,7 +59,7 @@ impl Why {
             }
         }
         out.flush()?;
-        Ok(if matches!(answer, Answer::Unknown) { Exit::Problem } else { Exit::Done })
+        Ok(if matches!(answer, Answer::Unknown) { Exit::Problem } else { seen_whole(&store) })
     }
 
     fn text(&self, answer: &Answer) -> String {

@@ -16,7 +16,8 @@ fn payload_json(bytes: &[u8]) -> String {
 
 fn round_trip(stream: &[u8], id: &[u8], parents: &[Vec<u8>], payload: &[u8]) {
     let mut out = Vec::new();
-    write_event(&mut out, &EventFields { global: 7, local: 3, stream, id, parents, payload });
+    let fields = EventFields { global: 7, local: 3, stream, id, parents: Some(parents), payload };
+    write_event(&mut out, &fields);
     assert_eq!(out.pop(), Some(b'\n'));
     assert!(!out.contains(&b'\n'), "one event, one line");
     serde_json::from_slice::<serde::de::IgnoredAny>(&out).unwrap();
