@@ -296,6 +296,7 @@ fn start(
         checkpoint_len: state.checkpoint_len,
         closed_before: state.closed,
     };
+    orderer.publish_counts();
     spawn("thalweg-orderer", orderer_core, Box::new(move || orderer.run()))?;
     others.extend(pool_threads);
 

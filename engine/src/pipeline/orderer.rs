@@ -94,7 +94,6 @@ impl Orderer {
             early: BTreeMap::new(),
             checkpointed: start,
         };
-        self.publish_counts();
         loop {
             self.cut(&mut progress);
             if let Err(cause) = self.order_scanned(&mut progress) {
@@ -208,7 +207,9 @@ impl Orderer {
         lookup.tips.refresh();
     }
 
-    fn publish_counts(&self) {
+    /// Publishes what the machine counts. Called once before the thread starts, so that whoever
+    /// opens a store sees the counts of its checkpoint at once.
+    pub(crate) fn publish_counts(&self) {
         let mut setbacks = SetbackCounts::default();
         let (mut streams, mut held) = (0, 0);
         for partition in &self.partitions {

@@ -1,0 +1,125 @@
+//! The commands, one file each, and how they open a store.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use thalweg::{Options, Store};
+
+use crate::exit::Exit;
+use crate::interrupt;
+use crate::output::{note, plural};
+
+mod append;
+mod graph;
+mod held;
+mod import;
+mod order;
+mod read;
+mod stat;
+mod streams;
+mod verify;
+mod why;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Import(import::Import),
+    Append(append::Append),
+    Read(read::Read),
+    Streams(streams::Streams),
+    Held(held::Held),
+    Why(why::Why),
+    Stat(stat::Stat),
+    Verify(verify::Verify),
+    Order(order::Order),
+    Graph(graph::Graph),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            Command::Import(command) => command.run(),
+            Command::Append(command) => command.run(),
+            Command::Read(command) => command.run(),
+            Command::Streams(command) => command.run(),
+            Command::Held(command) => command.run(),
+            Command::Why(command) => command.run(),
+            Command::Stat(command) => command.run(),
+            Command::Verify(command) => command.run(),
+            Command::Order(command) => command.run(),
+            Command::Graph(command) => command.run(),
+        }
+    }
+}
+
+/// The first argument of every command.
+#[derive(Args)]
+struct StoreArgument {
+    /// The store: a directory
+    #[arg(value_name = "STORE")]
+    path: PathBuf,
+}
+
+impl StoreArgument {
+    /// Opens the store for a command that only reads and prints: Ctrl-C ends it at once.
+    fn open_to_print(&self) -> anyhow::Result<Store> {
+        interrupt::exit_at_once()?;
+        open_to_read(&self.path)
+    }
+
+    /// Opens the store to append; creates it if it is not there.
+    fn open_to_append(&self) -> anyhow::Result<Store> {
+        if self.path.exists() && !self.path.is_dir() {
+            bail!("{} is a file, and a store is a directory; name another path", self.shown());
+        }
+        Options::new()
+            .create(true)
+            .open(&self.path)
+            .with_context(|| format!("cannot open {} to append", self.shown()))
+    }
+
+    fn shown(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+}
+
+/// Opens the store without touching it, with everything ordered that was durable at this moment.
+/// Where that cannot be, with what could be ordered; [`seen_whole`] tells in the end.
+fn open_to_read(path: &Path) -> anyhow::Result<Store> {
+    check_is_store(path)?;
+    let store = Options::new()
+        .create(false)
+        .open_read_only(path)
+        .with_context(|| format!("cannot open {} to read", path.display()))?;
+    // The engine keeps the cause of a failure, and the questions that follow report it.
+    let _ = store.wait_committed(store.durable_end());
+    Ok(store)
+}
+
+/// Whether all of the log could be read so far; says so if not.
+fn seen_whole(store: &Store) -> Exit {
+    let stats = store.stats();
+    if stats.corrupt > 0 {
+        note(format_args!(
+            "{} of the log damaged and left out; `thalweg verify` tells where",
+            plural(stats.corrupt, "place")
+        ));
+    }
+    if let Some(cause) = &stats.poisoned {
+        note(format_args!("only a part of the log could be ordered: {cause}"));
+    }
+    if stats.corrupt > 0 || stats.poisoned.is_some() { Exit::Problem } else { Exit::Done }
+}
+
+/// Says what to do where no store can be. Whether a directory is a store, the library decides.
+fn check_is_store(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => bail!("{shown} is a file, and a store is a directory"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("there is no store at {shown}; `thalweg import {shown} FILE` creates one")
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot open {shown}")),
+    }
+}

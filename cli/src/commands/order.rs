@@ -1,0 +1,122 @@
+//! `order --rebuild`: the whole order anew from the log.
+
+use std::io::Write as _;
+use std::ops::ControlFlow;
+
+use clap::Args;
+use serde::Serialize;
+use thalweg::{Options, RebuildReport};
+
+use super::{StoreArgument, check_is_store};
+use crate::exit::Exit;
+use crate::interrupt::Interrupt;
+use crate::output::{self, count, note, per_second, plural};
+use crate::progress::Progress;
+
+/// Put the whole log in order again
+///
+/// Throws away the derived files (order, tips and checkpoint), finds every event in the log and
+/// puts all of them in order, on all cores. The order is a function of the log, so it is the same
+/// as before; the log itself is not touched. Needs the store for itself.
+///
+/// After Ctrl-C the store is whole: what is left is ordered when it is opened the next time. Exit
+/// code 1 if corrupt records were found; `thalweg verify` says where.
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Order {
+    #[command(flatten)]
+    store: StoreArgument,
+    /// Throw the derived files away and build them again
+    #[arg(long, required = true)]
+    rebuild: bool,
+    /// Threads that find events in the log; without it, by the number of cores
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024),
+          allow_negative_numbers = true)]
+    scanners: Option<u16>,
+    /// Threads that put events in order; without it, by the number of cores
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024),
+          allow_negative_numbers = true)]
+    orderers: Option<u16>,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Order {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        check_is_store(&self.store.path)?;
+        let interrupt = Interrupt::install(|| note(format_args!("interrupted")))?;
+        let mut options = Options::new().create(false);
+        if let Some(threads) = self.scanners {
+            options = options.scanners(threads.into());
+        }
+        if let Some(threads) = self.orderers {
+            options = options.orderers(threads.into());
+        }
+        let progress = Progress::new("ordering", Some(0));
+        let report = thalweg::rebuild(&self.store.path, options, &|done| {
+            progress.set_total(done.bytes_total);
+            progress.set(done.bytes_done, done.delivered + done.held);
+            if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        progress.clear();
+        let report = report?;
+        self.print(&report)?;
+        if report.interrupted {
+            note(format_args!("interrupted: the rest is ordered when the store is opened"));
+            return Ok(Exit::Interrupted);
+        }
+        Ok(if report.corrupt > 0 { Exit::Problem } else { Exit::Done })
+    }
+
+    fn print(&self, report: &RebuildReport) -> anyhow::Result<()> {
+        let rate = per_second(report.scanned, report.elapsed);
+        let mut out = output::stdout();
+        if self.json {
+            let report = Report {
+                scanned: report.scanned,
+                delivered: report.delivered,
+                held: report.held,
+                duplicates: report.duplicates,
+                conflicts: report.conflicts,
+                rejected: report.rejected,
+                corrupt: report.corrupt,
+                elapsed_seconds: report.elapsed.as_secs_f64(),
+                events_per_second: rate,
+                interrupted: report.interrupted,
+            };
+            output::json_line(&mut out, &report)?;
+        } else {
+            writeln!(
+                out,
+                "scanned {} in {} ({} events/s)\n{} delivered, {} held, {} duplicate, \
+                 {} conflicting, {} rejected, {} corrupt",
+                plural(report.scanned, "event"),
+                output::duration(report.elapsed),
+                count(rate),
+                count(report.delivered),
+                count(report.held),
+                count(report.duplicates),
+                count(report.conflicts),
+                count(report.rejected),
+                count(report.corrupt)
+            )?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+/// The keys of `--json`, in this order.
+#[derive(Serialize)]
+struct Report {
+    scanned: u64,
+    delivered: u64,
+    held: u64,
+    duplicates: u64,
+    conflicts: u64,
+    rejected: u64,
+    corrupt: u64,
+    elapsed_seconds: f64,
+    events_per_second: u64,
+    interrupted: bool,
+}

@@ -1,0 +1,326 @@
+//! `read`: delivered events in order.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use thalweg::{Event, ReadError, Store};
+
+use super::{StoreArgument, open_to_read, seen_whole};
+use crate::exit::Exit;
+use crate::ndjson::{self, EventFields};
+use crate::output::{self, NameArgument, name, name_argument, note, number_argument, preview};
+
+/// How often `--follow` looks for new events.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// A file changed this recently may change again without a new time stamp.
+const STAMP_UNSURE: Duration = Duration::from_secs(2);
+/// How long `--follow` tolerates that a store cannot be opened while somebody writes it.
+const FOLLOW_PATIENCE: Duration = Duration::from_secs(5);
+/// Reading ends after this many damaged events in a row.
+const DAMAGE_MAX: u32 = 1000;
+
+/// Print delivered events in order
+///
+/// Prints the events from sequence N on, in global order, or with --stream in that stream's local
+/// order. NDJSON is one object a line, with the keys global, local, stream, id, parents and
+/// payload, in this order; `thalweg import` reads it back. `thalweg import --help` says how bytes
+/// become JSON.
+///
+/// Reading works beside a program that writes the store. It shows what was on disk when it opened
+/// the store; with --follow it opens the store again when the files have changed, at most five
+/// times a second. So a new event is seen some tenths of a second after it was written, later if
+/// opening takes long; order and completeness do not suffer. Nobody is told when the store is
+/// deleted or moved away.
+///
+/// A damaged event is reported on stderr and passed over, with exit code 1. Where damage hides only
+/// the parents of a chained event, it is printed with `null` for them.
+#[derive(Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  thalweg read orders | thalweg import copy
+  thalweg read orders --from 1000000 --limit 10
+  thalweg read orders --stream orders-42 --follow --format table"
+)]
+pub(crate) struct Read {
+    #[command(flatten)]
+    store: StoreArgument,
+    /// Only the events of this stream
+    #[arg(long, short, value_name = "STREAM", value_parser = name_argument())]
+    stream: Option<NameArgument>,
+    /// Sequence of the first event, counted from 0: global, or local with --stream
+    #[arg(long, value_name = "N", default_value = "0", value_parser = number_argument,
+          allow_negative_numbers = true)]
+    from: u64,
+    /// Most events to print; without it, all
+    #[arg(long, short = 'n', value_name = "N", value_parser = number_argument,
+          allow_negative_numbers = true)]
+    limit: Option<u64>,
+    /// Wait for more events at the end
+    #[arg(long, short)]
+    follow: bool,
+    /// What to print for an event
+    #[arg(long, value_enum, default_value_t = Format::Ndjson)]
+    format: Format,
+    /// The same as --format ndjson
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// One JSON object a line; `import` reads it back
+    Ndjson,
+    /// Columns for people, long values cut
+    Table,
+    /// The id, one a line
+    Ids,
+}
+
+impl Read {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let mut watch = Watch::new(&self.store.path);
+        let mut store = self.store.open_to_print()?;
+        let mut printer = Printer::new(self.format, self.limit);
+        printer.head()?;
+        let mut next = self.from;
+        loop {
+            let done = self.print_to_end(&store, &mut next, &mut printer)?.is_break();
+            printer.out.flush()?;
+            if done || !self.follow {
+                let whole = seen_whole(&store);
+                return Ok(if printer.damaged { Exit::Problem } else { whole });
+            }
+            drop(store);
+            store = watch.wait(&self.store.path)?;
+        }
+    }
+
+    /// Prints the events from `next` on, and moves it; breaks when the limit is reached.
+    fn print_to_end(
+        &self,
+        store: &Store,
+        next: &mut u64,
+        printer: &mut Printer,
+    ) -> anyhow::Result<ControlFlow<()>> {
+        let Some(NameArgument(stream)) = &self.stream else {
+            return printer.print(store.read(*next..)?, next);
+        };
+        match store.stream(stream)? {
+            Some(view) => printer.print(view.read(*next..)?, next),
+            None if self.follow => Ok(ControlFlow::Continue(())),
+            // A stream of which nothing is delivered has nothing to read yet, but is there.
+            None if store.streams()?.iter().any(|known| known.name == *stream) => {
+                Ok(ControlFlow::Break(()))
+            }
+            None => bail!(
+                "there is no stream {} in {}; `thalweg streams {1}` lists them",
+                name(stream),
+                self.store.shown()
+            ),
+        }
+    }
+}
+
+struct Printer {
+    out: std::io::BufWriter<std::io::StdoutLock<'static>>,
+    line: Vec<u8>,
+    format: Format,
+    left: u64,
+    damaged: bool,
+}
+
+impl Printer {
+    fn new(format: Format, limit: Option<u64>) -> Self {
+        Printer {
+            out: output::stdout(),
+            line: Vec::new(),
+            format,
+            left: limit.unwrap_or(u64::MAX),
+            damaged: false,
+        }
+    }
+
+    fn head(&mut self) -> std::io::Result<()> {
+        match self.format {
+            Format::Table => self.row(["global", "local", "stream", "id", "parents", "payload"]),
+            Format::Ndjson | Format::Ids => Ok(()),
+        }
+    }
+
+    fn print(
+        &mut self,
+        events: impl Iterator<Item = Result<Event, ReadError>>,
+        next: &mut u64,
+    ) -> anyhow::Result<ControlFlow<()>> {
+        let mut damaged_in_a_row = 0;
+        // The limit is looked at before each event, so that the last one is not waited for.
+        let mut events = events;
+        while self.left > 0 {
+            let Some(event) = events.next() else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            *next += 1;
+            match event {
+                Ok(event) => {
+                    self.format_event(&event);
+                    self.out.write_all(&self.line)?;
+                    self.left -= 1;
+                    damaged_in_a_row = 0;
+                }
+                Err(error) => {
+                    self.damaged = true;
+                    damaged_in_a_row += 1;
+                    note(format_args!("event {}: {error}", *next - 1));
+                    if damaged_in_a_row == DAMAGE_MAX {
+                        bail!("{DAMAGE_MAX} damaged events in a row; `thalweg verify` tells more");
+                    }
+                }
+            }
+        }
+        Ok(ControlFlow::Break(()))
+    }
+
+    /// Puts the event into `line`.
+    fn format_event(&mut self, event: &Event) {
+        self.line.clear();
+        match self.format {
+            Format::Ndjson => {
+                let parents = self.parents(event);
+                let fields = EventFields {
+                    global: event.global(),
+                    local: event.local(),
+                    stream: event.stream(),
+                    id: event.id(),
+                    parents: parents.as_deref(),
+                    payload: event.payload(),
+                };
+                ndjson::write_event(&mut self.line, &fields);
+            }
+            Format::Table => {
+                let parents = match self.parents(event) {
+                    Some(parents) => {
+                        let parents: Vec<String> = parents.iter().map(|id| name(id)).collect();
+                        parents.join(" ")
+                    }
+                    None => "?".into(),
+                };
+                let row = columns([
+                    &event.global().to_string(),
+                    &event.local().to_string(),
+                    &name(event.stream()),
+                    &name(event.id()),
+                    &parents,
+                    &preview(event.payload(), PAYLOAD_WIDTH),
+                ]);
+                self.line.extend_from_slice(row.as_bytes());
+            }
+            Format::Ids => {
+                self.line.extend_from_slice(name(event.id()).as_bytes());
+                self.line.push(b'\n');
+            }
+        }
+    }
+
+    /// The event's parents. A chained event's are looked up, and may be damaged when it is not.
+    fn parents(&mut self, event: &Event) -> Option<Vec<Vec<u8>>> {
+        match event.parents() {
+            Ok(parents) => Some(parents),
+            Err(error) => {
+                self.damaged = true;
+                note(format_args!("event {}: its parents are not known: {error}", event.global()));
+                None
+            }
+        }
+    }
+
+    fn row(&mut self, cells: [&str; 6]) -> std::io::Result<()> {
+        self.out.write_all(columns(cells).as_bytes())
+    }
+}
+
+/// Characters of a payload that a table shows.
+const PAYLOAD_WIDTH: usize = 60;
+
+/// A row. The widths are fixed, because a table of all events could not be held in memory; a
+/// value that does not fit is cut, the numbers never.
+fn columns([global, local, stream, id, parents, payload]: [&str; 6]) -> String {
+    let (stream, id, parents) = (cut(stream, 20), cut(id, 24), cut(parents, 28));
+    let row = format!("{global:>10}  {local:>8}  {stream:20}  {id:24}  {parents:28}  {payload}");
+    format!("{}\n", row.trim_end())
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
+}
+
+/// Tells when a store is worth opening again.
+struct Watch {
+    seen: Option<Stamp>,
+}
+
+/// What a look at a store's directory gives: equal stamps, equal files.
+#[derive(PartialEq, Eq)]
+struct Stamp(Vec<(std::ffi::OsString, u64, SystemTime)>);
+
+impl Watch {
+    /// Call before the store is opened: what changes afterwards must be seen as a change.
+    fn new(path: &Path) -> Self {
+        Watch { seen: Stamp::take(path) }
+    }
+
+    /// Waits until there may be new events, and opens the store.
+    fn wait(&mut self, path: &Path) -> anyhow::Result<Store> {
+        let mut failing_since = None;
+        let mut pause = FOLLOW_EVERY;
+        loop {
+            std::thread::sleep(pause);
+            let stamp = Stamp::take(path);
+            if stamp.is_some() && stamp == self.seen {
+                continue;
+            }
+            let opening = Instant::now();
+            match open_to_read(path) {
+                Ok(store) => {
+                    self.seen = stamp;
+                    return Ok(store);
+                }
+                // A writer may be in the middle of replacing a file.
+                Err(error) => {
+                    let since = *failing_since.get_or_insert(opening);
+                    if since.elapsed() > FOLLOW_PATIENCE {
+                        return Err(error);
+                    }
+                }
+            }
+            // A store that takes long to open is not opened all the time.
+            pause = FOLLOW_EVERY.max(opening.elapsed() * 4);
+        }
+    }
+}
+
+impl Stamp {
+    /// `None` if the directory cannot be read, or was changed too recently to be sure.
+    fn take(path: &Path) -> Option<Stamp> {
+        let mut files = Vec::new();
+        let now = SystemTime::now();
+        for entry in path.read_dir().ok()? {
+            let entry = entry.ok()?;
+            let metadata = entry.metadata().ok()?;
+            let modified = metadata.modified().ok()?;
+            if now.duration_since(modified).is_ok_and(|age| age < STAMP_UNSURE) {
+                return None;
+            }
+            files.push((entry.file_name(), metadata.len(), modified));
+        }
+        files.sort();
+        Some(Stamp(files))
+    }
+}

@@ -1,0 +1,132 @@
+//! `verify`: every byte against its checksum, and the order against the reference.
+
+use std::io::Write as _;
+use std::ops::ControlFlow;
+
+use clap::Args;
+use serde::Serialize;
+use thalweg::{Problem, VerifyReport};
+
+use super::{StoreArgument, check_is_store};
+use crate::exit::Exit;
+use crate::interrupt::Interrupt;
+use crate::output::{self, count, note, plural};
+use crate::progress::Progress;
+
+/// Check the whole store
+///
+/// Reads every record of the log, checks its checksum, puts the events in order once more with the
+/// plain one-thread reference and compares that to the stored order. Opens nothing for writing and
+/// can run beside a program that writes the store; it then checks what was on disk when it began.
+///
+/// Exit code 0 if all is well, 1 if there are problems, which are listed on stdout.
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    store: StoreArgument,
+    /// Print one JSON object with the counts and the list of problems
+    #[arg(long)]
+    json: bool,
+}
+
+impl Verify {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        check_is_store(&self.store.path)?;
+        let interrupt = Interrupt::install(|| note(format_args!("interrupted")))?;
+        let progress = Progress::new("verifying", Some(0));
+        let report = thalweg::verify(&self.store.path, &|done| {
+            progress.set_total(done.bytes_total);
+            progress.set(done.bytes_done, done.events);
+            if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        progress.clear();
+        let report = report?;
+        self.print(&report)?;
+        if report.interrupted {
+            note(format_args!("interrupted: only a part of the store was checked"));
+            return Ok(Exit::Interrupted);
+        }
+        Ok(if report.problem_count > 0 { Exit::Problem } else { Exit::Done })
+    }
+
+    fn print(&self, report: &VerifyReport) -> anyhow::Result<()> {
+        let mut out = output::stdout();
+        if self.json {
+            output::json_line(&mut out, &Report::new(report))?;
+        } else {
+            for problem in &report.problems {
+                writeln!(out, "{problem}")?;
+            }
+            let listed = report.problems.len() as u64;
+            if report.problem_count > listed {
+                writeln!(out, "and {} more", count(report.problem_count - listed))?;
+            }
+            writeln!(out, "{}", summary(report))?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+fn summary(report: &VerifyReport) -> String {
+    let verdict = match (report.problem_count, report.interrupted) {
+        (0, true) => "no problem so far".into(),
+        (0, false) => "no problem".into(),
+        (problems, _) => plural(problems, "problem"),
+    };
+    format!(
+        "{verdict}: {} checked, {} delivered, {} held, {} duplicate, {} conflicting, {} rejected, \
+         in {}",
+        plural(report.records, "record"),
+        count(report.delivered),
+        count(report.held),
+        count(report.duplicates),
+        count(report.conflicts),
+        count(report.rejected),
+        plural(report.streams, "stream")
+    )
+}
+
+/// The keys of `--json`, in this order.
+#[derive(Serialize)]
+struct Report<'a> {
+    problem_count: u64,
+    problems: Vec<Listed<'a>>,
+    records: u64,
+    delivered: u64,
+    held: u64,
+    duplicates: u64,
+    conflicts: u64,
+    rejected: u64,
+    streams: u64,
+    interrupted: bool,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    file: &'a str,
+    position: Option<u64>,
+    detail: &'a str,
+}
+
+impl<'a> Report<'a> {
+    fn new(report: &'a VerifyReport) -> Self {
+        let listed = |problem: &'a Problem| Listed {
+            file: &problem.file,
+            position: problem.position,
+            detail: &problem.detail,
+        };
+        Report {
+            problem_count: report.problem_count,
+            problems: report.problems.iter().map(listed).collect(),
+            records: report.records,
+            delivered: report.delivered,
+            held: report.held,
+            duplicates: report.duplicates,
+            conflicts: report.conflicts,
+            rejected: report.rejected,
+            streams: report.streams,
+            interrupted: report.interrupted,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Progress bars on stderr, shown only when stderr is a terminal.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::output;
+
+/// How often the line is built anew. Callers may report as often as they like.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// A bar over bytes, with a count of events beside it.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    drawn: Cell<Option<Instant>>,
+}
+
+impl Progress {
+    /// A bar headed by `verb`. Without a total it counts, but cannot say when it will end.
+    pub(crate) fn new(verb: &'static str, bytes_total: Option<u64>) -> Self {
+        let bar = ProgressBar::with_draw_target(bytes_total, ProgressDrawTarget::stderr());
+        let template = match bytes_total {
+            Some(_) => {
+                "{prefix} {bar:24} {binary_bytes}/{binary_total_bytes} \
+                 ({binary_bytes_per_sec}), {msg}, {eta} left"
+            }
+            None => "{prefix} {spinner} {binary_bytes} ({binary_bytes_per_sec}), {msg}",
+        };
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+        bar.set_prefix(verb);
+        Progress { bar, started: Instant::now(), drawn: Cell::new(None) }
+    }
+
+    /// Reports how far the work has come.
+    pub(crate) fn set(&self, bytes_done: u64, events: u64) {
+        if self.bar.is_hidden() || self.drawn.get().is_some_and(|at| at.elapsed() < REDRAW) {
+            return;
+        }
+        self.drawn.set(Some(Instant::now()));
+        let rate = output::per_second(events, self.started.elapsed());
+        self.bar.set_message(format!(
+            "{} events ({}/s)",
+            output::count(events),
+            output::count(rate)
+        ));
+        self.bar.set_position(bytes_done);
+        self.bar.tick();
+    }
+
+    /// Sets the number of bytes in all, where it is only known on the way.
+    pub(crate) fn set_total(&self, bytes_total: u64) {
+        self.bar.set_length(bytes_total);
+    }
+
+    /// Prints a line to stderr without tearing the bar.
+    pub(crate) fn note(&self, text: std::fmt::Arguments<'_>) {
+        self.bar.suspend(|| output::note(text));
+    }
+
+    /// Takes the bar off the screen.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
