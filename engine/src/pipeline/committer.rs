@@ -19,7 +19,8 @@ use crate::order::partition::HeadUpdate;
 use crate::order::window::Ordered;
 use crate::pipeline::core::Core;
 use crate::pipeline::keeper::KeeperTask;
-use crate::pipeline::queue::{Outcome, Permit};
+use crate::pipeline::permits::Permit;
+use crate::pipeline::queue::Outcome;
 use crate::sync::{Arc, Ordering, Promise};
 
 /// What reaches the committer, in order.
