@@ -1,12 +1,16 @@
 //! Loom models of the primitives that the engine ships.
 //!
-//! The module below is the engine's own folder, compiled a second time with
+//! The modules below are the engine's own files, compiled a second time with
 //! `cfg(thalweg_loom)`, which this crate's `build.rs` sets for this crate alone. So there is
 //! no copy that could drift, no flag to forget, and an edit of a shipped file is explored by
-//! the next plain `cargo test`.
+//! the next plain `cargo test`. Their unit tests, which need the real types, are in files beside
+//! them.
 
 #[path = "../../engine/src/sync/mod.rs"]
 pub mod sync;
+
+#[path = "../../engine/src/pipeline/permits.rs"]
+pub mod permits;
 
 /// Explores the executions of `model` in which threads are preempted up to `bound` times, or
 /// all of them, and fails if there were fewer than `floor`.

@@ -12,6 +12,8 @@
 pub(crate) mod appender;
 #[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
 pub(crate) mod permits;
+#[cfg(test)]
+mod permits_tests;
 pub(crate) mod queue;
 pub(crate) mod writer;
 

@@ -9,7 +9,7 @@
 //! nothing over. What a request carries is handed over by the queue, and the event count's fences
 //! keep a waiter from sleeping through the change that it waits for.
 
-use crate::sync::{Arc, AtomicU64, EventCount, Ordering};
+use crate::sync::{Arc, AtomicU64, EventCount, Ordering, step};
 
 /// Bits of the word that count bytes; those above count requests, and the top bit closes.
 const BYTE_BITS: u32 = 48;
@@ -57,7 +57,7 @@ impl Budget {
     fn try_take(&self, byte_len: u64) -> Option<Result<(), Closed>> {
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
-            if used & CLOSED != 0 {
+            if used & CLOSED != 0 && step!("permit.refuse_closed") {
                 return Some(Err(Closed));
             }
             if !self.is_worth_a_try(used, byte_len) {
@@ -67,8 +67,9 @@ impl Budget {
             let swapped =
                 self.used.compare_exchange_weak(used, taken, Ordering::Relaxed, Ordering::Relaxed);
             match swapped {
-                Ok(_) => return Some(Ok(())),
-                Err(now) => used = now,
+                // The word has changed since it was looked at: there may be no room any more.
+                Err(now) if step!("permit.take_rmw") => used = now,
+                _ => return Some(Ok(())),
             }
         }
     }
@@ -78,18 +79,24 @@ impl Budget {
         let requests = (used & !CLOSED) >> BYTE_BITS;
         let bytes = used & (ONE_REQUEST - 1);
         let room = requests < self.request_max && bytes + byte_len <= self.byte_max;
-        used & CLOSED != 0 || requests == 0 || room
+        let alone = requests == 0 && step!("permit.alone");
+        let closed = used & CLOSED != 0 && step!("permit.closed_wakes");
+        closed || alone || room
     }
 
     fn give_back(&self, byte_len: u64) {
         self.used.fetch_sub(ONE_REQUEST + byte_len, Ordering::Relaxed);
-        self.freed.notify_all();
+        if step!("permit.free_notify") {
+            self.freed.notify_all();
+        }
     }
 
     /// Ends all waiting, now and later. Permits that are out stay good.
     pub fn close(&self) {
         self.used.fetch_or(CLOSED, Ordering::Relaxed);
-        self.freed.notify_all();
+        if step!("permit.close_notify") {
+            self.freed.notify_all();
+        }
     }
 }
 

@@ -25,21 +25,23 @@
 //! # How it is verified
 //!
 //! The crate `loom-tests` compiles *these files*, not copies, with `cfg(thalweg_loom)` set for
-//! that crate alone. Two conditions follow. The files of this folder name only `crate::sync`
-//! and each other. And no other module of the workspace says `cfg(thalweg_loom)`; nor does any
-//! file here but this one.
+//! that crate alone; and beside them the files elsewhere that are protocols themselves, the
+//! permits of the append queue and the table of known events. Two conditions follow. The files
+//! of this folder name only `crate::sync` and each other, and the others only `crate::sync`. And
+//! no other module of the workspace says `cfg(thalweg_loom)`; nor does any file here but this one.
 //!
 //! Each ordering and each step that a proof rests on carries a name, through `ord!` and
 //! `step!`. A model build in which the environment variable `THALWEG_MUTANT` holds that name
-//! weakens the ordering to `Relaxed`, or leaves the step out, and a stated model must then
-//! fail. `loom-tests/tests/models/mutants.rs` holds the table and checks that it is complete.
+//! weakens the ordering to `Relaxed`, or leaves the step out or out of its place, and a stated
+//! model must then fail. `loom-tests/tests/models/mutants.rs` holds the table and checks that it is complete.
 //! In every other build the macros expand to the plain ordering and to `true`.
 //!
 //! An atomic here is either loaded and stored, or loaded and changed by read-modify-write
 //! operations, never both: loom 0.7 invents impossible histories for the mixture. And no thread
 //! loads an atomic just to change it next if others only load it: loom remembers one access per
 //! atomic, so the thread's own load would hide theirs, and the orders in which they come after
-//! the change would not be explored. (One of our models shrank to a single execution by it.)
+//! the change would not be explored. (One of our models shrank to a single execution by it.) The
+//! only thread that stores to an atomic looks at it with [`load_own`], which loom does not count.
 
 // In the engine this module is private and its items are `pub` for `loom-tests`, which
 // includes the folder by path and has them as its public interface.
@@ -65,7 +67,7 @@ macro_rules! ord {
     };
 }
 
-/// Whether to take one step of a protocol: `true`, unless a mutant run leaves the step out.
+/// Whether to take one step of a protocol, and in its place: `true`, unless a mutant run does not.
 #[cfg(not(thalweg_loom))]
 macro_rules! step {
     ($name:literal) => {
@@ -73,13 +75,16 @@ macro_rules! step {
     };
 }
 
-/// Whether to take one step of a protocol: `true`, unless a mutant run leaves the step out.
+/// Whether to take one step of a protocol, and in its place: `true`, unless a mutant run does not.
 #[cfg(thalweg_loom)]
 macro_rules! step {
     ($name:literal) => {
         !$crate::sync::mutant($name)
     };
 }
+
+// Files outside this folder import them, so that a module's place in its crate does not matter.
+pub(crate) use {ord, step};
 
 #[cfg(thalweg_loom)]
 mod model;

@@ -4,6 +4,7 @@
 //! than the real thing makes models pass that the real thing would fail.
 
 #![allow(clippy::new_without_default)] // The doubles have what the protocols call, no more.
+#![allow(unsafe_code)] // loom marks its uncounted load so; see `load_own`.
 
 use std::sync::{OnceLock, PoisonError};
 use std::time::Instant;
@@ -20,6 +21,18 @@ pub const READER_SLOT_COUNT: usize = 2;
 
 /// Number of slow reads after a revocation before readers get their bias back.
 pub const SLOW_READ_COUNT_BEFORE_BIAS: usize = 1;
+
+/// Slots of the smallest array of a table of known events: one entry, and the next makes it grow.
+pub const TABLE_SLOT_COUNT_MIN: usize = 2;
+
+/// Loads what no other thread stores.
+///
+/// loom does not take it for one of the accesses whose orders it explores, and reports a race if
+/// a store of another thread is not ordered against it.
+pub fn load_own(atomic: &AtomicU64) -> u64 {
+    // SAFETY: the value comes from loom's books, not from memory that another thread may write.
+    unsafe { atomic.unsync_load() }
+}
 
 /// Says whether the environment variable `THALWEG_MUTANT` holds `name`.
 pub fn mutant(name: &str) -> bool {

@@ -24,6 +24,17 @@ pub const READER_SLOT_COUNT: usize = 64;
 /// stays at a few percent. The price is that so many reads are slow after a write.
 pub const SLOW_READ_COUNT_BEFORE_BIAS: usize = 16;
 
+/// Slots of the smallest array of a table of known events.
+pub const TABLE_SLOT_COUNT_MIN: usize = 16;
+
+/// Loads what no other thread stores: the calling thread's own last store, or what it was handed
+/// with the right to store.
+#[inline]
+pub fn load_own(atomic: &AtomicU64) -> u64 {
+    // Relaxed: there is nothing to be ordered after but this thread's own store.
+    atomic.load(Ordering::Relaxed)
+}
+
 /// Returns a small number that differs between the threads of a process.
 ///
 /// Numbers are handed out in the order in which threads first ask and are never reused, so a

@@ -8,5 +8,6 @@
 mod completion;
 mod event_count;
 mod mutants;
+mod permits;
 mod reader_biased;
 mod watermark;

@@ -1,5 +1,5 @@
-//! Mutants: each named ordering and step of the shipped files, weakened or left out, must make
-//! a stated model fail in the stated way. A model that passes with a broken protocol sees nothing.
+//! Mutants: each named ordering and step of the shipped files, weakened, left out or taken too
+//! late, must make a stated model fail in the stated way. A model that passes with a broken protocol sees nothing.
 //!
 //! Each mutant runs in a process of its own, since a deadlock found by loom may abort the
 //! process, and since the name is read once per process.
@@ -104,6 +104,18 @@ mutants! {
     // The receiver waits for ever.
     compl_notify: "compl.notify" fails "completion::value_is_handed_over" with Deadlock;
     compl_abandon: "compl.abandon" fails "completion::promise_is_abandoned" with Deadlock;
+
+    // A permit is taken on the strength of a count that has changed since.
+    permit_take_rmw: "permit.take_rmw" fails "permits::two_takers_in_turn" with Assertion;
+    // An append gets in after the close.
+    permit_refuse_closed:
+        "permit.refuse_closed" fails "permits::nothing_is_taken_after_the_close" with Assertion;
+    // An append waits for ever: for a permit that has been given back, or in a closed budget,
+    // whether it came to sleep before the close or after it, or for more than there ever is.
+    permit_free_notify: "permit.free_notify" fails "permits::blocked_taker_goes_on" with Deadlock;
+    permit_close_notify: "permit.close_notify" fails "permits::close_releases_the_blocked" with Deadlock;
+    permit_closed_wakes: "permit.closed_wakes" fails "permits::close_releases_the_blocked" with Deadlock;
+    permit_alone: "permit.alone" fails "permits::too_large_goes_alone" with Deadlock;
 }
 
 /// Time after which a run counts as a survivor. The slowest takes well under a second.
@@ -146,10 +158,12 @@ fn assert_killed(mutant: &str, model: &str, report: Report) {
 
 /// The texts of the shipped files, without their tests.
 fn sources() -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/src/sync");
-    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let shipped = files.filter(|file| !file.ends_with("tests.rs"));
-    shipped.map(|file| fs::read_to_string(file).unwrap()).collect()
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let engine = crate_folder.join("../engine/src");
+    let sync = fs::read_dir(engine.join("sync")).unwrap().map(|entry| entry.unwrap().path());
+    let mut shipped: Vec<_> = sync.filter(|file| !file.ends_with("tests.rs")).collect();
+    shipped.extend(["pipeline/permits.rs"].map(|file| engine.join(file)));
+    shipped.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
 /// The names that the shipped files give to their orderings and steps.

@@ -1,0 +1,124 @@
+//! Models of the permits of the append queue.
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::thread;
+use loom_tests::explore;
+use loom_tests::permits::{Budget, Closed};
+
+/// A budget, and how many of its permits are out.
+struct Room {
+    budget: Arc<Budget>,
+    // Not a cell: permits hand nothing over, so what is counted beside them needs orderings of its
+    // own.
+    inside: AtomicUsize,
+}
+
+impl Room {
+    fn new(request_max: u64, byte_max: u64) -> Arc<Self> {
+        let budget = Arc::new(Budget::new(request_max, byte_max));
+        Arc::new(Self { budget, inside: AtomicUsize::new(0) })
+    }
+
+    /// Takes a permit that nobody may hold another beside, and gives it back.
+    fn pass_alone(&self, byte_len: u64) {
+        let permit = Budget::take(&self.budget, byte_len).unwrap();
+        assert_eq!(self.inside.fetch_add(1, Ordering::AcqRel), 0, "over-committed");
+        self.inside.fetch_sub(1, Ordering::AcqRel);
+        drop(permit);
+    }
+}
+
+#[test]
+fn two_takers_in_turn() {
+    explore("one permit, two takers", None, 670, || {
+        let room = Room::new(1, 100);
+        let taker = thread::spawn({
+            let room = Arc::clone(&room);
+            move || room.pass_alone(1)
+        });
+        room.pass_alone(1);
+        taker.join().unwrap();
+    });
+}
+
+#[test]
+fn blocked_taker_goes_on() {
+    explore("no permit left until one is dropped", None, 165, || {
+        let room = Room::new(1, 100);
+        let permit = Budget::take(&room.budget, 1).unwrap();
+        room.inside.fetch_add(1, Ordering::AcqRel);
+        let taker = thread::spawn({
+            let room = Arc::clone(&room);
+            move || room.pass_alone(1)
+        });
+        room.inside.fetch_sub(1, Ordering::AcqRel);
+        drop(permit);
+        taker.join().unwrap();
+    });
+}
+
+#[test]
+fn two_blocked_takers_go_on() {
+    explore("no permit left, two wait", Some(2), 5_600, || {
+        let room = Room::new(1, 100);
+        let permit = Budget::take(&room.budget, 1).unwrap();
+        let takers = [(); 2].map(|()| {
+            let room = Arc::clone(&room);
+            thread::spawn(move || room.pass_alone(1))
+        });
+        drop(permit);
+        for taker in takers {
+            taker.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn close_releases_the_blocked() {
+    explore("closed while one waits", None, 56, || {
+        let budget = Arc::new(Budget::new(1, 100));
+        let permit = Budget::take(&budget, 1).unwrap();
+        let taker = thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || assert_eq!(Budget::take(&budget, 1).err(), Some(Closed))
+        });
+        budget.close();
+        taker.join().unwrap();
+        drop(permit);
+        assert_eq!(Budget::take(&budget, 1).err(), Some(Closed), "a permit given back opened it");
+    });
+}
+
+#[test]
+fn nothing_is_taken_after_the_close() {
+    explore("taken against a close", None, 18, || {
+        let budget = Arc::new(Budget::new(1, 100));
+        let is_closed = Arc::new(AtomicBool::new(false));
+        let taker = thread::spawn({
+            let (budget, is_closed) = (Arc::clone(&budget), Arc::clone(&is_closed));
+            move || {
+                let was_closed = is_closed.load(Ordering::Acquire);
+                let taken = Budget::take(&budget, 1);
+                assert!(!was_closed || taken.is_err());
+            }
+        });
+        budget.close();
+        is_closed.store(true, Ordering::Release);
+        taker.join().unwrap();
+        assert_eq!(Budget::take(&budget, 1).err(), Some(Closed), "a permit given back opened it");
+    });
+}
+
+#[test]
+fn too_large_goes_alone() {
+    explore("one larger than the budget, one small", None, 670, || {
+        let room = Room::new(2, 10);
+        let large = thread::spawn({
+            let room = Arc::clone(&room);
+            move || room.pass_alone(100)
+        });
+        room.pass_alone(4);
+        large.join().unwrap();
+    });
+}
