@@ -12,6 +12,10 @@ pub mod sync;
 #[path = "../../engine/src/pipeline/permits.rs"]
 pub mod permits;
 
+#[allow(clippy::len_without_is_empty, reason = "private in the engine, which does not ask")]
+#[path = "../../engine/src/order/known.rs"]
+pub mod known;
+
 /// Explores the executions of `model` in which threads are preempted up to `bound` times, or
 /// all of them, and fails if there were fewer than `floor`.
 ///

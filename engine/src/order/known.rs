@@ -11,19 +11,19 @@
 //! The same key may be inserted several times, for different ids that share it; a search visits
 //! every entry of a key.
 
-use crate::sync::{Arc, AtomicU64, Ordering, ReaderBiased};
+use crate::sync::{
+    Arc, AtomicU64, Ordering, ReaderBiased, TABLE_SLOT_COUNT_MIN, load_own, ord, step,
+};
 
 /// Marks an empty slot. No key is zero.
 const EMPTY: u64 = 0;
-
-/// Slots of the smallest array.
-const SLOT_COUNT_MIN: usize = 16;
 
 #[derive(Debug)]
 struct Slot {
     /// Written once by the writer, Release, after `value`; readers load it with Acquire.
     key: AtomicU64,
-    /// Written by the writer at any time, Release; readers load it with Acquire.
+    /// Written by the writer before `key`, and at any time after it, Release; readers load it with
+    /// Acquire.
     value: AtomicU64,
 }
 
@@ -59,11 +59,12 @@ impl Slots {
             let slot = &self.slots[index];
             // Acquire: pairs with the Release store of the key in `insert`; makes the value that
             // was stored before it visible.
-            match slot.key.load(Ordering::Acquire) {
+            match slot.key.load(ord!("known.key_acquire", Acquire)) {
                 EMPTY => return None,
                 found if found == key => {
                     // Acquire: pairs with the Release store in `set`.
-                    if let Some(result) = matches(slot.value.load(Ordering::Acquire)) {
+                    let value = slot.value.load(ord!("known.value_acquire", Acquire));
+                    if let Some(result) = matches(value) {
                         return Some((index, result));
                     }
                 }
@@ -75,27 +76,31 @@ impl Slots {
 
     fn insert(&self, key: u64, value: u64) -> usize {
         let mut index = self.start(key);
-        // Relaxed: only the writer changes keys, and this is the writer.
-        while self.slots[index].key.load(Ordering::Relaxed) != EMPTY {
+        // Only the writer changes keys, and this is the writer.
+        while load_own(&self.slots[index].key) != EMPTY {
             index = self.next(index);
         }
         let slot = &self.slots[index];
-        slot.value.store(value, Ordering::Release);
+        if !step!("known.value_before_key") {
+            slot.key.store(key, Ordering::Relaxed);
+        }
+        // Relaxed: no reader looks at it before it has seen the key.
+        slot.value.store(value, Ordering::Relaxed);
         // Release: pairs with the Acquire load in `find`.
-        slot.key.store(key, Ordering::Release);
+        slot.key.store(key, ord!("known.key_release", Release));
         index
     }
 }
 
 /// The readers' side.
 #[derive(Debug)]
-pub(crate) struct SharedTable {
+pub struct SharedTable {
     current: ReaderBiased<Arc<Slots>>,
 }
 
 impl SharedTable {
     /// All values that `key` has at this moment.
-    pub(crate) fn values(&self, key: u64) -> Vec<u64> {
+    pub fn values(&self, key: u64) -> Vec<u64> {
         let mut values = Vec::new();
         let current = self.current.read();
         current.find(key, |value| {
@@ -108,7 +113,7 @@ impl SharedTable {
 
 /// The writer's side. There is one.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub struct Table {
     shared: Arc<SharedTable>,
     /// The same array that `shared` shows.
     slots: Arc<Slots>,
@@ -123,27 +128,30 @@ impl Default for Table {
 
 impl Table {
     /// A table that takes `capacity` entries before it grows.
-    pub(crate) fn with_capacity(capacity: usize) -> Self {
+    pub fn with_capacity(capacity: usize) -> Self {
         let slots = Arc::new(Slots::new(slot_count(capacity)));
         let shared = Arc::new(SharedTable { current: ReaderBiased::new(Arc::clone(&slots)) });
         Table { shared, slots, len: 0 }
     }
 
     /// The readers' side.
-    pub(crate) fn shared(&self) -> Arc<SharedTable> {
+    pub fn shared(&self) -> Arc<SharedTable> {
         Arc::clone(&self.shared)
     }
 
     /// Number of entries.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.len
     }
 
     /// Makes room for `additional` entries, so that slots stay where they are while they come.
-    pub(crate) fn reserve(&mut self, additional: usize) {
+    pub fn reserve(&mut self, additional: usize) {
         let wanted = slot_count(self.len + additional);
         if wanted > self.slots.slots.len() {
             let larger = Arc::new(Slots::new(wanted));
+            if !step!("known.copy_before_growth") {
+                *self.shared.current.write() = Arc::clone(&larger);
+            }
             for (key, value) in self.entries() {
                 larger.insert(key, value);
             }
@@ -155,17 +163,13 @@ impl Table {
 
     /// The first entry of `key` whose value `matches`, with its slot.
     #[inline]
-    pub(crate) fn find<T>(
-        &self,
-        key: u64,
-        matches: impl FnMut(u64) -> Option<T>,
-    ) -> Option<(usize, T)> {
+    pub fn find<T>(&self, key: u64, matches: impl FnMut(u64) -> Option<T>) -> Option<(usize, T)> {
         self.slots.find(key, matches)
     }
 
     /// Adds an entry and returns its slot, which stays the same until the table grows.
     #[inline]
-    pub(crate) fn insert(&mut self, key: u64, value: u64) -> usize {
+    pub fn insert(&mut self, key: u64, value: u64) -> usize {
         if slot_count(self.len + 1) > self.slots.slots.len() {
             self.reserve(1);
         }
@@ -175,48 +179,22 @@ impl Table {
 
     /// Changes the value in `slot`.
     #[inline]
-    pub(crate) fn set(&mut self, slot: usize, value: u64) {
+    pub fn set(&mut self, slot: usize, value: u64) {
         // Release: pairs with the Acquire load in `find`.
-        self.slots.slots[slot].value.store(value, Ordering::Release);
+        self.slots.slots[slot].value.store(value, ord!("known.set_release", Release));
     }
 
     /// All entries, in no particular order.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
         self.slots.slots.iter().filter_map(|slot| {
-            // Relaxed: only the writer changes slots, and this is the writer.
-            let key = slot.key.load(Ordering::Relaxed);
-            (key != EMPTY).then(|| (key, slot.value.load(Ordering::Relaxed)))
+            // Only the writer changes slots, and this is the writer.
+            let key = load_own(&slot.key);
+            (key != EMPTY).then(|| (key, load_own(&slot.value)))
         })
     }
 }
 
 /// Slots for `len` entries: at most three quarters are taken.
 fn slot_count(len: usize) -> usize {
-    (len + len / 3 + 1).next_power_of_two().max(SLOT_COUNT_MIN)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entries_survive_growth_and_keys_may_repeat() {
-        let mut table = Table::default();
-        let shared = table.shared();
-        for key in 1..=1000_u64 {
-            table.insert(key << 40 | 7, key);
-            table.insert(key << 40 | 7, key + 5000);
-        }
-        assert_eq!(table.len(), 2000);
-        for key in 1..=1000_u64 {
-            let mut values = shared.values(key << 40 | 7);
-            values.sort_unstable();
-            assert_eq!(values, [key, key + 5000]);
-            let (slot, ()) =
-                table.find(key << 40 | 7, |value| (value == key).then_some(())).expect("there");
-            table.set(slot, key + 9000);
-            assert!(shared.values(key << 40 | 7).contains(&(key + 9000)));
-        }
-        assert!(shared.values(7).is_empty());
-    }
+    (len + len / 3 + 1).next_power_of_two().max(TABLE_SLOT_COUNT_MIN)
 }

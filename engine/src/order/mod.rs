@@ -11,7 +11,10 @@
 
 pub(crate) mod held;
 pub(crate) mod keys;
+#[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
 pub(crate) mod known;
+#[cfg(test)]
+mod known_tests;
 pub(crate) mod partition;
 pub(crate) mod tips;
 pub(crate) mod window;

@@ -7,6 +7,7 @@
 
 mod completion;
 mod event_count;
+mod known;
 mod mutants;
 mod permits;
 mod reader_biased;

@@ -116,6 +116,18 @@ mutants! {
     permit_close_notify: "permit.close_notify" fails "permits::close_releases_the_blocked" with Deadlock;
     permit_closed_wakes: "permit.closed_wakes" fails "permits::close_releases_the_blocked" with Deadlock;
     permit_alone: "permit.alone" fails "permits::too_large_goes_alone" with Deadlock;
+
+    // A reader meets the key and a value that is not the key's.
+    known_key_release: "known.key_release" fails "known::insert_against_a_reader" with Assertion;
+    known_key_acquire: "known.key_acquire" fails "known::insert_against_a_reader" with Assertion;
+    known_value_before_key:
+        "known.value_before_key" fails "known::insert_against_a_reader" with Assertion;
+    // A reader sees the new value and not what was done before it was set.
+    known_set_release: "known.set_release" fails "known::set_against_a_reader" with Race;
+    known_value_acquire: "known.value_acquire" fails "known::set_against_a_reader" with Race;
+    // A reader finds nothing in an array that is still being filled.
+    known_copy_before_growth:
+        "known.copy_before_growth" fails "known::growth_against_a_reader" with Assertion;
 }
 
 /// Time after which a run counts as a survivor. The slowest takes well under a second.
@@ -162,7 +174,7 @@ fn sources() -> Vec<String> {
     let engine = crate_folder.join("../engine/src");
     let sync = fs::read_dir(engine.join("sync")).unwrap().map(|entry| entry.unwrap().path());
     let mut shipped: Vec<_> = sync.filter(|file| !file.ends_with("tests.rs")).collect();
-    shipped.extend(["pipeline/permits.rs"].map(|file| engine.join(file)));
+    shipped.extend(["pipeline/permits.rs", "order/known.rs"].map(|file| engine.join(file)));
     shipped.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
