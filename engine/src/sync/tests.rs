@@ -352,3 +352,43 @@ fn a_value_is_dropped_once_whoever_goes_first() {
     drop(receiver.wait());
     assert_eq!(drops.load(Ordering::Relaxed), 3, "the value was taken");
 }
+
+#[test]
+fn what_a_watermark_counts_is_in_the_list_that_grew_before() {
+    const ITEMS: u64 = 400;
+    // As the writer goes on in a new segment: it is in the list before anything in it is published.
+    let list = ReaderBiased::new(Arc::new(Vec::<Arc<AtomicU64>>::new()));
+    let published = Watermark::new(0);
+    thread::scope(|scope| {
+        for reader in 0..3 {
+            let (list, published) = (&list, &published);
+            scope.spawn(move || {
+                let mut reached = 0;
+                while reached < ITEMS {
+                    reached = match reader {
+                        0 => published.wait_for(reached + 1).unwrap(),
+                        _ => published.get(),
+                    };
+                    let items = Arc::clone(&list.read());
+                    assert!(items.len() as u64 >= reached, "{} of {reached}", items.len());
+                    for (index, item) in (0..reached).zip(&items[..]) {
+                        assert_eq!(item.load(Ordering::Relaxed), index + 1);
+                    }
+                }
+            });
+        }
+        for index in 0..ITEMS {
+            let item = Arc::new(AtomicU64::new(0));
+            let mut items = list.write();
+            let mut longer = Vec::clone(&items);
+            longer.push(Arc::clone(&item));
+            *items = Arc::new(longer);
+            drop(items);
+            item.store(index + 1, Ordering::Relaxed);
+            published.publish(index + 1);
+            if index % 16 == 0 {
+                thread::sleep(Duration::from_micros(100));
+            }
+        }
+    });
+}

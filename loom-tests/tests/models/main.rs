@@ -11,4 +11,5 @@ mod known;
 mod mutants;
 mod permits;
 mod reader_biased;
+mod segments;
 mod watermark;

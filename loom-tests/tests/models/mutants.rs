@@ -128,6 +128,15 @@ mutants! {
     // A reader finds nothing in an array that is still being filled.
     known_copy_before_growth:
         "known.copy_before_growth" fails "known::growth_against_a_reader" with Assertion;
+
+    // A reader is told of a record and has no segment for it, whoever is in the wrong order.
+    seg_push_before_publish:
+        "seg.push_before_publish" fails "segments::roll_against_a_waiter" with Assertion;
+    seg_watermark_before_list:
+        "seg.watermark_before_list" fails "segments::roll_against_a_waiter" with Assertion;
+    // A reader is told of a record that is not written yet.
+    seg_write_before_publish:
+        "seg.write_before_publish" fails "segments::roll_against_a_poller" with Race;
 }
 
 /// Time after which a run counts as a survivor. The slowest takes well under a second.
@@ -178,11 +187,13 @@ fn sources() -> Vec<String> {
     shipped.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
-/// The names that the shipped files give to their orderings and steps.
+/// The names that the shipped files give to their orderings and steps, and those of the steps
+/// that a model repeats.
 fn names_in_sources() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for source in sources() {
-        for call in ["ord!(\"", "step!(\""] {
+    let repeating = include_str!("segments.rs").to_owned();
+    for source in sources().into_iter().chain([repeating]) {
+        for call in ["ord!(\"", "step!(\"", "step(\""] {
             for rest in source.split(call).skip(1) {
                 let name = rest.split('"').next().unwrap().to_owned();
                 assert!(names.insert(name.clone()), "{name} is used twice");
