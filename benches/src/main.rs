@@ -84,7 +84,7 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
     let stats = store.stats();
     check_counts(&stats, events)?;
     let log_bytes = stats.log_bytes;
-    let memory_ordered = memory("VmRSS");
+    let memory_ordered = memory("RssAnon");
 
     let begun = Instant::now();
     read_all(&store, events, streams)?;
@@ -100,7 +100,7 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
     store.wait_committed(store.durable_end())?;
     let reopened = begun.elapsed();
     check_counts(&store.stats(), events)?;
-    let memory_reopened = memory("VmRSS");
+    let memory_reopened = memory("RssAnon");
     let begun = Instant::now();
     let view = store.stream("stream-0")?.ok_or("stream-0 is gone")?;
     let mut locals = 0;
@@ -117,8 +117,8 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
          \"durable_s\":{:.3},\"ordered_s\":{:.3},\"ordered_per_s\":{:.0},\"read_s\":{:.3},\
          \"read_per_s\":{:.0},\"close_s\":{:.3},\"reopen_s\":{:.3},\"stream_tail\":{locals},\
          \"stream_tail_s\":{:.3},\"log_bytes\":{log_bytes},\"disk_bytes\":{disk_bytes},\
-         \"resident_kib\":{memory_ordered},\"peak_kib\":{memory_peak},\
-         \"resident_reopened_kib\":{memory_reopened}}}",
+         \"anonymous_kib\":{memory_ordered},\"peak_kib\":{memory_peak},\
+         \"anonymous_reopened_kib\":{memory_reopened}}}",
         appended.as_secs_f64(),
         ordered.as_secs_f64(),
         rate(events, ordered),

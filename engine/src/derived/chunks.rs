@@ -103,7 +103,7 @@ pub(crate) struct ChunkWriter {
     /// The chunk that is being filled, if it is not full.
     current: Option<MappedWriter>,
     count: u64,
-    /// First chunk that was written to since the last call of `take_unsynced`.
+    /// First chunk that was not handed out for syncing since it was last written to.
     unsynced_from: usize,
 }
 
@@ -144,7 +144,8 @@ impl ChunkWriter {
             }
             list.push(chunk);
         }
-        let unsynced_from = list.len().saturating_sub(1);
+        // What the checkpoint counts, its writer has synced.
+        let unsynced_from = (count / layout.chunk_items) as usize;
         let shared = Arc::new(SharedChunks { layout, list: ReaderBiased::new(Arc::new(list)) });
         Ok(ChunkWriter { storage: target, store_id, shared, current, count, unsynced_from })
     }
@@ -203,12 +204,23 @@ impl ChunkWriter {
         Ok(self.current.as_mut().expect("set above"))
     }
 
-    /// The chunks that hold anything a checkpoint could name and no earlier checkpoint has synced.
+    /// The full chunks that nobody was asked to sync yet. Syncing them as they fill up keeps what a
+    /// checkpoint has to wait for small.
+    pub(crate) fn take_full(&mut self) -> Vec<Arc<MappedFile>> {
+        let full = (self.count / self.shared.layout.chunk_items) as usize;
+        let taken =
+            self.shared.list.read().get(self.unsynced_from..full).unwrap_or_default().to_vec();
+        self.unsynced_from += taken.len();
+        taken
+    }
+
+    /// All chunks that nobody was asked to sync since they were last written to.
     pub(crate) fn take_unsynced(&mut self) -> Vec<Arc<MappedFile>> {
-        let list = self.shared.list.read();
-        let unsynced = list[self.unsynced_from.min(list.len())..].to_vec();
-        self.unsynced_from = list.len().saturating_sub(1);
-        unsynced
+        let mut taken = self.take_full();
+        // The last chunk is written to again, so it stays on the list.
+        taken
+            .extend(self.shared.list.read().get(self.unsynced_from..).unwrap_or_default().to_vec());
+        taken
     }
 }
 

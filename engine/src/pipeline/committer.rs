@@ -19,7 +19,8 @@ use crate::order::partition::HeadUpdate;
 use crate::order::window::Ordered;
 use crate::pipeline::core::Core;
 use crate::pipeline::keeper::KeeperTask;
-use crate::pipeline::queue::{Outcome, Permit};
+use crate::pipeline::permits::Permit;
+use crate::pipeline::queue::Outcome;
 use crate::sync::{Arc, Ordering, Promise};
 
 /// What reaches the committer, in order.
@@ -106,6 +107,10 @@ impl Committer {
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.core.delivered.publish(ordered.next().global);
         self.core.committed.publish(to);
+        let full = self.order.take_full();
+        if !full.is_empty() {
+            let _ = self.keeper.send(KeeperTask::Sync(full));
+        }
         Ok(())
     }
 

@@ -16,14 +16,17 @@ use crate::sync::{Arc, Promise};
 pub(crate) enum KeeperTask {
     /// Prepare a segment.
     Spare(SpareRequest),
+    /// Sync chunks that are full, so that the next checkpoint finds them synced.
+    Sync(Vec<Arc<MappedFile>>),
     /// Write a checkpoint, after the chunks that it counts are durable.
     Checkpoint { snapshot: Snapshot, chunks: Vec<Arc<MappedFile>>, promise: Option<Promise<()>> },
 }
 
 /// Works until nobody is left to ask for anything.
 pub(crate) fn run(core: &Core, tasks: &Receiver<KeeperTask>, spares: &Sender<Option<Spare>>) {
-    // Chunks stay here until a checkpoint that counts them is written.
-    let mut unsynced: Vec<Arc<MappedFile>> = Vec::new();
+    // Whether everything that a checkpoint could count has been synced. A sync that fails is never
+    // tried again: one that then succeeds would prove nothing.
+    let mut synced = true;
     for task in tasks {
         match task {
             KeeperTask::Spare(request) => {
@@ -32,16 +35,12 @@ pub(crate) fn run(core: &Core, tasks: &Receiver<KeeperTask>, spares: &Sender<Opt
                 let spare = request.prepare(&*core.storage).ok();
                 let _ = spares.send(spare);
             }
+            KeeperTask::Sync(chunks) => synced = synced && sync_all(&chunks),
             KeeperTask::Checkpoint { snapshot, chunks, promise } => {
-                unsynced.extend(chunks);
-                let written = unsynced
-                    .iter()
-                    .try_for_each(|chunk| chunk.sync())
-                    .and_then(|()| snapshot.write(&*core.storage));
+                synced = synced && sync_all(&chunks);
                 // A checkpoint that cannot be written costs time at the next opening, and nothing
-                // else; the next one tries again.
-                if written.is_ok() {
-                    unsynced.clear();
+                // else; whoever asked for it sees the promise broken.
+                if synced && snapshot.write(&*core.storage).is_ok() {
                     core.checkpointed.set(snapshot.ordered);
                     if let Some(promise) = promise {
                         promise.complete(());
@@ -50,4 +49,8 @@ pub(crate) fn run(core: &Core, tasks: &Receiver<KeeperTask>, spares: &Sender<Opt
             }
         }
     }
+}
+
+fn sync_all(chunks: &[Arc<MappedFile>]) -> bool {
+    chunks.iter().all(|chunk| chunk.sync().is_ok())
 }

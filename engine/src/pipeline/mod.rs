@@ -10,6 +10,8 @@
 //! spare segments and checkpoints. `threads` starts, names and pins everything.
 
 pub(crate) mod appender;
+#[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
+pub(crate) mod permits;
 pub(crate) mod queue;
 pub(crate) mod writer;
 
