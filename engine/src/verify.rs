@@ -5,7 +5,8 @@
 //! entry, each link, each stream and each held event. Nothing is written, and no bytes, however
 //! damaged, make the check panic.
 //!
-//! The serial machine keeps what it has seen in memory: about 400 bytes an event.
+//! The serial machine keeps what it has seen in memory: about 1.2 KiB for an event with an id and a
+//! parent of 40 bytes.
 
 use std::collections::HashMap;
 use std::fmt;
