@@ -139,7 +139,8 @@ impl Orderer {
                 progress.next_cut += 1;
                 continue;
             }
-            let from = progress.cut_at;
+            // The end of a full segment is where the next one begins, with its header.
+            let from = progress.cut_at.max(segment.first());
             let to = segment.cut(from, CUT_BYTES);
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
