@@ -141,7 +141,8 @@ impl Orderer {
             }
             // The end of a full segment is where the next one begins, with its header.
             let from = progress.cut_at.max(segment.first());
-            let to = segment.cut(from, CUT_BYTES);
+            // More may be readable than is published: the tickets for that are still to come.
+            let to = segment.cut(from, CUT_BYTES).min(durable);
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
             if self.cuts.send(cut).is_err() {
