@@ -138,8 +138,10 @@ impl Orderer {
                 progress.next_cut += 1;
                 continue;
             }
-            let from = progress.cut_at;
-            let to = segment.cut(from, CUT_BYTES);
+            // The end of a full segment is where the next one begins, with its header.
+            let from = progress.cut_at.max(segment.first());
+            // More may be readable than is published: the tickets for that are still to come.
+            let to = segment.cut(from, CUT_BYTES).min(durable);
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
             if self.cuts.send(cut).is_err() {
