@@ -75,6 +75,7 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
     if dir.exists() {
         return Err(format!("{} is there already", dir.display()).into());
     }
+    let sync_us = fdatasync_us(dir)?;
     let store = Store::open(dir)?;
     let begun = Instant::now();
     append(&store, events, streams, arrival)?;
@@ -113,12 +114,14 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
     store.close()?;
     let disk_bytes = disk_bytes(dir)?;
     println!(
-        "{{\"events\":{events},\"streams\":{streams},\"arrival\":\"{arrival:?}\",\
+        "{{\"durability\":\"Sync\",\"batch\":{BATCH_EVENTS},\"in_flight\":{BATCHES_IN_FLIGHT},\
+         \"cores\":{},\"fdatasync_p50_us\":{sync_us},\"events\":{events},\"streams\":{streams},\"arrival\":\"{arrival:?}\",\
          \"durable_s\":{:.3},\"ordered_s\":{:.3},\"ordered_per_s\":{:.0},\"read_s\":{:.3},\
          \"read_per_s\":{:.0},\"close_s\":{:.3},\"reopen_s\":{:.3},\"stream_tail\":{locals},\
          \"stream_tail_s\":{:.3},\"log_bytes\":{log_bytes},\"disk_bytes\":{disk_bytes},\
          \"anonymous_kib\":{memory_ordered},\"peak_kib\":{memory_peak},\
          \"anonymous_reopened_kib\":{memory_reopened}}}",
+        std::thread::available_parallelism().map_or(0, usize::from),
         appended.as_secs_f64(),
         ordered.as_secs_f64(),
         rate(events, ordered),
@@ -185,6 +188,27 @@ fn check_counts(stats: &thalweg::Stats, events: u64) -> Result<(), Failure> {
 
 fn rate(events: u64, time: Duration) -> f64 {
     events as f64 / time.as_secs_f64()
+}
+
+/// Median time of a 4 KiB write with `fdatasync` to zero-filled space beside `dir`, in microseconds.
+fn fdatasync_us(dir: &Path) -> Result<u128, Failure> {
+    use std::os::unix::fs::FileExt;
+    const WRITES: usize = 300;
+    let page = [1; 4096];
+    let path = dir.with_extension("fdatasync");
+    let file = std::fs::File::create(&path)?;
+    file.write_all_at(&vec![0; WRITES * page.len()], 0)?;
+    file.sync_all()?;
+    let mut times = Vec::with_capacity(WRITES);
+    for write in 0..WRITES {
+        let begun = Instant::now();
+        file.write_all_at(&page, (write * page.len()) as u64)?;
+        file.sync_data()?;
+        times.push(begun.elapsed().as_micros());
+    }
+    std::fs::remove_file(&path)?;
+    times.sort_unstable();
+    Ok(times[WRITES / 2])
 }
 
 /// A line of this process's status, in KiB.

@@ -1,6 +1,7 @@
-//! Progress bars on stderr, shown only when stderr is a terminal.
+//! Progress bars on stderr, shown only when stderr is a terminal and there is something to wait for.
 
 use std::cell::Cell;
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,18 +10,22 @@ use crate::output;
 
 /// How often the line is built anew. Callers may report as often as they like.
 const REDRAW: Duration = Duration::from_millis(100);
+/// Work that takes less than this shows no bar.
+const DELAY: Duration = Duration::from_millis(400);
 
 /// A bar over bytes, with a count of events beside it.
 pub(crate) struct Progress {
     bar: ProgressBar,
     started: Instant,
-    drawn: Cell<Option<Instant>>,
+    updated: Cell<Instant>,
+    /// Whether there is a terminal to show the bar on.
+    terminal: bool,
 }
 
 impl Progress {
     /// A bar headed by `verb`. Without a total it counts, but cannot say when it will end.
     pub(crate) fn new(verb: &'static str, bytes_total: Option<u64>) -> Self {
-        let bar = ProgressBar::with_draw_target(bytes_total, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(bytes_total, ProgressDrawTarget::hidden());
         let template = match bytes_total {
             Some(_) => {
                 "{prefix} {bar:24} {binary_bytes}/{binary_total_bytes} \
@@ -30,22 +35,26 @@ impl Progress {
         };
         bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
         bar.set_prefix(verb);
-        Progress { bar, started: Instant::now(), drawn: Cell::new(None) }
+        let (started, terminal) = (Instant::now(), std::io::stderr().is_terminal());
+        Progress { bar, started, updated: Cell::new(started), terminal }
     }
 
     /// Reports how far the work has come.
     pub(crate) fn set(&self, bytes_done: u64, events: u64) {
-        if self.bar.is_hidden() || self.drawn.get().is_some_and(|at| at.elapsed() < REDRAW) {
+        if !self.terminal || self.updated.get().elapsed() < REDRAW {
             return;
         }
-        self.drawn.set(Some(Instant::now()));
+        self.updated.set(Instant::now());
         let rate = output::per_second(events, self.started.elapsed());
+        self.bar.set_position(bytes_done);
         self.bar.set_message(format!(
             "{} events ({}/s)",
             output::count(events),
             output::count(rate)
         ));
-        self.bar.set_position(bytes_done);
+        if self.bar.is_hidden() && self.started.elapsed() >= DELAY {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
         self.bar.tick();
     }
 

@@ -60,7 +60,7 @@ fn an_empty_directory_is_no_store_until_something_is_appended() {
     std::fs::create_dir(place.store()).unwrap();
     for (command, more) in READERS {
         if !more.contains(&"--follow") {
-            run(on(command, &place.store(), more)).exits(2);
+            run(on(command, &place.store(), more)).exits(2).says("import");
         }
         assert_eq!(std::fs::read_dir(place.store()).unwrap().count(), 0, "{command}");
     }
@@ -192,7 +192,7 @@ fn a_second_writer_is_told_at_once_and_readers_come_along() {
     let mut first = writer(&store);
     for (command, more) in [("append", &["s", "x"][..]), ("import", &[]), ("order", &["--rebuild"])]
     {
-        let second = run(on(command, &store, more)).exits(2);
+        let second = run(on(command, &store, more)).exits(2).says("only one process");
         assert!(second.elapsed < Duration::from_secs(2), "{command}: {:?}", second.elapsed);
     }
     for (command, more) in [("stat", &[][..]), ("verify", &[]), ("streams", &[])] {

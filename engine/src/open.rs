@@ -88,7 +88,7 @@ pub(crate) fn open_read_only_on(
     start(options, opened, None)
 }
 
-fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenError> {
+pub(crate) fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenError> {
     let text = path.display().to_string();
     if path.exists() && !path.is_dir() {
         return Err(OpenError::NotADirectory { path: text });
@@ -102,7 +102,7 @@ fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenError> {
 }
 
 /// Refuses directories that hold other things, and, without `create`, those that hold nothing.
-fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError> {
+pub(crate) fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError> {
     let names = storage.list().map_err(io_error("listing the store's directory"))?;
     let kinds = || names.iter().map(|name| name::kind(name));
     if kinds().any(|kind| matches!(kind, name::Kind::Segment(_))) {

@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use thalweg_wal::storage::{OsStorage, Storage};
+use thalweg_wal::storage::Storage;
 use thalweg_wal::{LogReader, WriteLock};
 
 use crate::derived::chunks;
 use crate::error::OpenError;
+use crate::open::{directory, probe};
 use crate::options::Options;
 
 /// How often progress is reported.
@@ -72,15 +73,13 @@ pub fn rebuild(
 ) -> Result<RebuildReport, OpenError> {
     let path = path.as_ref();
     let begun = Instant::now();
-    // Opening for writing once makes every check of recovery, and cuts a torn tail.
-    options.clone().create(false).open(path)?.close().ok();
-    let storage = OsStorage::open(path).map_err(|source| OpenError::Io {
-        context: format!("opening {}", path.display()),
-        source,
-    })?;
+    let storage = directory(path, false)?;
+    probe(&storage, false)?;
     let corrupt = {
         let _lock = WriteLock::acquire(&storage)?;
-        let corrupt = count_damage(&storage)?;
+        let Some(corrupt) = count_damage(&storage, progress)? else {
+            return Ok(RebuildReport { interrupted: true, ..RebuildReport::nothing(begun) });
+        };
         if corrupt == 0 {
             chunks::remove_all(&storage).map_err(|source| OpenError::Io {
                 context: String::from("removing derived files"),
@@ -118,9 +117,42 @@ pub fn rebuild(
     })
 }
 
-fn count_damage(storage: &dyn Storage) -> Result<u64, OpenError> {
+impl RebuildReport {
+    fn nothing(begun: Instant) -> Self {
+        RebuildReport {
+            scanned: 0,
+            delivered: 0,
+            held: 0,
+            duplicates: 0,
+            conflicts: 0,
+            rejected: 0,
+            corrupt: 0,
+            elapsed: begun.elapsed(),
+            interrupted: false,
+        }
+    }
+}
+
+/// Damaged places in the log; nothing if the count was interrupted.
+fn count_damage(
+    storage: &dyn Storage,
+    progress: &dyn Fn(RebuildProgress) -> ControlFlow<()>,
+) -> Result<Option<u64>, OpenError> {
     let log = LogReader::open(storage, None)?;
-    let damage =
-        log.segments.iter().flat_map(|segment| segment.walk(segment.first(), segment.end()));
-    Ok(damage.filter(Result::is_err).count() as u64 + log.damage.len() as u64)
+    let mut corrupt = log.damage.len() as u64;
+    let mut asked = Instant::now();
+    for segment in &log.segments {
+        for (number, record) in segment.walk(segment.first(), segment.end()).enumerate() {
+            corrupt += u64::from(record.is_err());
+            if number % 1024 == 0 && asked.elapsed() >= PROGRESS_EVERY {
+                asked = Instant::now();
+                let nothing_done =
+                    RebuildProgress { bytes_done: 0, bytes_total: log.end, delivered: 0, held: 0 };
+                if progress(nothing_done).is_break() {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+    Ok(Some(corrupt))
 }

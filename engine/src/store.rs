@@ -15,7 +15,7 @@ use crate::error::{
 use crate::event::{Event, MixedBatch};
 use crate::options::Options;
 use crate::pipeline::appender::{Appender, Inlet, Ticket};
-use crate::pipeline::core::Core;
+use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::orderer::Message;
 use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
@@ -130,7 +130,7 @@ impl Store {
         position: u64,
         timeout: Duration,
     ) -> Result<bool, ReadError> {
-        match self.core().committed.wait_deadline(position, Instant::now() + timeout) {
+        match self.core().committed.wait_deadline(position, deadline_in(timeout)) {
             Ok(_) => Ok(true),
             Err(WaitError::TimedOut) => Ok(false),
             Err(WaitError::Failed) => Err(self.core().ended()),

@@ -5,7 +5,8 @@
 //! entry, each link, each stream and each held event. Nothing is written, and no bytes, however
 //! damaged, make the check panic.
 //!
-//! The serial machine keeps what it has seen in memory: about 400 bytes an event.
+//! The serial machine keeps what it has seen in memory: about 1.2 KiB for an event with an id and a
+//! parent of 40 bytes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{LogReader, Record, TailHint, name};
+use thalweg_wal::{Damage, LogReader, Record, TailHint, name};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::derived::checkpoint::Snapshot;
@@ -92,6 +93,12 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
+    fn damage(&mut self, damage: &Damage) {
+        let Damage { offset, fault, resumes, .. } = damage;
+        let detail = format!("damaged at offset {offset}: {fault}; readable again from {resumes}");
+        self.problem(&damage.file, Some(damage.position), detail);
+    }
+
     fn problem(
         &mut self,
         file: impl Into<String>,
@@ -149,9 +156,7 @@ pub fn verify_on(
     let log = LogReader::open(&*storage, hint)
         .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
     let mut report = VerifyReport::default();
-    for damage in &log.damage {
-        report.problem(&damage.file, Some(damage.position), damage.to_string());
-    }
+    log.damage.iter().for_each(|damage| report.damage(damage));
     let mut derived = Derived::open(&storage, snapshot, &log, &mut report);
     let mut machine = SerialMachine::default();
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
@@ -161,7 +166,7 @@ pub fn verify_on(
             let record = match record {
                 Ok(record) => record,
                 Err(damage) => {
-                    report.problem(&damage.file, Some(damage.position), damage.to_string());
+                    report.damage(&damage);
                     continue;
                 }
             };

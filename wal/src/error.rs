@@ -95,7 +95,8 @@ impl fmt::Display for OpenError {
             OpenError::Damaged(damage) => write!(
                 f,
                 "{damage}. The log was acknowledged beyond this place, so nothing is cut: \
-                 `verify` lists all damage, reading still works, writing needs a `repair`"
+                 `verify` lists all damage, and reading still works; before it takes appends again \
+                 it needs a `repair`, which this version does not have yet, or a copy"
             ),
             OpenError::Io { context, source } => write!(f, "{context}: {source}"),
         }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use thalweg::{Options, Store};
+use thalweg::{LogOpenError, OpenError, Options, Store};
 
 use crate::exit::Exit;
 use crate::interrupt;
@@ -75,7 +75,7 @@ impl StoreArgument {
         Options::new()
             .create(true)
             .open(&self.path)
-            .with_context(|| format!("cannot open {} to append", self.shown()))
+            .map_err(|error| anyhow!("cannot open {} to append: {}", self.shown(), advised(&error)))
     }
 
     fn shown(&self) -> std::path::Display<'_> {
@@ -90,7 +90,7 @@ fn open_to_read(path: &Path) -> anyhow::Result<Store> {
     let store = Options::new()
         .create(false)
         .open_read_only(path)
-        .with_context(|| format!("cannot open {} to read", path.display()))?;
+        .map_err(|error| anyhow!("cannot open {} to read: {}", path.display(), advised(&error)))?;
     // The engine keeps the cause of a failure, and the questions that follow report it.
     let _ = store.wait_committed(store.durable_end());
     Ok(store)
@@ -111,12 +111,25 @@ fn seen_whole(store: &Store) -> Exit {
     if stats.corrupt > 0 || stats.poisoned.is_some() { Exit::Problem } else { Exit::Done }
 }
 
+/// The error, and what to do about it where the library cannot know.
+fn advised(error: &OpenError) -> String {
+    let advice = match error {
+        OpenError::Log(LogOpenError::Missing { .. }) => "; `thalweg import` creates one",
+        OpenError::Log(LogOpenError::NotAStore { .. }) => "; name another directory",
+        OpenError::Log(LogOpenError::Locked { .. }) => {
+            "; reading works beside it, but only one process at a time can write"
+        }
+        _ => "",
+    };
+    format!("{error}{advice}")
+}
+
 /// Says what to do where no store can be. Whether a directory is a store, the library decides.
 fn check_is_store(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => bail!("{shown} is a file, and a store is a directory"),
+        Ok(_) => bail!("{shown} is a file, and a store is a directory; name another path"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             bail!("there is no store at {shown}; `thalweg import {shown} FILE` creates one")
         }

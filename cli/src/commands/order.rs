@@ -3,11 +3,12 @@
 use std::io::Write as _;
 use std::ops::ControlFlow;
 
+use anyhow::anyhow;
 use clap::Args;
 use serde::Serialize;
 use thalweg::{Options, RebuildReport};
 
-use super::{StoreArgument, check_is_store};
+use super::{StoreArgument, advised, check_is_store};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::output::{self, count, note, per_second, plural};
@@ -60,7 +61,8 @@ impl Order {
             if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         progress.clear();
-        let report = report?;
+        let report = report
+            .map_err(|error| anyhow!("cannot order {}: {}", self.store.shown(), advised(&error)))?;
         self.print(&report)?;
         if report.interrupted {
             note(format_args!("interrupted: the rest is ordered when the store is opened"));

@@ -3,11 +3,12 @@
 use std::io::Write as _;
 use std::ops::ControlFlow;
 
+use anyhow::anyhow;
 use clap::Args;
 use serde::Serialize;
-use thalweg::{Problem, VerifyReport};
+use thalweg::{Problem, ReadError, VerifyReport};
 
-use super::{StoreArgument, check_is_store};
+use super::{StoreArgument, advised, check_is_store};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::output::{self, count, note, plural};
@@ -41,7 +42,11 @@ impl Verify {
             if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         progress.clear();
-        let report = report?;
+        let shown = self.store.shown();
+        let report = report.map_err(|error| match &error {
+            ReadError::Open(cause) => anyhow!("cannot verify {shown}: {}", advised(cause)),
+            other => anyhow!("cannot verify {shown}: {other}"),
+        })?;
         self.print(&report)?;
         if report.interrupted {
             note(format_args!("interrupted: only a part of the store was checked"));
@@ -74,6 +79,9 @@ fn summary(report: &VerifyReport) -> String {
         (0, false) => "no problem".into(),
         (problems, _) => plural(problems, "problem"),
     };
+    if report.interrupted {
+        return format!("{verdict}: {} checked", plural(report.records, "record"));
+    }
     format!(
         "{verdict}: {} checked, {} delivered, {} held, {} duplicate, {} conflicting, {} rejected, \
          in {}",

@@ -3,11 +3,11 @@
 //! A submit encodes and checksums the batch on the caller's thread, waits for a permit, and leaves
 //! a request in the queue. The returned ticket completes when the writer, or the committer, is done.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{AppendFailure, BatchRefused, Cause, MixedBatchRefused, Refusal, SubmitError};
 use crate::event::{Ack, Batch, Event, MixedBatch, NewEvent, Receipt};
-use crate::pipeline::core::Core;
+use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::queue::{Outcome, Queue, Request};
 use crate::sync::{Arc, Completion, Ordering, completion};
 use thalweg_wal::EncodedBatch;
@@ -159,7 +159,7 @@ impl Ticket {
     /// Blocks until the batch is acknowledged, or until `timeout` is over: then `None`, and the
     /// ticket can be waited for again.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<Receipt, AppendFailure>> {
-        let outcome = self.completion.wait_deadline(Instant::now() + timeout)?;
+        let outcome = self.completion.wait_deadline(deadline_in(timeout))?;
         Some(outcome.unwrap_or_else(|_| Err(abandoned(&self.core))))
     }
 

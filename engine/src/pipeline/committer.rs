@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crossbeam::channel::{Receiver, Sender};
+use thalweg_wal::Segment;
 
 use crate::derived::checkpoint::Snapshot;
 use crate::derived::chunks::ChunkWriter;
@@ -35,7 +36,12 @@ pub(crate) enum Commit {
         to: u64,
     },
     /// The state after the windows so far.
-    Checkpoint { snapshot: Snapshot, promise: Option<Promise<()>> },
+    Checkpoint {
+        snapshot: Snapshot,
+        /// A segment that has to be synced before the checkpoint is written.
+        log: Option<Arc<Segment>>,
+        promise: Option<Promise<()>>,
+    },
 }
 
 /// An append that is durable and waits for its order.
@@ -83,7 +89,13 @@ impl Committer {
                     waiting.extend(self.awaiting.try_iter());
                     self.complete(&mut waiting, &ordered, positions.as_deref(), to);
                 }
-                Commit::Checkpoint { snapshot, promise } => self.checkpoint(snapshot, promise),
+                Commit::Checkpoint { snapshot, log, promise } => {
+                    let mut chunks = self.order.take_unsynced();
+                    chunks.extend(self.tips.take_unsynced());
+                    let task = KeeperTask::Checkpoint { snapshot, log, chunks, promise };
+                    // A keeper that is gone has ended with the store.
+                    let _ = self.keeper.send(task);
+                }
             }
         }
         waiting.into_iter().for_each(Awaiting::complete_undecided);
@@ -147,12 +159,5 @@ impl Committer {
             self.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
             promise.complete(Ok(receipt));
         }
-    }
-
-    fn checkpoint(&mut self, snapshot: Snapshot, promise: Option<Promise<()>>) {
-        let mut chunks = self.order.take_unsynced();
-        chunks.extend(self.tips.take_unsynced());
-        // A keeper that is gone has ended with the store.
-        let _ = self.keeper.send(KeeperTask::Checkpoint { snapshot, chunks, promise });
     }
 }

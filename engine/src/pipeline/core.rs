@@ -11,6 +11,7 @@
 //! `committed`.
 
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use thalweg_wal::storage::Storage;
 
@@ -20,6 +21,13 @@ use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
 use crate::pipeline::lookup::{Lookup, Segments};
 use crate::sync::{Arc, AtomicU64, Ordering, Watermark};
+
+/// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
+/// as a year.
+pub(crate) fn deadline_in(timeout: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    Instant::now() + timeout.min(YEAR)
+}
 
 /// A counter that one thread sets and any thread reads, for statistics only.
 #[derive(Debug, Default)]

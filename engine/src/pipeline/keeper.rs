@@ -5,9 +5,10 @@
 
 use crossbeam::channel::{Receiver, Sender};
 use thalweg_wal::storage::MappedFile;
-use thalweg_wal::{Spare, SpareRequest};
+use thalweg_wal::{Segment, Spare, SpareRequest};
 
 use crate::derived::checkpoint::Snapshot;
+use crate::error::Cause;
 use crate::pipeline::core::Core;
 use crate::sync::{Arc, Promise};
 
@@ -19,7 +20,13 @@ pub(crate) enum KeeperTask {
     /// Sync chunks that are full, so that the next checkpoint finds them synced.
     Sync(Vec<Arc<MappedFile>>),
     /// Write a checkpoint, after the chunks that it counts are durable.
-    Checkpoint { snapshot: Snapshot, chunks: Vec<Arc<MappedFile>>, promise: Option<Promise<()>> },
+    Checkpoint {
+        snapshot: Snapshot,
+        /// A segment of the log that has to be synced first.
+        log: Option<Arc<Segment>>,
+        chunks: Vec<Arc<MappedFile>>,
+        promise: Option<Promise<()>>,
+    },
 }
 
 /// Works until nobody is left to ask for anything.
@@ -36,7 +43,12 @@ pub(crate) fn run(core: &Core, tasks: &Receiver<KeeperTask>, spares: &Sender<Opt
                 let _ = spares.send(spare);
             }
             KeeperTask::Sync(chunks) => synced = synced && sync_all(&chunks),
-            KeeperTask::Checkpoint { snapshot, chunks, promise } => {
+            KeeperTask::Checkpoint { snapshot, log, chunks, promise } => {
+                if let Some(Err(error)) = log.map(|segment| segment.sync()) {
+                    // Whoever meets it: a failed sync of the log is final.
+                    core.fail(Cause::Log(Arc::new(error)));
+                    synced = false;
+                }
                 synced = synced && sync_all(&chunks);
                 // A checkpoint that cannot be written costs time at the next opening, and nothing
                 // else; whoever asked for it sees the promise broken.

@@ -138,8 +138,10 @@ impl Orderer {
                 progress.next_cut += 1;
                 continue;
             }
-            let from = progress.cut_at;
-            let to = segment.cut(from, CUT_BYTES);
+            // The end of a full segment is where the next one begins, with its header.
+            let from = progress.cut_at.max(segment.first());
+            // More may be readable than is published: the tickets for that are still to come.
+            let to = segment.cut(from, CUT_BYTES).min(durable);
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
             if self.cuts.send(cut).is_err() {
@@ -249,18 +251,24 @@ impl Orderer {
             Some(pool) => pool.install(encode),
             None => encode(),
         };
+        let (ordered, synced) = (self.core.ordered.get(), self.core.synced.get());
+        // With buffered durability the order can be ahead of what is on the device. What a
+        // checkpoint counts must not be, so the segment is synced before it is written; segments
+        // before the last one are synced when they are sealed.
+        let unsynced = (ordered > synced).then(|| self.core.segments.list().last().cloned());
         let snapshot = Snapshot {
             store_id: self.store_id,
-            ordered: self.core.ordered.get(),
+            ordered,
             frontier: self.frontier,
             // The log may be longer than what is ordered: then this saves looking for its end.
-            log_end: self.core.synced.get(),
+            log_end: synced.max(ordered),
             closed,
             partitions,
         };
         self.checkpoint_len = snapshot.byte_len();
         progress.checkpointed = snapshot.ordered;
-        let _ = self.committer.send(Commit::Checkpoint { snapshot, promise });
+        let log = unsynced.flatten();
+        let _ = self.committer.send(Commit::Checkpoint { snapshot, log, promise });
     }
 }
 

@@ -5,14 +5,14 @@
 //! segments and of the order log, and renews it when it comes to the end of what it sees.
 
 use std::ops::{Bound, RangeBounds};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use thalweg_wal::Segment;
 
 use crate::derived::order_log::Entry;
 use crate::error::ReadError;
 use crate::event::{Event, EventId, SegmentPin};
-use crate::pipeline::core::Core;
+use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::lookup::{Lookup, segment_at};
 use crate::sync::{Arc, WaitError};
 
@@ -323,7 +323,7 @@ impl Subscription {
     /// As for [`Subscription::try_next`]; or the store was closed, or its engine has stopped.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, ReadError> {
         let wanted = self.next.saturating_add(1);
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_in(timeout);
         match self.cursor.core.delivered.wait_deadline(wanted, deadline) {
             Ok(_) => self.try_next(),
             Err(WaitError::TimedOut) => Ok(None),

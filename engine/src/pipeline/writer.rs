@@ -91,17 +91,23 @@ impl Writer {
         }
     }
 
+    /// The next request; nothing once the queue is closed and empty. With buffered durability the
+    /// log is synced meanwhile, when it is due.
     fn next_request(&mut self, last_sync: &mut Instant) -> Option<Request> {
-        if self.durability == Durability::Sync || self.log.durable() == self.log.end() {
-            return self.requests.recv().ok();
-        }
-        match self.requests.recv_deadline(*last_sync + BUFFERED_SYNC_EVERY) {
-            Ok(request) => Some(request),
-            Err(flume::RecvTimeoutError::Disconnected) => None,
-            Err(flume::RecvTimeoutError::Timeout) => {
+        loop {
+            if self.durability == Durability::Sync || self.log.durable() == self.log.end() {
+                *last_sync = Instant::now();
+                return self.requests.recv().ok();
+            }
+            let due = *last_sync + BUFFERED_SYNC_EVERY;
+            if due <= Instant::now() {
                 self.sync_buffered();
                 *last_sync = Instant::now();
-                self.requests.recv().ok()
+            }
+            match self.requests.recv_deadline(due) {
+                Ok(request) => return Some(request),
+                Err(flume::RecvTimeoutError::Disconnected) => return None,
+                Err(flume::RecvTimeoutError::Timeout) => {}
             }
         }
     }

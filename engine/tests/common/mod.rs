@@ -83,7 +83,7 @@ pub fn serial_event(record: &Record<'_>, store_id: &[u8; 16]) -> SerialEvent {
 }
 
 /// What the log in `storage` must come to.
-pub fn expected(storage: &MemoryStorage) -> Expected {
+pub fn expected(storage: &dyn Storage) -> Expected {
     let log = LogReader::open(storage, None).expect("the log opens");
     let mut machine = SerialMachine::default();
     let (mut arrivals, mut events) = (Vec::new(), BTreeMap::new());
@@ -161,4 +161,65 @@ pub fn check(store: &Store, expected: &Expected) {
 /// A directory in memory, as the options take it.
 pub fn shared(storage: &MemoryStorage) -> Arc<dyn Storage> {
     Arc::new(storage.clone())
+}
+
+/// A small random number generator (SplitMix64, Sebastiano Vigna), so that a seed that a test has
+/// printed brings the same numbers back.
+#[derive(Debug, Clone)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// The seed in `THALWEG_SEED`, or a new one; printed, so that a failure names it.
+    pub fn from_env() -> Self {
+        let given = std::env::var("THALWEG_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            since.expect("after 1970").as_nanos() as u64
+        });
+        println!("THALWEG_SEED={seed}");
+        Rng(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// True once in `times`.
+    pub fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last as u64 + 1) as usize);
+        }
+    }
+}
+
+/// An event of the hostile kind: forks, merges, orphans, self-parents, cycles, repeated ids, chained
+/// and rooted ones; ids and parents are numbers around `around`.
+pub fn wild_event(rng: &mut Rng, around: u64, spread: u64, payload: Vec<u8>) -> NewEvent {
+    let mut name = {
+        let mut rng = Rng(rng.next());
+        move || format!("e{}", around + rng.below(spread))
+    };
+    let mut event = Event::new(payload);
+    if !rng.once_in(10) {
+        event = event.id(name());
+    }
+    event = match rng.below(9) {
+        0 | 1 => event,
+        2 => event.parents::<&str>([]),
+        count => event.parents((0..count.div_ceil(3)).map(|_| name())),
+    };
+    if rng.once_in(12) { event.require_parents() } else { event }
 }
