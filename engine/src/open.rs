@@ -22,7 +22,7 @@ use crate::pipeline::appender::Inlet;
 use crate::pipeline::committer::Committer;
 use crate::pipeline::core::{Core, CoreParts};
 use crate::pipeline::lookup::Segments;
-use crate::pipeline::orderer::{CUTS_PER_SCANNER, Orderer};
+use crate::pipeline::orderer::{CUTS_PER_SCANNER, Orderer, OrdererHandle};
 use crate::pipeline::queue::Queue;
 use crate::pipeline::threads::{self, Cores};
 use crate::pipeline::writer::Writer;
@@ -242,6 +242,7 @@ fn start(
     }));
 
     let (orderer_in, inbox) = bounded(INBOX_LEN);
+    let (calls_in, calls) = unbounded();
     let (cuts_in, cuts) = bounded(options.scanners * CUTS_PER_SCANNER);
     let (committer_in, commits) = bounded(COMMITS_LEN);
     let (awaiting_in, awaiting) = unbounded();
@@ -287,6 +288,7 @@ fn start(
         partitions: state.partitions,
         pool,
         inbox,
+        calls,
         cuts: cuts_in,
         committer: committer_in,
         frontier: state.frontier,
@@ -322,7 +324,7 @@ fn start(
     let store = Store::new(Inner {
         core,
         inlet,
-        orderer: orderer_in,
+        orderer: OrdererHandle { calls: calls_in, inbox: orderer_in },
         threads: Mutex::new(Some(threads)),
         recovery,
     });

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::Sender;
 use thalweg_wal::WriteLock;
 
 use crate::error::{
@@ -16,7 +15,7 @@ use crate::event::{Event, MixedBatch};
 use crate::options::Options;
 use crate::pipeline::appender::{Appender, Inlet, Ticket};
 use crate::pipeline::core::{Core, deadline_in};
-use crate::pipeline::orderer::Message;
+use crate::pipeline::orderer::{Call, OrdererHandle};
 use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
 use crate::sync::{Arc, Mutex, Promise, WaitError, completion};
@@ -37,7 +36,7 @@ pub struct Store {
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) inlet: Arc<Inlet>,
-    pub(crate) orderer: Sender<Message>,
+    pub(crate) orderer: OrdererHandle,
     /// Taken by the first close.
     pub(crate) threads: Mutex<Option<Threads>>,
     /// What recovery found, in words.
@@ -216,9 +215,7 @@ impl Store {
         question: impl FnOnce(Promise<Result<T, ReadError>>) -> Question,
     ) -> Result<T, ReadError> {
         let (promise, answer) = completion();
-        if self.inner.orderer.send(Message::Ask(question(promise))).is_err() {
-            return Err(self.core().ended());
-        }
+        self.inner.orderer.call(Call::Ask(question(promise)));
         answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
     }
 
@@ -230,9 +227,7 @@ impl Store {
     /// The store is closed or its engine has stopped, or the checkpoint could not be written.
     pub fn checkpoint(&self) -> Result<(), ReadError> {
         let (promise, answer) = completion();
-        if self.inner.orderer.send(Message::Checkpoint(promise)).is_err() {
-            return Err(self.core().ended());
-        }
+        self.inner.orderer.call(Call::Checkpoint(promise));
         answer.wait().map_err(|_| self.core().ended())
     }
 
@@ -308,7 +303,7 @@ impl Inner {
         if !self.core.read_only {
             let _ = self.core.committed.wait_deadline(self.core.durable.get(), deadline);
         }
-        let _ = self.orderer.send(Message::Stop);
+        self.orderer.stop();
         for thread in threads.others {
             let _ = thread.join();
         }

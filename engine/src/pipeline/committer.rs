@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, Sender, never, select};
 use thalweg_wal::Segment;
 
 use crate::derived::checkpoint::Snapshot;
@@ -99,8 +99,28 @@ impl Committer {
             }
         }
         waiting.into_iter().for_each(Awaiting::complete_undecided);
-        // Appends that are durable go on coming until the writer ends.
-        self.awaiting.iter().for_each(Awaiting::complete_undecided);
+        self.drain();
+    }
+
+    /// Appends that are durable go on coming until the writer ends. After a failure, windows and
+    /// checkpoints may come too, and waiting for a checkpoint ends when its promise is dropped.
+    fn drain(&mut self) {
+        let (mut commits_open, mut awaiting_open) = (true, true);
+        while commits_open || awaiting_open {
+            select! {
+                recv(self.commits) -> commit => if commit.is_err() {
+                    commits_open = false;
+                    self.commits = never();
+                },
+                recv(self.awaiting) -> awaiting => match awaiting {
+                    Ok(awaiting) => awaiting.complete_undecided(),
+                    Err(_) => {
+                        awaiting_open = false;
+                        self.awaiting = never();
+                    }
+                },
+            }
+        }
     }
 
     fn commit(&mut self, ordered: &Ordered, to: u64) -> std::io::Result<()> {

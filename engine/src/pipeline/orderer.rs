@@ -41,12 +41,46 @@ pub(crate) enum Message {
     Durable,
     /// A scanner is done with a cut.
     Scanned(ScannedCut),
+    /// There is a call.
+    Called,
+    /// End, with a last checkpoint if there is anything new.
+    Stop,
+}
+
+/// What somebody outside wants, and waits for.
+///
+/// Calls have a channel of their own, without a bound: a channel with one keeps what is in it when
+/// its receiver goes, for as long as there is a sender, and whoever waits for the answer is one.
+#[derive(Debug)]
+pub(crate) enum Call {
     /// Somebody wants to know.
     Ask(Question),
     /// Write a checkpoint now, and answer when it is durable.
     Checkpoint(Promise<()>),
-    /// End, with a last checkpoint if there is anything new.
-    Stop,
+}
+
+/// The outside's way to the orderer.
+#[derive(Debug)]
+pub(crate) struct OrdererHandle {
+    pub(crate) calls: Sender<Call>,
+    pub(crate) inbox: Sender<Message>,
+}
+
+impl OrdererHandle {
+    /// Hands a call over. The promise in it is kept, or broken when the orderer has ended.
+    pub(crate) fn call(&self, call: Call) {
+        // If the orderer has ended, the call is dropped here, and its promise with it.
+        if self.calls.send(call).is_ok() {
+            // A full inbox means that the orderer is awake, and it looks at the calls before it
+            // sleeps.
+            let _ = self.inbox.try_send(Message::Called);
+        }
+    }
+
+    /// Tells the orderer to end.
+    pub(crate) fn stop(&self) {
+        let _ = self.inbox.send(Message::Stop);
+    }
 }
 
 /// The orderer's state.
@@ -57,6 +91,7 @@ pub(crate) struct Orderer {
     /// None for a single thread.
     pub(crate) pool: Option<rayon::ThreadPool>,
     pub(crate) inbox: Receiver<Message>,
+    pub(crate) calls: Receiver<Call>,
     pub(crate) cuts: Sender<Cut>,
     pub(crate) committer: Sender<Commit>,
     pub(crate) frontier: Frontier,
@@ -99,14 +134,11 @@ impl Orderer {
             if let Err(cause) = self.order_scanned(&mut progress) {
                 return self.core.fail(cause);
             }
+            self.take_calls(&mut progress);
             match self.inbox.recv() {
-                Ok(Message::Durable) => {}
+                Ok(Message::Durable | Message::Called) => {}
                 Ok(Message::Scanned(cut)) => {
                     progress.early.insert(cut.number, cut);
-                }
-                Ok(Message::Ask(question)) => self.reply(question, &mut progress),
-                Ok(Message::Checkpoint(promise)) => {
-                    self.checkpoint(&mut progress, false, Some(promise));
                 }
                 Ok(Message::Stop) => break,
                 Err(_) => return,
@@ -115,6 +147,18 @@ impl Orderer {
         let new = progress.checkpointed < self.core.ordered.get();
         if self.core.cause().is_none() && !self.core.read_only && (new || !self.closed_before) {
             self.checkpoint(&mut progress, true, None);
+        }
+    }
+
+    /// Answers the calls that are there. Those that come meanwhile wait for the next turn, so that no
+    /// number of callers keeps the log waiting.
+    fn take_calls(&mut self, progress: &mut Progress) {
+        for _ in 0..self.calls.len() {
+            match self.calls.try_recv() {
+                Ok(Call::Ask(question)) => self.reply(question, progress),
+                Ok(Call::Checkpoint(promise)) => self.checkpoint(progress, false, Some(promise)),
+                Err(_) => return,
+            }
         }
     }
 
@@ -155,6 +199,10 @@ impl Orderer {
     /// Orders the cuts whose turn it is.
     fn order_scanned(&mut self, progress: &mut Progress) -> Result<(), Cause> {
         while let Some(cut) = progress.early.remove(&progress.next_window) {
+            if let Some(cause @ Cause::Derived(_)) = self.core.cause() {
+                // The committer writes nothing more, and the windows would pile up.
+                return Err(cause.clone());
+            }
             progress.next_window += 1;
             self.order_window(cut, progress)?;
             if self.checkpoint_is_due(progress) {
@@ -194,7 +242,7 @@ impl Orderer {
         self.publish_counts();
         progress.lookup.in_flight.push_back(Arc::clone(&ordered));
         let commit = Commit::Window { ordered, positions: cut.positions, to: cut.to };
-        // If the committer is gone it has said why; the next look at the inbox ends the thread.
+        // If the committer is gone it has said why.
         let _ = self.committer.send(commit);
         Ok(())
     }
