@@ -75,6 +75,7 @@ impl Slots {
     }
 
     fn insert(&self, key: u64, value: u64) -> usize {
+        debug_assert_ne!(key, EMPTY, "no key is zero");
         let mut index = self.start(key);
         // Only the writer changes keys, and this is the writer.
         while load_own(&self.slots[index].key) != EMPTY {

@@ -3,7 +3,7 @@
 //! Both counts and the closing bit are in one word, so that one compare-and-swap takes a permit and
 //! nothing is taken after the close. Who finds no room waits on an event count, and wakes when a
 //! permit is given back or the budget is closed. A request larger than all the room is let in when it is
-//! alone, so no request waits for ever.
+//! alone. Permits are not handed out in turn: a large request among many small ones may wait long.
 //!
 //! The word is changed by read-modify-write only. Its accesses are relaxed: it is a count and hands
 //! nothing over. What a request carries is handed over by the queue, and the event count's fences
