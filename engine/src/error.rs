@@ -67,6 +67,8 @@ pub enum OpenError {
         /// What is wrong with its value.
         detail: String,
     },
+    /// The engine has stopped before it was done.
+    Poisoned(Cause),
     /// A thread could not be started, or a file could not be read or written.
     Io {
         /// What was being done.
@@ -84,6 +86,7 @@ impl fmt::Display for OpenError {
                 write!(f, "{path} is not a directory; a store is a directory")
             }
             OpenError::Option { name, detail } => write!(f, "option {name}: {detail}"),
+            OpenError::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),
             OpenError::Io { context, source } => write!(f, "{context}: {source}"),
         }
     }
@@ -94,6 +97,7 @@ impl std::error::Error for OpenError {
         match self {
             OpenError::Log(error) => error.source(),
             OpenError::Io { source, .. } => Some(source),
+            OpenError::Poisoned(cause) => Some(cause),
             OpenError::NotADirectory { .. } | OpenError::Option { .. } => None,
         }
     }
@@ -200,6 +204,8 @@ pub enum ReadError {
     },
     /// The store was closed while waiting.
     Closed,
+    /// The store is open for reading only, and this would write.
+    ReadOnly,
     /// The engine has stopped. What is committed can still be read; nothing more will come.
     Poisoned(Cause),
     /// A file could not be opened, mapped or read.
@@ -218,6 +224,7 @@ impl fmt::Display for ReadError {
                  rebuild it with `order --rebuild`"
             ),
             ReadError::Closed => f.write_str("the store is closed"),
+            ReadError::ReadOnly => f.write_str("the store is open for reading only"),
             ReadError::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),
             ReadError::Io(error) => write!(f, "a file of the store cannot be read: {error}"),
             ReadError::Open(error) => error.fmt(f),

@@ -213,7 +213,8 @@ pub enum Placement {
     Conflict,
     /// A parent was missing and the event requires its parents. Its id is free again.
     Rejected,
-    /// It is durable, but the store was closed before it was ordered. The next opening orders it.
+    /// It is durable, but the store was closed, or its engine stopped, before it was ordered. The
+    /// next opening orders it.
     Undecided,
 }
 

@@ -45,12 +45,12 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
     let lock = WriteLock::acquire(&*storage)?;
-    let snapshot = Snapshot::read(&*storage);
+    let snapshot = Snapshot::read(&*storage).filter(|snapshot| is_own(&*storage, snapshot));
     let hint = snapshot.as_ref().map(hint_of);
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
     let OpenedLog { writer, store_id, segments, tail } =
         LogWriter::open(Arc::clone(&storage), log_options, hint)?;
-    let state = match restore(&storage, &storage, snapshot, store_id, true) {
+    let state = match restore(&storage, &storage, snapshot, store_id, true)? {
         Some(state) => state,
         None => {
             chunks::remove_all(&*storage).map_err(io_error("removing derived files"))?;
@@ -72,11 +72,11 @@ pub(crate) fn open_read_only_on(
     options: Options,
     storage: Arc<dyn Storage>,
 ) -> Result<Store, OpenError> {
-    let snapshot = Snapshot::read(&*storage);
+    let snapshot = Snapshot::read(&*storage).filter(|snapshot| is_own(&*storage, snapshot));
     let hint = snapshot.as_ref().map(hint_of);
     let LogReader { store_id, segments, end, tail, damage } = LogReader::open(&*storage, hint)?;
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let state = match restore(&storage, &scratch, snapshot, store_id, false) {
+    let state = match restore(&storage, &scratch, snapshot, store_id, false)? {
         Some(state) => state,
         None => State::empty(&scratch, store_id, &segments)?,
     };
@@ -116,7 +116,13 @@ pub(crate) fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError
     }
 }
 
-fn hint_of(snapshot: &Snapshot) -> TailHint {
+/// Whether a checkpoint is one of this store: what another store's says of the end of its log must
+/// not be taken for damage of this one.
+pub(crate) fn is_own(storage: &dyn Storage, snapshot: &Snapshot) -> bool {
+    thalweg_wal::store_id(storage).is_none_or(|id| id == snapshot.store_id)
+}
+
+pub(crate) fn hint_of(snapshot: &Snapshot) -> TailHint {
     TailHint { durable_end: snapshot.log_end, closed: snapshot.closed }
 }
 
@@ -166,29 +172,42 @@ impl State {
     }
 }
 
-/// The state that a checkpoint describes; nothing if anything about it is wrong.
+/// The state that a checkpoint describes; nothing if anything about it is missing or wrong. That a
+/// file cannot be opened for another reason says nothing about it, and must not cost it.
 fn restore(
     source: &Arc<dyn Storage>,
     target: &Arc<dyn Storage>,
     snapshot: Option<Snapshot>,
     store_id: [u8; 16],
     in_place: bool,
-) -> Option<State> {
-    let snapshot = snapshot.filter(|snapshot| snapshot.store_id == store_id)?;
-    let (keys, tag) = (Keys::new(&store_id), tag_of(&store_id));
-    let partitions = snapshot.decode_partitions(keys, tag)?;
-    let open = |layout, count| {
-        ChunkWriter::open(layout, store_id, &**source, Arc::clone(target), count, in_place).ok()
+) -> Result<Option<State>, OpenError> {
+    let Some(snapshot) = snapshot.filter(|snapshot| snapshot.store_id == store_id) else {
+        return Ok(None);
     };
-    Some(State {
+    let (keys, tag) = (Keys::new(&store_id), tag_of(&store_id));
+    let Some(partitions) = snapshot.decode_partitions(keys, tag) else { return Ok(None) };
+    let open = |layout, count| {
+        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+        match ChunkWriter::open(layout, store_id, &**source, Arc::clone(target), count, in_place) {
+            Ok(chunks) => Ok(Some(chunks)),
+            Err(error) if matches!(error.kind(), NotFound | InvalidData | UnexpectedEof) => {
+                Ok(None)
+            }
+            Err(error) => Err(io_error("opening the order log")(error)),
+        }
+    };
+    let (order, tips) =
+        (open(ORDER, snapshot.frontier.global)?, open(TIPS, snapshot.frontier.tips)?);
+    let (Some(order), Some(tips)) = (order, tips) else { return Ok(None) };
+    Ok(Some(State {
         partitions,
-        order: open(ORDER, snapshot.frontier.global)?,
-        tips: open(TIPS, snapshot.frontier.tips)?,
+        order,
+        tips,
         frontier: snapshot.frontier,
         ordered: snapshot.ordered,
         closed: snapshot.closed && snapshot.ordered == snapshot.log_end,
         checkpoint_len: snapshot.byte_len(),
-    })
+    }))
 }
 
 /// A recovered log with its state, before the threads.
@@ -218,6 +237,10 @@ fn heads(partitions: &[Partition]) -> Vec<Table> {
     partitions.iter().map(head_of).collect()
 }
 
+fn thread_error(source: io::Error) -> OpenError {
+    OpenError::Io { context: String::from("starting a thread"), source }
+}
+
 /// Starts the pipeline; with a writer, or for reading only.
 fn start(
     options: Options,
@@ -226,6 +249,7 @@ fn start(
 ) -> Result<Store, OpenError> {
     let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
     let heads = heads(&state.partitions);
+    let (orderer_in, inbox) = bounded(INBOX_LEN);
     let core = Arc::new(Core::new(CoreParts {
         storage,
         keys: Keys::new(&store_id),
@@ -239,9 +263,9 @@ fn start(
         log_end,
         ordered: state.ordered,
         delivered: state.frontier.global,
+        orderer: orderer_in.clone(),
     }));
 
-    let (orderer_in, inbox) = bounded(INBOX_LEN);
     let (calls_in, calls) = unbounded();
     let (cuts_in, cuts) = bounded(options.scanners * CUTS_PER_SCANNER);
     let (committer_in, commits) = bounded(COMMITS_LEN);
@@ -251,22 +275,14 @@ fn start(
     let (spares_in, spares) = unbounded();
 
     let mut cores = Cores::for_options(&options);
-    let thread_error =
-        |source| OpenError::Io { context: String::from("starting a thread"), source };
     let mut others = Vec::new();
-    let mut spawn = |name, pin, body: Box<dyn FnOnce() + Send>| {
-        threads::spawn(&core, name, pin, body)
-            .map(|handle| others.push(handle))
-            .map_err(thread_error)
-    };
-
     let writer_core = cores.take();
     for _ in 0..options.scanners {
-        let (core, cuts, orderer) = (Arc::clone(&core), cuts.clone(), orderer_in.clone());
-        let body = move || scanner::run(&core, &cuts, &orderer);
-        spawn("thalweg-scanner", cores.take(), Box::new(body))?;
+        let stage = (Arc::clone(&core), cuts.clone(), orderer_in.clone());
+        let run = |(core, cuts, orderer): &mut (Arc<Core>, _, _)| scanner::run(core, cuts, orderer);
+        others.push(threads::spawn(&core, "thalweg-scanner", cores.take(), stage, run));
     }
-    let mut committer = Committer {
+    let committer = Committer {
         core: Arc::clone(&core),
         order: state.order,
         tips: state.tips,
@@ -275,15 +291,24 @@ fn start(
         awaiting,
         keeper: checkpoints_in,
     };
-    spawn("thalweg-committer", cores.take(), Box::new(move || committer.run()))?;
-    for (name, tasks) in [("thalweg-checkpoint", checkpoints), ("thalweg-preparer", spare_requests)]
-    {
-        let (core, spares) = (Arc::clone(&core), spares_in.clone());
-        spawn(name, None, Box::new(move || keeper::run(&core, &tasks, &spares)))?;
-    }
+    others.push(threads::spawn(
+        &core,
+        "thalweg-committer",
+        cores.take(),
+        committer,
+        Committer::run,
+    ));
+    let stage = (Arc::clone(&core), checkpoints);
+    let run = |(core, tasks): &mut (Arc<Core>, _)| keeper::checkpoint(core, tasks);
+    others.push(threads::spawn(&core, "thalweg-checkpoint", None, stage, run));
+    let stage = (Arc::clone(&core), spare_requests, spares_in);
+    let run =
+        |(core, requests, spares): &mut (Arc<Core>, _, _)| keeper::prepare(core, requests, spares);
+    others.push(threads::spawn(&core, "thalweg-preparer", None, stage, run));
     let orderer_core = cores.take();
     let (pool, pool_threads) = threads::pool(&options, &mut cores).map_err(thread_error)?;
-    let mut orderer = Orderer {
+    others.extend(pool_threads.into_iter().map(Ok));
+    let orderer = Orderer {
         core: Arc::clone(&core),
         partitions: state.partitions,
         pool,
@@ -298,9 +323,9 @@ fn start(
         checkpoint_len: state.checkpoint_len,
         closed_before: state.closed,
     };
+    // Before anybody can ask for them.
     orderer.publish_counts();
-    spawn("thalweg-orderer", orderer_core, Box::new(move || orderer.run()))?;
-    others.extend(pool_threads);
+    others.push(threads::spawn(&core, "thalweg-orderer", orderer_core, orderer, Orderer::run));
 
     let (mut queue, mut writer_thread, mut lock) = (None, None, None);
     if let Some((log, held_lock)) = writing {
@@ -312,13 +337,22 @@ fn start(
             requests,
             orderer: orderer_in.clone(),
             awaiting: awaiting_in,
-            keeper: spare_requests_in,
+            preparer: spare_requests_in,
             spares,
         };
-        let handle = threads::spawn(&core, "thalweg-writer", writer_core, move || writer.run())
-            .map_err(thread_error)?;
-        (queue, writer_thread, lock) = (Some(new_queue), Some(handle), Some(held_lock));
+        writer_thread =
+            Some(threads::spawn(&core, "thalweg-writer", writer_core, writer, Writer::run));
+        (queue, lock) = (Some(new_queue), Some(held_lock));
     }
+    // A thread that could not be started ends those that were.
+    let started = others.into_iter().collect::<io::Result<Vec<_>>>();
+    let (others, writer_thread) = match (started, writer_thread.transpose()) {
+        (Ok(others), Ok(writer_thread)) => (others, writer_thread),
+        (Err(error), _) | (_, Err(error)) => {
+            core.stop_orderer();
+            return Err(thread_error(error));
+        }
+    };
     let threads = Threads { writer: writer_thread, others, lock };
     let inlet = Arc::new(Inlet { core: Arc::clone(&core), queue });
     let store = Store::new(Inner {

@@ -53,7 +53,7 @@ pub struct Options {
 /// Most threads that an option may ask for.
 const THREADS_MAX: usize = 1024;
 /// Longest segment that an option may ask for, in bytes.
-const SEGMENT_BYTES_MAX: u64 = 1 << 40;
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 impl Default for Options {
     fn default() -> Self {
@@ -83,7 +83,7 @@ impl Options {
         self
     }
 
-    /// Length that the segments of the log grow to, in bytes, at least one MiB. Default: 64 MiB.
+    /// Length that the segments of the log grow to, in bytes, one MiB to one GiB. Default: 64 MiB.
     ///
     /// A store starts with segments of one MiB and makes them longer as it grows.
     #[must_use]

@@ -6,7 +6,7 @@ use crate::error::ReadError;
 use crate::event::EventId;
 use crate::order::held::HeldNode;
 use crate::order::keys::partition_of;
-use crate::order::partition::{KnownAs, Partition};
+use crate::order::partition::{KnownAs, Partition, parent_at};
 use crate::pipeline::lookup::{Fault, Lookup};
 use crate::sync::Promise;
 
@@ -109,7 +109,7 @@ fn held_events(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<HeldEven
     let mut events = Vec::new();
     for partition in partitions {
         for (_, node) in partition.held.nodes() {
-            let record = lookup.record(node.position)?;
+            let Some(record) = lookup.or_none(lookup.record(node.position))? else { continue };
             events.push(HeldEvent {
                 stream: record.stream().to_vec(),
                 id: EventId::of(&record, partition.store_tag).to_vec(),
@@ -266,10 +266,10 @@ fn waiting_behind(partition: &Partition, node: u32, lookup: &Lookup) -> Result<u
         let held = partition.held.node(node);
         let record = lookup.record(held.position)?;
         let id = EventId::of(&record, partition.store_tag);
-        for (child, parent_index) in partition.held.children(held.key) {
+        for (child, at) in partition.held.children(held.key) {
             let child_record = lookup.record(partition.held.node(child).position)?;
             let is_parent = child_record.stream() == record.stream()
-                && child_record.parents().nth(parent_index as usize) == Some(&*id);
+                && parent_at(&child_record, at) == Some(&*id);
             if is_parent && seen.insert(child) {
                 to_visit.push_back(child);
             }

@@ -8,7 +8,7 @@ use thalweg_wal::storage::Storage;
 use thalweg_wal::{LogReader, WriteLock};
 
 use crate::derived::chunks;
-use crate::error::OpenError;
+use crate::error::{CloseError, OpenError};
 use crate::open::{directory, probe};
 use crate::options::Options;
 
@@ -65,7 +65,7 @@ pub struct RebuildReport {
 ///
 /// # Errors
 ///
-/// As for [`Options::open`].
+/// As for [`Options::open`]; or the engine stopped on the way.
 pub fn rebuild(
     path: impl AsRef<Path>,
     options: Options,
@@ -102,7 +102,9 @@ pub fn rebuild(
         }
     }
     let (elapsed, stats) = (begun.elapsed(), store.stats());
-    let _ = store.close();
+    if let Err(CloseError::Poisoned(cause)) = store.close() {
+        return Err(OpenError::Poisoned(cause));
+    }
     let refused = stats.duplicates + stats.conflicts + stats.rejected;
     Ok(RebuildReport {
         scanned: stats.delivered + stats.held + refused,

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use thalweg_wal::WriteLock;
 
-use crate::error::{
-    Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SubmitError,
-};
+use crate::error::{Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal};
 use crate::event::{Event, MixedBatch};
 use crate::options::Options;
 use crate::pipeline::appender::{Appender, Inlet, Ticket};
@@ -224,11 +222,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The store is closed or its engine has stopped, or the checkpoint could not be written.
+    /// The store is closed, its engine has stopped, it is open for reading only, or the checkpoint
+    /// could not be written.
     pub fn checkpoint(&self) -> Result<(), ReadError> {
         let (promise, answer) = completion();
         self.inner.orderer.call(Call::Checkpoint(promise));
-        answer.wait().map_err(|_| self.core().ended())
+        answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
     }
 
     /// The state of the store, in numbers. Never blocks.
@@ -253,6 +252,7 @@ impl Store {
             log_bytes: segments.iter().map(|segment| segment.end() - segment.base()).sum(),
             checkpoint_position: core.checkpointed.get(),
             recovery: self.inner.recovery.clone(),
+            checkpoint_error: core.checkpoint_error.get().cloned(),
             poisoned: core.cause().map(Cause::to_string),
         }
     }
@@ -303,7 +303,7 @@ impl Inner {
         if !self.core.read_only {
             let _ = self.core.committed.wait_deadline(self.core.durable.get(), deadline);
         }
-        self.orderer.stop();
+        self.core.stop_orderer();
         for thread in threads.others {
             let _ = thread.join();
         }
@@ -355,18 +355,10 @@ pub struct Stats {
     pub log_bytes: u64,
     /// Position up to which the newest checkpoint knows the order.
     pub checkpoint_position: u64,
+    /// Why a checkpoint could not be written, if one could not. It costs time at the next opening.
+    pub checkpoint_error: Option<String>,
     /// What opening found at the end of the log.
     pub recovery: String,
     /// Why the engine has stopped, if it has.
     pub poisoned: Option<String>,
-}
-
-/// A refused appender or batch, for `?` in functions that return one kind of error.
-impl<B> From<Refusal> for SubmitError<B>
-where
-    B: Default,
-{
-    fn from(reason: Refusal) -> Self {
-        SubmitError { batch: B::default(), reason }
-    }
 }

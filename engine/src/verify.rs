@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{Damage, LogReader, Record, TailHint, name};
+use thalweg_wal::{Damage, LogReader, Record, name};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::derived::checkpoint::Snapshot;
@@ -22,6 +22,7 @@ use crate::derived::chunks::ChunkWriter;
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::error::ReadError;
 use crate::event::EventId;
+use crate::open::{hint_of, is_own};
 use crate::order::keys::{Keys, partition_of};
 use crate::reference::{Arrival, SerialEvent, SerialMachine};
 use crate::sync::Arc;
@@ -150,9 +151,8 @@ pub fn verify_on(
     progress: &dyn Fn(VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, ReadError> {
     let snapshot = Snapshot::read(&*storage);
-    let hint = snapshot
-        .as_ref()
-        .map(|snapshot| TailHint { durable_end: snapshot.log_end, closed: snapshot.closed });
+    // Only a checkpoint of this store says anything about the end of its log.
+    let hint = snapshot.as_ref().filter(|snapshot| is_own(&*storage, snapshot)).map(hint_of);
     let log = LogReader::open(&*storage, hint)
         .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
     let mut report = VerifyReport::default();

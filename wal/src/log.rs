@@ -136,12 +136,14 @@ pub struct SpareRequest {
 }
 
 impl SpareRequest {
-    /// Creates the file and fills it with zeros, which takes time and may find the disk full.
-    pub fn prepare(self, storage: &dyn Storage) -> io::Result<Spare> {
+    /// Creates the file and fills it with zeros, which takes time and may find the disk full. Asks
+    /// now and then whether to go on; if not, it ends with [`io::ErrorKind::Interrupted`] and leaves
+    /// nothing behind.
+    pub fn prepare(self, storage: &dyn Storage, go_on: &dyn Fn() -> bool) -> io::Result<Spare> {
         let (new_name, name) = (name::segment_new(self.number), name::segment(self.number));
         remove_if_there(storage, &new_name)?;
         let prepared = MappedWriter::create(storage, &new_name, self.len).and_then(|mut file| {
-            fill_with_zeros(&mut file)?;
+            fill_with_zeros(&mut file, go_on)?;
             file.shared().sync()?;
             // Only a file of full length ever bears the name of a segment.
             storage.rename(&new_name, &name)?;
@@ -159,11 +161,14 @@ impl SpareRequest {
     }
 }
 
-fn fill_with_zeros(file: &mut MappedWriter) -> io::Result<()> {
+fn fill_with_zeros(file: &mut MappedWriter, go_on: &dyn Fn() -> bool) -> io::Result<()> {
     let zeros = vec![0; ZERO_LEN];
     let len = file.shared().len();
     let mut offset = 0;
     while offset < len {
+        if !go_on() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let piece = (len - offset).min(ZERO_LEN as u64) as usize;
         file.write_at(&zeros[..piece], offset)?;
         offset += piece as u64;
@@ -220,7 +225,7 @@ impl LogWriter {
             // A spare of an earlier attempt that ended before its header was written.
             remove_if_there(&*storage, &name::segment(1))?;
             let len = segment_len(0, &options, 0);
-            let spare = SpareRequest { number: 1, len }.prepare(&*storage)?;
+            let spare = SpareRequest { number: 1, len }.prepare(&*storage, &|| true)?;
             activate(spare, new_store_id(), None, 0)
         };
         let active = make().map_err(OpenError::io(context))?;
@@ -256,7 +261,7 @@ impl LogWriter {
             let len = segment_len(last.limit(), &options, 0);
             let request = SpareRequest { number: number + 1, len };
             request
-                .prepare(&*storage)
+                .prepare(&*storage, &|| true)
                 .and_then(|spare| activate(spare, last.header().store_id, Some(last.header()), end))
                 .map_err(OpenError::io(format!(
                     "creating {}",
@@ -351,9 +356,13 @@ impl LogWriter {
         self.active.file.publish(published);
     }
 
-    /// The segment that should be prepared now, if there is one and nobody was asked before.
+    /// The segment that should be prepared now, if there is one and nobody was asked before: as soon
+    /// as a quarter of the active one is used.
     pub fn request_spare(&mut self) -> Option<SpareRequest> {
-        if self.spare.is_some() || self.spare_requested || self.failed {
+        // A store that is opened for a few appends needs none.
+        let segment = &self.active.segment;
+        let early = self.end - segment.base() < (segment.limit() - segment.base()) / 4;
+        if self.spare.is_some() || self.spare_requested || self.failed || early {
             return None;
         }
         self.spare_requested = true;
@@ -422,7 +431,7 @@ impl LogWriter {
             drop(spare);
             self.storage.remove(&name)?;
         }
-        self.next_request(frame_len).prepare(&*self.storage)
+        self.next_request(frame_len).prepare(&*self.storage, &|| true)
     }
 }
 

@@ -39,6 +39,22 @@ pub struct TailHint {
     pub closed: bool,
 }
 
+/// The identity of the store whose log lies in `storage`, as its first segment has it: enough to
+/// tell whether a checkpoint, and the hint in it, is about this store. Nothing if there is no such
+/// segment or its header is damaged.
+pub fn store_id(storage: &dyn Storage) -> Option<[u8; 16]> {
+    let file = storage.open(&name::segment(1), Access::Read).ok()?;
+    let len = file.len().ok()?;
+    match read_header(&*file, len).ok()? {
+        SegmentHeaderState::Valid(header) | SegmentHeaderState::OneCopy(header, _) => {
+            Some(header.store_id)
+        }
+        SegmentHeaderState::Unused
+        | SegmentHeaderState::Foreign { .. }
+        | SegmentHeaderState::Damaged(_) => None,
+    }
+}
+
 /// What recovery did to the end of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -211,7 +211,7 @@ fn readers_beside_a_writer_see_growing_prefixes() {
         scope.spawn(|| {
             for index in 0..count {
                 if let Some(request) = writer.request_spare() {
-                    writer.offer_spare(request.prepare(&*storage).ok());
+                    writer.offer_spare(request.prepare(&*storage, &|| true).ok());
                 }
                 writer.append(&mut frame_of(&[event(index)])).expect("appends");
                 writer.sync().expect("syncs");

@@ -92,7 +92,8 @@ fn equals_its_model(storage: Arc<dyn Storage>, steps: Vec<Step>) {
             }
             Step::Spare => {
                 if let Some(request) = writer.request_spare() {
-                    writer.offer_spare(Some(request.prepare(&*storage).expect("prepares")));
+                    writer
+                        .offer_spare(Some(request.prepare(&*storage, &|| true).expect("prepares")));
                 }
             }
             Step::Reopen { checkpoint, closed } => {

@@ -183,7 +183,7 @@ fn a_spare_is_asked_for_once_and_used_at_the_roll() {
     assert!(writer.awaits_spare(&frame_of(&big(1, 900_000))));
     assert!(!storage.list().expect("lists").contains(&name::segment(2)));
 
-    let spare = request.prepare(&storage).expect("prepares");
+    let spare = request.prepare(&storage, &|| true).expect("prepares");
     assert!(storage.list().expect("lists").contains(&name::segment(2)));
     assert!(!storage.list().expect("lists").contains(&name::segment_new(2)));
     writer.offer_spare(Some(spare));
@@ -213,7 +213,8 @@ fn a_spare_that_could_not_be_made_is_made_at_the_roll() {
 fn a_spare_too_short_for_the_frame_is_replaced() {
     let storage = MemoryStorage::new();
     let mut writer = open(&storage, None).expect("opens").writer;
-    let spare = writer.request_spare().expect("none yet").prepare(&storage).expect("prepares");
+    let spare =
+        writer.request_spare().expect("none yet").prepare(&storage, &|| true).expect("prepares");
     writer.offer_spare(Some(spare));
     let frames = [big(0, 10), big(1, 2_000_000)];
     append_frames(&mut writer, &frames);
@@ -239,7 +240,8 @@ fn an_unused_spare_does_not_outlive_the_writer_for_long() {
     let storage = MemoryStorage::new();
     let mut writer = open(&storage, None).expect("opens").writer;
     append_frames(&mut writer, &[big(0, 10)]);
-    let spare = writer.request_spare().expect("none yet").prepare(&storage).expect("prepares");
+    let spare =
+        writer.request_spare().expect("none yet").prepare(&storage, &|| true).expect("prepares");
     writer.offer_spare(Some(spare));
     let end = writer.end();
     drop(writer);

@@ -172,9 +172,9 @@ fn encode_partition(partition: &Partition) -> Vec<u8> {
         put_u32(&mut out, held.stream);
         let missing = &missing[node as usize];
         put_u32(&mut out, missing.len() as u32);
-        for &(parent_key, parent_index) in missing {
+        for &(parent_key, parent_at) in missing {
             put_u64(&mut out, parent_key);
-            put_u32(&mut out, parent_index);
+            put_u32(&mut out, parent_at);
         }
     }
     put_u64(&mut out, partition.known.len() as u64);

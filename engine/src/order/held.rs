@@ -26,8 +26,8 @@ pub(crate) struct HeldNode {
 #[derive(Debug, Clone, Copy)]
 struct Edge {
     child: u32,
-    /// Which of the child's listed parents it is.
-    parent_index: u32,
+    /// Where the parent stands in the child's list, in bytes.
+    parent_at: u32,
     next: u32,
 }
 
@@ -61,11 +61,11 @@ impl Held {
     }
 
     /// Holds an event until every parent in `missing` is delivered: each with its key and its
-    /// index in the event's list, each parent once.
+    /// place in the event's list, each parent once.
     pub(crate) fn hold(&mut self, node: HeldNode, missing: &[(u64, u32)]) -> u32 {
         debug_assert_eq!(node.missing as usize, missing.len());
         let child = self.nodes.insert(node);
-        for &(parent_key, parent_index) in missing {
+        for &(parent_key, parent_at) in missing {
             let entry = self.waiting.entry(
                 parent_key,
                 |waiting| waiting.parent_key == parent_key,
@@ -73,14 +73,14 @@ impl Held {
             );
             let mut waiting = entry.or_insert(Waiting { parent_key, first: NIL });
             let next = waiting.get().first;
-            waiting.get_mut().first = self.edges.insert(Edge { child, parent_index, next });
+            waiting.get_mut().first = self.edges.insert(Edge { child, parent_at, next });
         }
         child
     }
 
     /// Counts down the children of a parent that is delivered now, and calls `ready` for those
-    /// that wait for nothing more. `is_parent(child, index)` tells whether the parent is really
-    /// the one that stands at `index` in the child's list.
+    /// that wait for nothing more. `is_parent(child, at)` tells whether the parent is really
+    /// the one that stands there in the child's list.
     pub(crate) fn release<E>(
         &mut self,
         parent_key: u64,
@@ -100,7 +100,7 @@ impl Held {
             let edge = *self.edges.get(index);
             next = edge.next;
             let node = self.nodes.get_mut(edge.child);
-            if is_parent(node, edge.parent_index)? {
+            if is_parent(node, edge.parent_at)? {
                 self.edges.remove(index);
                 node.missing -= 1;
                 if node.missing == 0 {
@@ -124,14 +124,14 @@ impl Held {
         self.nodes.remove(node);
     }
 
-    /// For every held event, the parents it waits for, each with its key and index.
+    /// For every held event, the parents it waits for, each with its key and place.
     pub(crate) fn missing_of_all(&self) -> Vec<Vec<(u64, u32)>> {
         let mut missing = vec![Vec::new(); self.nodes.slots()];
         for waiting in &self.waiting {
             let mut next = waiting.first;
             while next != NIL {
                 let edge = self.edges.get(next);
-                missing[edge.child as usize].push((waiting.parent_key, edge.parent_index));
+                missing[edge.child as usize].push((waiting.parent_key, edge.parent_at));
                 next = edge.next;
             }
         }
@@ -145,7 +145,7 @@ impl Held {
         let mut next = found.map_or(NIL, |waiting| waiting.first);
         while next != NIL {
             let edge = self.edges.get(next);
-            children.push((edge.child, edge.parent_index));
+            children.push((edge.child, edge.parent_at));
             next = edge.next;
         }
         children

@@ -7,7 +7,8 @@
 //! * `partition`: the machine, run over one partition's share of a window;
 //! * `window`: the partitions' results put together: a prefix sum over trigger positions.
 //!
-//! Deliberately not here: threads and files. A partition is plain data with one owner.
+//! Deliberately not here: threads of its own, and writing. A partition is plain data with one owner; it
+//! finds records and entries through a `Lookup`, and runs on the pool that it is called in.
 
 pub(crate) mod held;
 pub(crate) mod keys;

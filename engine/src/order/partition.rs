@@ -352,7 +352,7 @@ impl Partition {
                 let other = EventId::of(&record, self.store_tag);
                 Ok(*record.stream() == **name && *other == *id)
             });
-            match is_it {
+            match lookup.or_by_key(is_it) {
                 Ok(true) => Some(Ok(known)),
                 Ok(false) => None,
                 Err(fault) => Some(Err(fault)),
@@ -386,8 +386,10 @@ impl Partition {
         lookup: &Lookup,
     ) -> Result<Option<Tip>, Fault> {
         self.streams[stream as usize].tips.find(key, |tip| {
-            let record = lookup.record(tip.position)?;
-            Ok(*EventId::of(&record, self.store_tag) == *id)
+            let is_it = lookup
+                .record(tip.position)
+                .map(|record| *EventId::of(&record, self.store_tag) == *id);
+            lookup.or_by_key(is_it)
         })
     }
 
@@ -400,10 +402,10 @@ impl Partition {
     ) -> Result<(), Fault> {
         let mut missing = std::mem::take(&mut self.missing);
         missing.clear();
-        for (index, parent) in distinct(record) {
+        for (at, parent) in distinct(record) {
             if !self.is_delivered(stream, parent, lookup)? {
                 let key = self.keys.event(self.streams[stream as usize].key, parent);
-                missing.push((key, index));
+                missing.push((key, at));
             }
         }
         self.missing = missing;
@@ -465,10 +467,11 @@ impl Partition {
         let ready = &mut self.ready;
         self.held.release(
             key,
-            |child, index| {
-                let child = lookup.record(child.position)?;
-                let listed = child.parents().nth(index as usize);
-                Ok(child.stream() == parent.stream() && listed == Some(&*id))
+            |child, at| {
+                let is_parent = lookup.record(child.position).map(|child| {
+                    child.stream() == parent.stream() && parent_at(&child, at) == Some(&*id)
+                });
+                lookup.or_by_key(is_parent)
             },
             |node, child| ready.push(Reverse((child.position, node))),
         )
@@ -486,10 +489,33 @@ impl Partition {
             self.known.set(slot, KnownAs::InHand(self.deliveries.len()).encode());
             self.held.remove(node);
             self.streams[stream as usize].held -= 1;
-            let record = lookup.record(position)?;
-            self.deliver(trigger, stream, key, slot, &record, lookup)?;
+            match lookup.or_none(lookup.record(position))? {
+                Some(record) => self.deliver(trigger, stream, key, slot, &record, lookup)?,
+                None => self.deliver_unread(trigger, stream, key, slot, position)?,
+            }
         }
         Ok(())
+    }
+
+    /// Delivers a held event whose record is damaged, where damage is to be passed: its place stays
+    /// its own, so all others keep theirs. Reading it is an error.
+    fn deliver_unread(
+        &mut self,
+        trigger: u32,
+        stream: u32,
+        key: u64,
+        slot: usize,
+        position: u64,
+    ) -> Result<(), Fault> {
+        let state = &mut self.streams[stream as usize];
+        let local = state.delivered;
+        state.tips.insert(Tip { key, local, position });
+        state.delivered += 1;
+        let lineage = Chain::Listed;
+        self.deliveries.push(Delivery { trigger, stream, position, local, slot, lineage });
+        let ready = &mut self.ready;
+        let by_key = |_: &HeldNode, _| Ok(true);
+        self.held.release(key, by_key, |node, child| ready.push(Reverse((child.position, node))))
     }
 
     /// Whether `arriving` is the event that is known already. See [`crate::reference`].
@@ -500,12 +526,14 @@ impl Partition {
         arriving: &Record<'_>,
         lookup: &Lookup,
     ) -> Result<bool, Fault> {
-        let record = lookup.record(self.position_of(known, lookup)?)?;
+        let found = self.position_of(known, lookup).and_then(|position| lookup.record(position));
+        let Some(record) = lookup.or_none(found)? else { return Ok(false) };
         if record.payload() != arriving.payload() {
             return Ok(false);
         }
         if record.is_chained() && !arriving.is_chained() {
-            return self.is_chained_on(stream, known, arriving, lookup);
+            let chained_on = self.is_chained_on(stream, known, arriving, lookup);
+            return Ok(lookup.or_none(chained_on)?.unwrap_or(false));
         }
         Ok(record.is_chained() == arriving.is_chained()
             && record.parents().as_bytes() == arriving.parents().as_bytes())
@@ -627,13 +655,17 @@ pub(crate) struct Placed {
     pub(crate) heads: Vec<HeadUpdate>,
 }
 
-/// The listed parents of a record, each once, with the index of its first mention.
+/// The listed parents of a record, each once, with the place of its first mention in the list, in
+/// bytes.
 fn distinct<'a>(record: &Record<'a>) -> impl Iterator<Item = (u32, &'a [u8])> {
     let parents = record.parents();
     let mut seen_few: Vec<&[u8]> = Vec::new();
     let mut seen_many: HashSet<&[u8], std::hash::RandomState> = HashSet::default();
     let many = parents.size_hint().1.is_some_and(|count| count > FEW_PARENTS);
-    parents.enumerate().filter_map(move |(index, parent)| {
+    let mut next_at = 0;
+    parents.filter_map(move |parent| {
+        let at = next_at;
+        next_at += 1 + parent.len() as u32;
         let new = if many {
             seen_many.insert(parent)
         } else {
@@ -643,6 +675,13 @@ fn distinct<'a>(record: &Record<'a>) -> impl Iterator<Item = (u32, &'a [u8])> {
             }
             new
         };
-        new.then_some((index as u32, parent))
+        new.then_some((at, parent))
     })
+}
+
+/// The parent that stands at this place in the list of a record, in bytes: without a walk over
+/// the list, since an event with many missing parents asks for each of them.
+pub(crate) fn parent_at<'a>(record: &Record<'a>, at: u32) -> Option<&'a [u8]> {
+    let (&len, rest) = record.parents().as_bytes().get(at as usize..)?.split_first()?;
+    rest.get(..usize::from(len))
 }

@@ -39,7 +39,7 @@ impl Inlet {
             self.core.ordered_acks.fetch_add(1, Ordering::Relaxed);
         }
         match queue.send(Request { batch, ack, promise, permit }) {
-            Ok(()) => Ok(Ticket { completion, core: Arc::clone(&self.core) }),
+            Ok(()) => Ok(Ticket { completion: Some(completion), core: Arc::clone(&self.core) }),
             Err(request) => {
                 if ack == Ack::Ordered {
                     self.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
@@ -138,7 +138,8 @@ impl Appender {
 /// Dropping a ticket takes nothing back: the batch is appended all the same.
 #[derive(Debug)]
 pub struct Ticket {
-    completion: Completion<Outcome>,
+    /// None once the outcome was taken.
+    completion: Option<Completion<Outcome>>,
     core: Arc<Core>,
 }
 
@@ -148,8 +149,13 @@ impl Ticket {
     /// # Errors
     ///
     /// The batch is not stored, or it is not known whether it is; the error says which, and why.
+    ///
+    /// # Panics
+    ///
+    /// If [`Ticket::wait_timeout`] or [`Ticket::try_wait`] has given the outcome already.
     pub fn wait(self) -> Result<Receipt, AppendFailure> {
         let Ticket { completion, core } = self;
+        let completion = completion.expect("the outcome of a ticket is given once");
         match completion.wait() {
             Ok(outcome) => outcome,
             Err(_) => Err(abandoned(&core)),
@@ -157,15 +163,17 @@ impl Ticket {
     }
 
     /// Blocks until the batch is acknowledged, or until `timeout` is over: then `None`, and the
-    /// ticket can be waited for again.
+    /// ticket can be waited for again. `None` at once if the outcome was given already.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<Receipt, AppendFailure>> {
-        let outcome = self.completion.wait_deadline(deadline_in(timeout))?;
+        let outcome = self.completion.as_mut()?.wait_deadline(deadline_in(timeout))?;
+        self.completion = None;
         Some(outcome.unwrap_or_else(|_| Err(abandoned(&self.core))))
     }
 
-    /// The outcome, if there is one by now. Never blocks.
+    /// The outcome, if there is one by now and it was not given already. Never blocks.
     pub fn try_wait(&mut self) -> Option<Result<Receipt, AppendFailure>> {
-        let outcome = self.completion.try_take()?;
+        let outcome = self.completion.as_mut()?.try_take()?;
+        self.completion = None;
         Some(outcome.unwrap_or_else(|_| Err(abandoned(&self.core))))
     }
 }

@@ -12,14 +12,14 @@ use thalweg_wal::Segment;
 use crate::derived::checkpoint::Snapshot;
 use crate::derived::chunks::ChunkWriter;
 use crate::derived::order_log::{self, NONE};
-use crate::error::Cause;
+use crate::error::{Cause, ReadError};
 use crate::event::{Placement, Receipt};
 use crate::order::keys::partition_of;
 use crate::order::known::Table;
 use crate::order::partition::HeadUpdate;
 use crate::order::window::Ordered;
 use crate::pipeline::core::Core;
-use crate::pipeline::keeper::KeeperTask;
+use crate::pipeline::keeper::CheckpointTask;
 use crate::pipeline::permits::Permit;
 use crate::pipeline::queue::Outcome;
 use crate::sync::{Arc, Ordering, Promise};
@@ -40,7 +40,7 @@ pub(crate) enum Commit {
         snapshot: Snapshot,
         /// A segment that has to be synced before the checkpoint is written.
         log: Option<Arc<Segment>>,
-        promise: Option<Promise<()>>,
+        promise: Option<Promise<Result<(), ReadError>>>,
     },
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct Committer {
     pub(crate) heads: Vec<Table>,
     pub(crate) commits: Receiver<Commit>,
     pub(crate) awaiting: Receiver<Awaiting>,
-    pub(crate) keeper: Sender<KeeperTask>,
+    pub(crate) keeper: Sender<CheckpointTask>,
 }
 
 impl Committer {
@@ -92,7 +92,7 @@ impl Committer {
                 Commit::Checkpoint { snapshot, log, promise } => {
                     let mut chunks = self.order.take_unsynced();
                     chunks.extend(self.tips.take_unsynced());
-                    let task = KeeperTask::Checkpoint { snapshot, log, chunks, promise };
+                    let task = CheckpointTask::Write { snapshot, log, chunks, promise };
                     // A keeper that is gone has ended with the store.
                     let _ = self.keeper.send(task);
                 }
@@ -141,7 +141,7 @@ impl Committer {
         self.core.committed.publish(to);
         let full = self.order.take_full();
         if !full.is_empty() {
-            let _ = self.keeper.send(KeeperTask::Sync(full));
+            let _ = self.keeper.send(CheckpointTask::Sync(full));
         }
         Ok(())
     }

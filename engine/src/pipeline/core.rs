@@ -13,6 +13,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::Sender;
 use thalweg_wal::storage::Storage;
 
 use crate::derived::chunks::SharedChunks;
@@ -20,7 +21,8 @@ use crate::error::{Cause, ReadError};
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
 use crate::pipeline::lookup::{Lookup, Segments};
-use crate::sync::{Arc, AtomicU64, Ordering, Watermark};
+use crate::pipeline::orderer::Message;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, Watermark};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
 /// as a year.
@@ -83,6 +85,14 @@ pub(crate) struct Core {
     /// Position up to which the newest checkpoint knows the order. Written by the keeper.
     pub(crate) checkpointed: Gauge,
 
+    /// Ends the orderer; see [`Core::stop_orderer`].
+    stopping: AtomicBool,
+    orderer: Sender<Message>,
+    /// The first checkpoint that could not be written, in words.
+    pub(crate) checkpoint_error: OnceLock<String>,
+    /// Checkpoints that are on their way to the disk.
+    pub(crate) checkpoints_under_way: AtomicU64,
+
     /// Appends that wait for the order; while there are none, nobody asks for placements.
     pub(crate) ordered_acks: AtomicU64,
     pub(crate) counts: Counts,
@@ -118,6 +128,8 @@ pub(crate) struct CoreParts {
     pub(crate) ordered: u64,
     /// Number of events delivered already.
     pub(crate) delivered: u64,
+    /// The orderer's inbox.
+    pub(crate) orderer: Sender<Message>,
 }
 
 impl Core {
@@ -141,6 +153,10 @@ impl Core {
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
             checkpointed: Gauge::new(parts.ordered),
+            stopping: AtomicBool::new(false),
+            orderer: parts.orderer,
+            checkpoint_error: OnceLock::new(),
+            checkpoints_under_way: AtomicU64::new(0),
             ordered_acks: AtomicU64::new(0),
             counts: Counts::default(),
             poison: OnceLock::new(),
@@ -154,6 +170,7 @@ impl Core {
             order: self.order.reader(),
             tips: self.tips.reader(),
             verified_from: self.ordered_from,
+            skip_damage: self.read_only,
             in_flight: Default::default(),
         }
     }
@@ -167,6 +184,20 @@ impl Core {
     /// Why the engine has stopped, if it has.
     pub(crate) fn cause(&self) -> Option<&Cause> {
         self.poison.get()
+    }
+
+    /// Tells the orderer to end after the window in hand: on closing, or when a stage has died that
+    /// it would wait for in vain.
+    pub(crate) fn stop_orderer(&self) {
+        // Release: pairs with the Acquire load in `is_stopping`. The flag is set before the message
+        // is sent, so an inbox that is full, whose reader is awake, needs no message.
+        self.stopping.store(true, Ordering::Release);
+        let _ = self.orderer.try_send(Message::Stop);
+    }
+
+    /// Whether whatever takes long has to end soon.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Ends every wait: the store is closed.

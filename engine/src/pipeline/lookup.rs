@@ -80,11 +80,29 @@ pub(crate) struct Lookup {
     pub(crate) tips: ChunkReader,
     /// Records from here on have had their checksums verified by this process.
     pub(crate) verified_from: u64,
+    /// Go on past what is damaged, as a store that is open for reading does.
+    pub(crate) skip_damage: bool,
     /// Windows that are ordered and perhaps not yet in the order log, oldest first.
     pub(crate) in_flight: VecDeque<Arc<Ordered>>,
 }
 
 impl Lookup {
+    /// Whether a record is the one that its key says, if it can be compared. Where damage is to be
+    /// passed, a record that cannot be read is taken at its key: a wrong guess is as rare as two ids
+    /// with one key, and the rest of its stream is served with the numbers that it had.
+    pub(crate) fn or_by_key(&self, is_it: Result<bool, Fault>) -> Result<bool, Fault> {
+        Ok(self.or_none(is_it)?.unwrap_or(true))
+    }
+
+    /// Nothing instead of a fault, where damage is to be passed.
+    pub(crate) fn or_none<T>(&self, found: Result<T, Fault>) -> Result<Option<T>, Fault> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(_) if self.skip_damage => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
     fn segment(&self, position: u64) -> Result<&Segment, Damage> {
         match segment_at(&self.segments, position) {
             Some(segment) => Ok(segment),

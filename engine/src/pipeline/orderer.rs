@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::derived::checkpoint::{self, Snapshot};
+use crate::derived::order_log;
 use crate::error::{Cause, ReadError};
 use crate::options::OnDamage;
 use crate::order::partition::{Partition, SetbackCounts};
@@ -22,7 +23,7 @@ use crate::pipeline::core::Core;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
 use crate::pipeline::scanner::{Cut, ScannedCut};
 use crate::questions::{Question, answer};
-use crate::sync::{Arc, Promise};
+use crate::sync::{Arc, Ordering, Promise};
 
 /// A cut ends at the first frame boundary after this many bytes.
 const CUT_BYTES: u64 = 4 << 20;
@@ -43,7 +44,7 @@ pub(crate) enum Message {
     Scanned(ScannedCut),
     /// There is a call.
     Called,
-    /// End, with a last checkpoint if there is anything new.
+    /// Look at the flag that says to end.
     Stop,
 }
 
@@ -56,7 +57,7 @@ pub(crate) enum Call {
     /// Somebody wants to know.
     Ask(Question),
     /// Write a checkpoint now, and answer when it is durable.
-    Checkpoint(Promise<()>),
+    Checkpoint(Promise<Result<(), ReadError>>),
 }
 
 /// The outside's way to the orderer.
@@ -75,11 +76,6 @@ impl OrdererHandle {
             // sleeps.
             let _ = self.inbox.try_send(Message::Called);
         }
-    }
-
-    /// Tells the orderer to end.
-    pub(crate) fn stop(&self) {
-        let _ = self.inbox.send(Message::Stop);
     }
 }
 
@@ -129,10 +125,10 @@ impl Orderer {
             early: BTreeMap::new(),
             checkpointed: start,
         };
-        loop {
+        while !self.core.is_stopping() {
             self.cut(&mut progress);
-            if let Err(cause) = self.order_scanned(&mut progress) {
-                return self.core.fail(cause);
+            if let Err(fault) = self.order_scanned(&mut progress) {
+                return self.fail(fault);
             }
             self.take_calls(&mut progress);
             match self.inbox.recv() {
@@ -140,14 +136,31 @@ impl Orderer {
                 Ok(Message::Scanned(cut)) => {
                     progress.early.insert(cut.number, cut);
                 }
-                Ok(Message::Stop) => break,
+                Ok(Message::Stop) => {}
                 Err(_) => return,
             }
         }
-        let new = progress.checkpointed < self.core.ordered.get();
+        // What the keeper has not managed to write counts as new.
+        let new = self.core.checkpointed.get() < self.core.ordered.get();
         if self.core.cause().is_none() && !self.core.read_only && (new || !self.closed_before) {
             self.checkpoint(&mut progress, true, None);
         }
+    }
+
+    /// Stops the engine. A derived file that is wrong would be met again by every opening, so the
+    /// checkpoint that vouches for it goes: the next opening makes the order again from the log.
+    fn fail(&self, stop: Stopped) {
+        let cause = match stop {
+            Stopped::Cause(cause) => cause,
+            Stopped::Order(damaged) => {
+                if !self.core.read_only {
+                    let _ = self.core.storage.remove(thalweg_wal::name::checkpoint());
+                }
+                let error = ReadError::Order { global: damaged.global };
+                Cause::Derived(Arc::new(std::io::Error::other(error.to_string())))
+            }
+        };
+        self.core.fail(cause);
     }
 
     /// Answers the calls that are there. Those that come meanwhile wait for the next turn, so that no
@@ -197,11 +210,14 @@ impl Orderer {
     }
 
     /// Orders the cuts whose turn it is.
-    fn order_scanned(&mut self, progress: &mut Progress) -> Result<(), Cause> {
+    fn order_scanned(&mut self, progress: &mut Progress) -> Result<(), Stopped> {
         while let Some(cut) = progress.early.remove(&progress.next_window) {
-            if let Some(cause @ Cause::Derived(_)) = self.core.cause() {
-                // The committer writes nothing more, and the windows would pile up.
-                return Err(cause.clone());
+            if let Some(cause @ (Cause::Derived(_) | Cause::Panic { .. })) = self.core.cause() {
+                // The committer may write nothing more, and the windows would pile up.
+                return Err(Stopped::Cause(cause.clone()));
+            }
+            if self.core.is_stopping() {
+                return Ok(());
             }
             progress.next_window += 1;
             self.order_window(cut, progress)?;
@@ -214,11 +230,11 @@ impl Orderer {
         Ok(())
     }
 
-    fn order_window(&mut self, cut: ScannedCut, progress: &mut Progress) -> Result<(), Cause> {
+    fn order_window(&mut self, cut: ScannedCut, progress: &mut Progress) -> Result<(), Stopped> {
         if let Some(damage) = cut.damage.first() {
             if self.on_damage == OnDamage::Stop {
                 // Beyond it, the order would not be the one that readers may have seen.
-                return Err(Cause::Damage(damage.clone()));
+                return Err(Stopped::Cause(Cause::Damage(damage.clone())));
             }
             let corrupt = &self.core.counts.corrupt;
             corrupt.set(corrupt.get() + cut.damage.len() as u64);
@@ -236,7 +252,7 @@ impl Orderer {
             }
             _ => order(partitions, false),
         };
-        let ordered = Arc::new(ordered.map_err(cause_of)?);
+        let ordered = Arc::new(ordered.map_err(Stopped::from)?);
         self.frontier = ordered.next();
         self.core.ordered.set(cut.to);
         self.publish_counts();
@@ -286,12 +302,21 @@ impl Orderer {
     fn checkpoint_is_due(&self, progress: &Progress) -> bool {
         let tail = self.core.ordered.get() - progress.checkpointed;
         let due = CHECKPOINT_BYTES_MIN.max(self.checkpoint_len * CHECKPOINT_RATIO);
-        !self.core.read_only && tail >= due
+        let under_way = self.core.checkpoints_under_way.load(Ordering::Relaxed) > 0;
+        !self.core.read_only && tail >= due && !under_way
     }
 
     /// Takes a snapshot and sends it after the windows that it includes.
-    fn checkpoint(&mut self, progress: &mut Progress, closed: bool, promise: Option<Promise<()>>) {
+    fn checkpoint(
+        &mut self,
+        progress: &mut Progress,
+        closed: bool,
+        promise: Option<Promise<Result<(), ReadError>>>,
+    ) {
         if self.core.read_only {
+            if let Some(promise) = promise {
+                promise.complete(Err(ReadError::ReadOnly));
+            }
             return;
         }
         let encode = || checkpoint::encode_partitions(&self.partitions, self.pool.is_some());
@@ -313,19 +338,27 @@ impl Orderer {
             closed,
             partitions,
         };
+        self.closed_before = false;
         self.checkpoint_len = snapshot.byte_len();
+        self.core.checkpoints_under_way.fetch_add(1, Ordering::Relaxed);
         progress.checkpointed = snapshot.ordered;
         let log = unsynced.flatten();
         let _ = self.committer.send(Commit::Checkpoint { snapshot, log, promise });
     }
 }
 
-fn cause_of(fault: Fault) -> Cause {
-    match fault {
-        Fault::Log(damage) => Cause::Damage(damage),
-        Fault::Order(damaged) => {
-            let error = ReadError::Order { global: damaged.global };
-            Cause::Derived(Arc::new(std::io::Error::other(error.to_string())))
+/// Why ordering cannot go on.
+enum Stopped {
+    Cause(Cause),
+    /// The order log is not what was written.
+    Order(order_log::Damaged),
+}
+
+impl From<Fault> for Stopped {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Log(damage) => Stopped::Cause(Cause::Damage(damage)),
+            Fault::Order(damaged) => Stopped::Order(damaged),
         }
     }
 }

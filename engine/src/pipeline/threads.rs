@@ -48,20 +48,24 @@ fn pin(core: Option<core_affinity::CoreId>) {
     }
 }
 
-/// Starts a thread of the pipeline. If its body panics, the engine stops with that cause, and
-/// `after_panic` runs on the thread.
-pub(crate) fn spawn(
+/// Starts a thread of the pipeline, which runs `stage`. If it panics, the engine stops with that
+/// cause. The stage is dropped after that, and the promises that it held with it, so whoever waits
+/// for one of them finds the cause.
+pub(crate) fn spawn<S: Send + 'static>(
     core: &Arc<Core>,
     name: &'static str,
     pinned_to: Option<core_affinity::CoreId>,
-    body: impl FnOnce() + Send + 'static,
+    mut stage: S,
+    run: impl FnOnce(&mut S) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let core = Arc::clone(core);
     Builder::new().name(name.to_owned()).spawn(move || {
         pin(pinned_to);
-        // Whatever the body has left half done is never used again: the engine is stopped.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+        // Whatever the stage has left half done is never used again: the engine is stopped.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&mut stage))) {
             core.fail(Cause::Panic { thread: name, message: message_of(&*panic) });
+            // It may wait for what this thread will never send.
+            core.stop_orderer();
         }
     })
 }

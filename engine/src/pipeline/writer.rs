@@ -12,14 +12,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, SendError, Sender};
-use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare};
+use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare, SpareRequest};
 
 use crate::error::{AppendFailure, Cause};
 use crate::event::{Ack, Receipt};
 use crate::options::Durability;
 use crate::pipeline::committer::Awaiting;
 use crate::pipeline::core::Core;
-use crate::pipeline::keeper::KeeperTask;
 use crate::pipeline::orderer::Message;
 use crate::pipeline::queue::{Request, Requests};
 use crate::pipeline::threads::message_of;
@@ -43,7 +42,7 @@ pub(crate) struct Writer {
     pub(crate) orderer: Sender<Message>,
     /// Hands appends that wait for the order to the committer.
     pub(crate) awaiting: Sender<Awaiting>,
-    pub(crate) keeper: Sender<KeeperTask>,
+    pub(crate) preparer: Sender<SpareRequest>,
     pub(crate) spares: Receiver<Option<Spare>>,
 }
 
@@ -58,10 +57,11 @@ struct Member {
 impl Writer {
     /// Runs until the queue is closed and empty. If the writer panics, what is left is answered all
     /// the same: flume keeps it for as long as there is a sender, so nobody else would.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(&mut self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.follow())) {
             let message = message_of(&*panic);
             self.core.fail(Cause::Panic { thread: "thalweg-writer", message });
+            self.core.stop_orderer();
             while let Ok(request) = self.requests.recv() {
                 self.refuse(request);
             }
@@ -232,7 +232,7 @@ impl Writer {
             self.log.offer_spare(spare);
         }
         if let Some(request) = self.log.request_spare()
-            && self.keeper.send(KeeperTask::Spare(request)).is_err()
+            && self.preparer.send(request).is_err()
         {
             self.log.offer_spare(None);
         }
