@@ -264,7 +264,8 @@ impl Store {
 
     /// Closes the store: nothing more is accepted, everything accepted is completed, and a
     /// checkpoint is written. Blocks for up to half a second to order what is durable; the rest is
-    /// ordered by the next opening. Appenders, reads and subscriptions end.
+    /// ordered by the next opening. Blocks too for the checkpoint, and for a sync that the device has
+    /// under way. Appenders, reads and subscriptions end.
     ///
     /// Closing a closed store does nothing. Dropping the last handle closes too, and tells nobody
     /// how it went.
