@@ -36,5 +36,5 @@ pub use log::{
     WriteLock,
 };
 pub use record::{Parents, Record};
-pub use recover::{TailHint, TailReport};
+pub use recover::{TailHint, TailReport, store_id};
 pub use segment::{Damage, Segment, Walk};

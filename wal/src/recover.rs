@@ -160,6 +160,25 @@ pub(crate) fn recover(
     Ok(Some(Recovered { segments, end, report, appendable, spare, damage }))
 }
 
+/// Identity of the store whose log is in `storage`, as the header of the first segment tells it;
+/// nothing if there is none that can be read. A checkpoint of another store is no [`TailHint`].
+pub fn store_id(storage: &dyn Storage) -> Option<[u8; 16]> {
+    let names = storage.list().ok()?;
+    let numbers = names.iter().filter_map(|name| match name::kind(name) {
+        name::Kind::Segment(number) => Some(number),
+        _ => None,
+    });
+    let file = storage.open(&name::segment(numbers.min()?), Access::Read).ok()?;
+    match read_header(&*file, file.len().ok()?).ok()? {
+        SegmentHeaderState::Valid(header) | SegmentHeaderState::OneCopy(header, _) => {
+            Some(header.store_id)
+        }
+        SegmentHeaderState::Unused
+        | SegmentHeaderState::Damaged(_)
+        | SegmentHeaderState::Foreign { .. } => None,
+    }
+}
+
 fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> {
     let names = storage.list().map_err(OpenError::io("listing the store's directory"))?;
     let mut numbers: Vec<u64> = names
