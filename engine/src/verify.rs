@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{Damage, LogReader, Record, TailHint, name};
+use thalweg_wal::{Damage, LogReader, Record, name};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::derived::checkpoint::Snapshot;
@@ -150,13 +150,11 @@ pub fn verify_on(
     progress: &dyn Fn(VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, ReadError> {
     let snapshot = Snapshot::read(&*storage);
-    let hint = snapshot
-        .as_ref()
-        .map(|snapshot| TailHint { durable_end: snapshot.log_end, closed: snapshot.closed });
+    let hint = snapshot.as_ref().and_then(|snapshot| snapshot.tail_hint(&*storage));
     let log = LogReader::open(&*storage, hint)
         .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
     let mut report = VerifyReport::default();
-    log.damage.iter().for_each(|damage| report.damage(damage));
+    beyond_walks(&log).for_each(|damage| report.damage(damage));
     let mut derived = Derived::open(&storage, snapshot, &log, &mut report);
     let mut machine = SerialMachine::default();
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
@@ -202,6 +200,15 @@ pub fn verify_on(
     let _ =
         progress(VerifyProgress { bytes_done: bytes_total, bytes_total, events: report.records });
     Ok(report)
+}
+
+/// Damage that opening has found where no walk over a segment comes by: the rest is met, and told
+/// record by record, on the way.
+pub(crate) fn beyond_walks(log: &LogReader) -> impl Iterator<Item = &Damage> {
+    let is_walked = |position| {
+        log.segments.iter().any(|segment| (segment.first()..segment.end()).contains(&position))
+    };
+    log.damage.iter().filter(move |damage| !is_walked(damage.position))
 }
 
 /// An event for the serial machine; a digest stands for the payload, to save memory.
