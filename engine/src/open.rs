@@ -5,9 +5,7 @@ use std::path::Path;
 
 use crossbeam::channel::{bounded, unbounded};
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{
-    LogOptions, LogReader, LogWriter, OpenedLog, Segment, TailHint, WriteLock, name,
-};
+use thalweg_wal::{LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, name};
 
 use crate::derived::checkpoint::Snapshot;
 use crate::derived::chunks::{self, ChunkWriter};
@@ -45,8 +43,8 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
     let lock = WriteLock::acquire(&*storage)?;
-    let snapshot = Snapshot::read(&*storage).filter(|snapshot| is_own(&*storage, snapshot));
-    let hint = snapshot.as_ref().map(hint_of);
+    let snapshot = Snapshot::read(&*storage);
+    let hint = snapshot.as_ref().and_then(|snapshot| snapshot.tail_hint(&*storage));
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
     let OpenedLog { writer, store_id, segments, tail } =
         LogWriter::open(Arc::clone(&storage), log_options, hint)?;
@@ -72,8 +70,8 @@ pub(crate) fn open_read_only_on(
     options: Options,
     storage: Arc<dyn Storage>,
 ) -> Result<Store, OpenError> {
-    let snapshot = Snapshot::read(&*storage).filter(|snapshot| is_own(&*storage, snapshot));
-    let hint = snapshot.as_ref().map(hint_of);
+    let snapshot = Snapshot::read(&*storage);
+    let hint = snapshot.as_ref().and_then(|snapshot| snapshot.tail_hint(&*storage));
     let LogReader { store_id, segments, end, tail, damage } = LogReader::open(&*storage, hint)?;
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let state = match restore(&storage, &scratch, snapshot, store_id, false)? {
@@ -114,16 +112,6 @@ pub(crate) fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError
         None if create || kinds().any(name::Kind::is_derived) => Ok(()),
         None => Err(LogOpenError::Missing { path }.into()),
     }
-}
-
-/// Whether a checkpoint is one of this store: what another store's says of the end of its log must
-/// not be taken for damage of this one.
-pub(crate) fn is_own(storage: &dyn Storage, snapshot: &Snapshot) -> bool {
-    thalweg_wal::store_id(storage).is_none_or(|id| id == snapshot.store_id)
-}
-
-pub(crate) fn hint_of(snapshot: &Snapshot) -> TailHint {
-    TailHint { durable_end: snapshot.log_end, closed: snapshot.closed }
 }
 
 fn io_error(context: &str) -> impl FnOnce(io::Error) -> OpenError {

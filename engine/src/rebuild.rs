@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use thalweg_wal::storage::Storage;
 use thalweg_wal::{LogReader, WriteLock};
 
+use crate::derived::checkpoint::Snapshot;
 use crate::derived::chunks;
 use crate::error::{CloseError, OpenError};
 use crate::open::{directory, probe};
 use crate::options::Options;
+use crate::verify::beyond_walks;
 
 /// How often progress is reported.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -140,8 +142,11 @@ fn count_damage(
     storage: &dyn Storage,
     progress: &dyn Fn(RebuildProgress) -> ControlFlow<()>,
 ) -> Result<Option<u64>, OpenError> {
-    let log = LogReader::open(storage, None)?;
-    let mut corrupt = log.damage.len() as u64;
+    // Only the checkpoint may know how far the log went: without it, damage to the newest frame is
+    // a torn tail, to be cut.
+    let hint = Snapshot::read(storage).and_then(|snapshot| snapshot.tail_hint(storage));
+    let log = LogReader::open(storage, hint)?;
+    let mut corrupt = beyond_walks(&log).count() as u64;
     let mut asked = Instant::now();
     for segment in &log.segments {
         for (number, record) in segment.walk(segment.first(), segment.end()).enumerate() {

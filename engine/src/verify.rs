@@ -22,7 +22,6 @@ use crate::derived::chunks::ChunkWriter;
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::error::ReadError;
 use crate::event::EventId;
-use crate::open::{hint_of, is_own};
 use crate::order::keys::{Keys, partition_of};
 use crate::reference::{Arrival, SerialEvent, SerialMachine};
 use crate::sync::Arc;
@@ -151,12 +150,11 @@ pub fn verify_on(
     progress: &dyn Fn(VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, ReadError> {
     let snapshot = Snapshot::read(&*storage);
-    // Only a checkpoint of this store says anything about the end of its log.
-    let hint = snapshot.as_ref().filter(|snapshot| is_own(&*storage, snapshot)).map(hint_of);
+    let hint = snapshot.as_ref().and_then(|snapshot| snapshot.tail_hint(&*storage));
     let log = LogReader::open(&*storage, hint)
         .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
     let mut report = VerifyReport::default();
-    log.damage.iter().for_each(|damage| report.damage(damage));
+    beyond_walks(&log).for_each(|damage| report.damage(damage));
     let mut derived = Derived::open(&storage, snapshot, &log, &mut report);
     let mut machine = SerialMachine::default();
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
@@ -202,6 +200,15 @@ pub fn verify_on(
     let _ =
         progress(VerifyProgress { bytes_done: bytes_total, bytes_total, events: report.records });
     Ok(report)
+}
+
+/// Damage that opening has found where no walk over a segment comes by: the rest is met, and told
+/// record by record, on the way.
+pub(crate) fn beyond_walks(log: &LogReader) -> impl Iterator<Item = &Damage> {
+    let is_walked = |position| {
+        log.segments.iter().any(|segment| (segment.first()..segment.end()).contains(&position))
+    };
+    log.damage.iter().filter(move |damage| !is_walked(damage.position))
 }
 
 /// An event for the serial machine; a digest stands for the payload, to save memory.

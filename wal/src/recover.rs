@@ -39,22 +39,6 @@ pub struct TailHint {
     pub closed: bool,
 }
 
-/// The identity of the store whose log lies in `storage`, as its first segment has it: enough to
-/// tell whether a checkpoint, and the hint in it, is about this store. Nothing if there is no such
-/// segment or its header is damaged.
-pub fn store_id(storage: &dyn Storage) -> Option<[u8; 16]> {
-    let file = storage.open(&name::segment(1), Access::Read).ok()?;
-    let len = file.len().ok()?;
-    match read_header(&*file, len).ok()? {
-        SegmentHeaderState::Valid(header) | SegmentHeaderState::OneCopy(header, _) => {
-            Some(header.store_id)
-        }
-        SegmentHeaderState::Unused
-        | SegmentHeaderState::Foreign { .. }
-        | SegmentHeaderState::Damaged(_) => None,
-    }
-}
-
 /// What recovery did to the end of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -174,6 +158,25 @@ pub(crate) fn recover(
     let appendable =
         zeros_follow && (closed || empty) && is_cache_empty(storage, &last.header, end)?;
     Ok(Some(Recovered { segments, end, report, appendable, spare, damage }))
+}
+
+/// Identity of the store whose log is in `storage`, as the header of the first segment tells it;
+/// nothing if there is none that can be read. A checkpoint of another store is no [`TailHint`].
+pub fn store_id(storage: &dyn Storage) -> Option<[u8; 16]> {
+    let names = storage.list().ok()?;
+    let numbers = names.iter().filter_map(|name| match name::kind(name) {
+        name::Kind::Segment(number) => Some(number),
+        _ => None,
+    });
+    let file = storage.open(&name::segment(numbers.min()?), Access::Read).ok()?;
+    match read_header(&*file, file.len().ok()?).ok()? {
+        SegmentHeaderState::Valid(header) | SegmentHeaderState::OneCopy(header, _) => {
+            Some(header.store_id)
+        }
+        SegmentHeaderState::Unused
+        | SegmentHeaderState::Damaged(_)
+        | SegmentHeaderState::Foreign { .. } => None,
+    }
 }
 
 fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> {

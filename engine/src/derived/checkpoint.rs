@@ -9,8 +9,8 @@
 use std::io;
 
 use rayon::prelude::*;
-use thalweg_wal::name;
 use thalweg_wal::storage::{Storage, read_file, write_all_at};
+use thalweg_wal::{TailHint, name};
 
 use crate::order::held::{Held, HeldNode};
 use crate::order::keys::{Keys, PARTITION_COUNT};
@@ -120,6 +120,13 @@ impl Snapshot {
             .collect::<Option<Vec<_>>>()?;
         let whole = reader.rest.is_empty() && len == bytes.len() as u64 && ordered <= log_end;
         whole.then_some(Snapshot { store_id, ordered, frontier, log_end, closed, partitions })
+    }
+
+    /// What the checkpoint knows of the end of the log in `storage`: nothing if it is another
+    /// store's, whose log may well have been longer.
+    pub(crate) fn tail_hint(&self, storage: &dyn Storage) -> Option<TailHint> {
+        let is_own = thalweg_wal::store_id(storage).is_none_or(|id| id == self.store_id);
+        is_own.then_some(TailHint { durable_end: self.log_end, closed: self.closed })
     }
 
     /// The partitions; nothing if one of them does not add up.
