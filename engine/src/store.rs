@@ -17,6 +17,7 @@ use crate::pipeline::orderer::{Call, OrdererHandle};
 use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
 use crate::sync::{Arc, Mutex, Promise, WaitError, completion};
+use crate::verify::{VerifyReport, verify_on};
 
 /// How long closing waits for the order of what is durable. What is not ordered by then is
 /// ordered by the next opening.
@@ -228,6 +229,18 @@ impl Store {
         let (promise, answer) = completion();
         self.inner.orderer.call(Call::Checkpoint(promise));
         answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
+    }
+
+    /// Checks what is durable now against the definition of its order: every checksum, every delivery,
+    /// and what the derived files say. Reads the whole log; [`verify`](crate::verify()) does the same
+    /// for a store that is not open, and shows its progress.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read at all. Damage is a problem in the report.
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        let storage = Arc::clone(&self.core().storage);
+        verify_on(storage, &|_| std::ops::ControlFlow::Continue(()))
     }
 
     /// The state of the store, in numbers. Never blocks.

@@ -7,7 +7,7 @@ use common::{TestEvent, check, expected, hostile_event, shared};
 use proptest::prelude::*;
 use thalweg::reference::Arrival;
 use thalweg::storage::MemoryStorage;
-use thalweg::{Ack, MixedBatch, Options, Placement};
+use thalweg::{Ack, MixedBatch, Options, Placement, Store};
 
 /// How a session ends.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,7 @@ fn run(sessions: &[Session]) {
         let expected = expected(&storage);
         check(&store, &expected);
         check_placements(&seen, &expected);
+        check_report(&store, &expected);
         match session.end {
             End::Close => store.close().expect("closes"),
             End::Kill => storage = storage.fork(),
@@ -68,6 +69,15 @@ fn run(sessions: &[Session]) {
     check(&reader, &expected);
     let store = Options::new().orderers(2).open_on(shared(&storage)).expect("opens");
     check(&store, &expected);
+}
+
+/// The store's own check finds nothing wrong, and counts right.
+fn check_report(store: &Store, expected: &common::Expected) {
+    let report = store.verify().expect("verifies");
+    assert_eq!(report.problem_count, 0, "{:?}", report.problems);
+    assert_eq!(report.records, expected.arrivals.len() as u64);
+    assert_eq!(report.delivered, expected.order.len() as u64);
+    assert_eq!(report.held, expected.held.len() as u64);
 }
 
 /// What the receipts of the last session said is what the machine made of the arrivals.
