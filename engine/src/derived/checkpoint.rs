@@ -20,7 +20,7 @@ use crate::order::tips::Tip;
 use crate::order::window::Frontier;
 
 const MAGIC: [u8; 8] = *b"THALWEGC";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_LEN: usize = 96;
 
 /// The state at a position of the log.
