@@ -5,6 +5,7 @@ mod common;
 
 use common::{TestEvent, check, expected, hostile_event, shared};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use thalweg::reference::Arrival;
 use thalweg::storage::MemoryStorage;
 use thalweg::{Ack, MixedBatch, Options, Placement, Store};
@@ -98,8 +99,43 @@ fn check_placements(seen: &[Placement], expected: &common::Expected) {
     }
 }
 
+/// Small sessions are windows of a few records each. Here the log is one long tail, so that windows are
+/// large enough for the pool, whatever the number of threads.
+fn run_large(events: &[TestEvent]) {
+    let storage = MemoryStorage::new();
+    let store = Options::new().orderers(1).open_on(shared(&storage)).expect("opens");
+    for events in events.chunks(700) {
+        let mut batch = MixedBatch::new();
+        for event in events {
+            batch.push(event.stream_name(), &event.to_new()).expect("within the limits");
+        }
+        store.submit(batch).expect("accepted").wait().expect("appended");
+    }
+    let expected = expected(&storage);
+    check(&store, &expected);
+    // Before anything is checkpointed, every fork orders all of it again, as after a crash.
+    for orderers in [1, 2, 3, 5, 16] {
+        let fork = storage.fork();
+        let options = Options::new().orderers(orderers).scanners(orderers.min(4));
+        let store = options.open_on(shared(&fork)).expect("opens");
+        check(&store, &expected);
+        check_report(&store, &expected);
+    }
+}
+
+/// As many cases as `PROPTEST_CASES` says, in relation to its default of 256. A failure prints its
+/// seed and saves it beside this file, to be tried first from then on.
+fn cases(of_256: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: (config.cases * of_256).div_ceil(256),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(cases(128))]
 
     #[test]
     fn few_streams_with_many_collisions(
@@ -111,5 +147,14 @@ proptest! {
     #[test]
     fn many_streams(sessions in prop::collection::vec(session(200, 40), 1..3)) {
         run(&sessions);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..cases(8) })]
+
+    #[test]
+    fn large_windows(events in prop::collection::vec(hostile_event(60, 120), 3000..6000)) {
+        run_large(&events);
     }
 }
