@@ -462,6 +462,43 @@ fn damage_below_the_checkpoint_is_an_error_in_its_place() {
     assert!(verified(&storage).expect("verifies").problem_count > 0);
 }
 
+/// The orderer compares what arrives with the records behind the tips; one of them that is damaged
+/// stopped a reader, with the streams that had nothing to do with it.
+#[test]
+fn a_damaged_tip_below_the_checkpoint_hinders_no_other_stream() {
+    let storage = MemoryStorage::new();
+    let store = open(&storage).expect("opens");
+    let append = |stream: &str, event: thalweg::NewEvent| {
+        let appender = store.appender(stream).expect("an appender").ack(Ack::Ordered);
+        appender.append_event(event).expect("accepted").wait().expect("appended").position
+    };
+    append("s", Event::new("").id("root"));
+    let tip = append("s", Event::new("").id("tip"));
+    append("large", Event::new(vec![0; 600_000]));
+    store.checkpoint().expect("a checkpoint");
+    append("large", Event::new(vec![0; 600_000]));
+    append("s", Event::new("").id("child").parents(["tip"]));
+    append("t", Event::new("").id("other"));
+    let storage = storage.fork();
+    flip(&storage, SEGMENT, tip + 20, 1);
+    let reader = Options::new().orderers(1).open_read_only_on(shared(&storage)).expect("opens");
+    reader.wait_committed(reader.durable_end()).expect("goes on");
+    assert!(reader.get("t", "other").expect("gets").is_some());
+    let errors: Vec<u64> = (0..)
+        .zip(reader.read(..).expect("reads"))
+        .filter_map(|(global, event)| event.is_err().then_some(global))
+        .collect();
+    assert_eq!(errors, [1], "the tip, and nothing else");
+    drop(reader);
+    let writer = open(&storage).expect("opens");
+    let stopped = writer.wait_committed(writer.durable_end());
+    let by_damage = matches!(
+        &stopped,
+        Err(ReadError::Poisoned(Cause::Damage(damage))) if damage.position == tip
+    );
+    assert!(by_damage, "{stopped:?}");
+}
+
 #[test]
 fn damage_in_the_newest_acknowledged_frames_is_refused_by_name() {
     let storage = closed_store(7);
