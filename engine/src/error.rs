@@ -34,7 +34,11 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Log(error) => write!(f, "the log could not be written: {error}"),
-            Cause::Derived(error) => write!(f, "a derived file failed: {error}"),
+            Cause::Derived(error) => write!(
+                f,
+                "the order could not be written or read: {error}; what was acknowledged is in the log, \
+                 and the next opening orders it"
+            ),
             Cause::Damage(damage) => write!(
                 f,
                 "{damage}; the store can be read, and `verify` lists all damage, but it takes no more \

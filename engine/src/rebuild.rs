@@ -47,7 +47,7 @@ pub struct RebuildReport {
     pub conflicts: u64,
     /// Events that required a parent that was missing.
     pub rejected: u64,
-    /// Damaged places in the log. If there are any, nothing was thrown away.
+    /// Damaged places in the log. If there are any, nothing was thrown away and nothing ordered.
     pub corrupt: u64,
     /// Time from opening to the last delivery.
     pub elapsed: Duration,
@@ -77,19 +77,17 @@ pub fn rebuild(
     let begun = Instant::now();
     let storage = directory(path, false)?;
     probe(&storage, false)?;
-    let corrupt = {
-        let _lock = WriteLock::acquire(&storage)?;
-        let Some(corrupt) = count_damage(&storage, progress)? else {
-            return Ok(RebuildReport { interrupted: true, ..RebuildReport::nothing(begun) });
-        };
-        if corrupt == 0 {
-            chunks::remove_all(&storage).map_err(|source| OpenError::Io {
-                context: String::from("removing derived files"),
-                source,
-            })?;
-        }
-        corrupt
-    };
+    let lock = WriteLock::acquire(&storage)?;
+    match count_damage(&storage, progress)? {
+        None => return Ok(RebuildReport { interrupted: true, ..RebuildReport::nothing(begun) }),
+        Some(0) => {}
+        Some(corrupt) => return Ok(RebuildReport { corrupt, ..RebuildReport::nothing(begun) }),
+    }
+    chunks::remove_all(&storage).map_err(|source| OpenError::Io {
+        context: String::from("removing derived files"),
+        source,
+    })?;
+    drop(lock);
     let store = options.create(false).open(path)?;
     let bytes_total = store.durable_end();
     let mut interrupted = false;
@@ -115,7 +113,7 @@ pub fn rebuild(
         duplicates: stats.duplicates,
         conflicts: stats.conflicts,
         rejected: stats.rejected,
-        corrupt,
+        corrupt: 0,
         elapsed,
         interrupted,
     })

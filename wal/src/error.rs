@@ -94,10 +94,16 @@ impl fmt::Display for OpenError {
             }
             OpenError::Damaged(damage) => write!(
                 f,
-                "{damage}. The log was acknowledged beyond this place, so nothing is cut: \
-                 `verify` lists all damage, and reading still works; before it takes appends again \
-                 it needs a `repair`, which this version does not have yet, or a copy"
+                "{damage}. These bytes may have been acknowledged, so nothing is cut or changed: put \
+                 the file back from a copy; a `repair` is not in this version yet"
             ),
+            OpenError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
+                write!(
+                    f,
+                    "{context}: {source}; what was acknowledged is there and can be read; free some \
+                     space and try again"
+                )
+            }
             OpenError::Io { context, source } => write!(f, "{context}: {source}"),
         }
     }

@@ -356,13 +356,16 @@ impl LogWriter {
         self.active.file.publish(published);
     }
 
-    /// The segment that should be prepared now, if there is one and nobody was asked before: as soon
-    /// as a quarter of the active one is used.
-    pub fn request_spare(&mut self) -> Option<SpareRequest> {
-        // A store that is opened for a few appends needs none.
+    /// Whether a quarter of the active segment is used: early enough to prepare the next one, and
+    /// late enough that a store which is opened for a few appends prepares none.
+    pub fn is_spare_due(&self) -> bool {
         let segment = &self.active.segment;
-        let early = self.end - segment.base() < (segment.limit() - segment.base()) / 4;
-        if self.spare.is_some() || self.spare_requested || self.failed || early {
+        self.end - segment.base() >= (segment.limit() - segment.base()) / 4
+    }
+
+    /// The segment that should be prepared now, if there is one and nobody was asked before.
+    pub fn request_spare(&mut self) -> Option<SpareRequest> {
+        if self.spare.is_some() || self.spare_requested || self.failed {
             return None;
         }
         self.spare_requested = true;

@@ -22,7 +22,7 @@ pub struct Damage {
     pub offset: u64,
     /// Position of the damage in the whole log.
     pub position: u64,
-    /// Position from which on the log can be read again.
+    /// Position from which on the log can be read again; that of the damage itself if nobody looked.
     pub resumes: u64,
     /// What is wrong.
     pub fault: Fault,
@@ -30,11 +30,12 @@ pub struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "damage in {} at offset {} (position {}): {}; readable again from position {}",
-            self.file, self.offset, self.position, self.fault, self.resumes
-        )
+        let Damage { file, offset, position, fault, resumes, .. } = self;
+        write!(f, "damage in {file} at offset {offset} (position {position}): {fault}")?;
+        if resumes > position {
+            write!(f, "; readable again from position {resumes}")?;
+        }
+        Ok(())
     }
 }
 

@@ -5,21 +5,17 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use thalweg::{Ack, Event, MixedBatch, Placement, Store};
 
-use super::StoreArgument;
+use super::{POLL, StoreArgument, settled};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::lines::{Input, LINE_LEN_MAX};
 use crate::ndjson;
 use crate::output::{self, NameArgument, name, name_argument, note, plural};
-
-/// How often a wait looks for an interrupt.
-const POLL: Duration = Duration::from_millis(50);
 
 /// Append one event
 ///
@@ -85,6 +81,11 @@ impl Append {
         batch.push(&self.stream.0, &event)?;
 
         let store = self.store.open_to_append()?;
+        // Whether the log can be ordered to its end is known before anything is added to it.
+        if settled(&store, &interrupt)?.is_none() {
+            note(format_args!("interrupted: nothing was stored"));
+            return Ok(Exit::Interrupted);
+        }
         let mut ticket = store.submit(batch).map_err(|refused| refused.reason)?;
         let receipt = loop {
             match ticket.wait_timeout(POLL) {

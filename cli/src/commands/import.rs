@@ -17,7 +17,7 @@ use clap::Args;
 use serde::Serialize;
 use thalweg::{Event, MixedBatch, Stats, Store, Ticket};
 
-use super::StoreArgument;
+use super::{POLL, StoreArgument, settled};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::lines::{Chunk, Input, LINE_LEN_MAX, numbered};
@@ -33,8 +33,6 @@ const BATCH_BYTES: u64 = 1 << 20;
 const BATCHES_WAITING: usize = 32;
 /// How long a batch that is not full waits for more input.
 const LINGER: Duration = Duration::from_millis(10);
-/// How often a wait looks for an interrupt.
-const POLL: Duration = Duration::from_millis(50);
 /// How long, after an interrupt, to wait for what was submitted.
 const LAST_WAIT: Duration = Duration::from_millis(250);
 /// Bad lines that are reported one by one without `--verbose`.
@@ -219,22 +217,6 @@ fn summary(
         events_per_second: output::per_second(appended, elapsed),
         interrupted: matches!(end, End::Interrupted),
     }
-}
-
-/// The counts once everything durable is ordered; `None` after an interrupt.
-fn settled(store: &Store, interrupt: &Interrupt) -> anyhow::Result<Option<Stats>> {
-    let end = store.durable_end();
-    let start = store.stats().committed;
-    let progress = Progress::new("ordering", Some(end.saturating_sub(start)));
-    while !store.wait_committed_timeout(end, POLL)? {
-        if interrupt.is_set() {
-            return Ok(None);
-        }
-        let stats = store.stats();
-        progress.set(stats.committed.saturating_sub(start), stats.delivered);
-    }
-    progress.clear();
-    Ok(Some(store.stats()))
 }
 
 /// What is on disk so far. Written by the importing thread alone; the watchdog reads it for its

@@ -1,14 +1,19 @@
 //! The commands, one file each, and how they open a store.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use thalweg::{LogOpenError, OpenError, Options, Store};
+use thalweg::{LogOpenError, OpenError, Options, Stats, Store};
 
 use crate::exit::Exit;
-use crate::interrupt;
+use crate::interrupt::{self, Interrupt};
 use crate::output::{note, plural};
+use crate::progress::Progress;
+
+/// How often a wait looks for an interrupt.
+const POLL: Duration = Duration::from_millis(50);
 
 mod append;
 mod graph;
@@ -81,6 +86,22 @@ impl StoreArgument {
     fn shown(&self) -> std::path::Display<'_> {
         self.path.display()
     }
+}
+
+/// The counts once everything durable is ordered; `None` after an interrupt.
+fn settled(store: &Store, interrupt: &Interrupt) -> anyhow::Result<Option<Stats>> {
+    let end = store.durable_end();
+    let start = store.stats().committed;
+    let progress = Progress::new("ordering", Some(end.saturating_sub(start)));
+    while !store.wait_committed_timeout(end, POLL)? {
+        if interrupt.is_set() {
+            return Ok(None);
+        }
+        let stats = store.stats();
+        progress.set(stats.committed.saturating_sub(start), stats.delivered);
+    }
+    progress.clear();
+    Ok(Some(store.stats()))
 }
 
 /// Opens the store without touching it, with everything ordered that was durable at this moment.

@@ -63,12 +63,22 @@ impl Order {
         progress.clear();
         let report = report
             .map_err(|error| anyhow!("cannot order {}: {}", self.store.shown(), advised(&error)))?;
-        self.print(&report)?;
+        if report.corrupt == 0 || self.json {
+            self.print(&report)?;
+        }
+        if report.corrupt > 0 {
+            note(format_args!(
+                "refused: the log is damaged in {}, and without the damaged events all others would get \
+                 other numbers; nothing was thrown away, and `thalweg verify` lists the damage",
+                plural(report.corrupt, "place")
+            ));
+            return Ok(Exit::Problem);
+        }
         if report.interrupted {
             note(format_args!("interrupted: the rest is ordered when the store is opened"));
             return Ok(Exit::Interrupted);
         }
-        Ok(if report.corrupt > 0 { Exit::Problem } else { Exit::Done })
+        Ok(Exit::Done)
     }
 
     fn print(&self, report: &RebuildReport) -> anyhow::Result<()> {
@@ -92,7 +102,7 @@ impl Order {
             writeln!(
                 out,
                 "scanned {} in {} ({} events/s)\n{} delivered, {} held, {} duplicate, \
-                 {} conflicting, {} rejected, {} corrupt",
+                 {} conflicting, {} rejected",
                 plural(report.scanned, "event"),
                 output::duration(report.elapsed),
                 count(rate),
@@ -100,8 +110,7 @@ impl Order {
                 count(report.held),
                 count(report.duplicates),
                 count(report.conflicts),
-                count(report.rejected),
-                count(report.corrupt)
+                count(report.rejected)
             )?;
         }
         Ok(out.flush()?)

@@ -231,7 +231,8 @@ impl Writer {
         if let Ok(spare) = self.spares.try_recv() {
             self.log.offer_spare(spare);
         }
-        if let Some(request) = self.log.request_spare()
+        if self.log.is_spare_due()
+            && let Some(request) = self.log.request_spare()
             && self.preparer.send(request).is_err()
         {
             self.log.offer_spare(None);
