@@ -6,8 +6,8 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{Expected, Rng, check, expected, shared, wild_event};
-use thalweg::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
+use common::{Expected, Rng, check, expected, flip, shared, wild_event};
+use thalweg::storage::{MemoryStorage, Storage, read_file, write_all_at};
 use thalweg::{
     Ack, Cause, Event, LogOpenError, MixedBatch, OpenError, Options, ReadError, Store,
     VerifyReport, rebuild, verify, verify_on,
@@ -59,14 +59,6 @@ fn put(storage: &MemoryStorage, name: &str, bytes: &[u8]) {
     let _ = storage.remove(name);
     let file = storage.create(name, bytes.len() as u64).expect("creates");
     write_all_at(&*file, bytes, 0).expect("writes");
-}
-
-/// Changes one byte where it is.
-fn flip(storage: &MemoryStorage, name: &str, offset: u64, mask: u8) {
-    let file = storage.open(name, Access::Write).expect("opens");
-    let mut byte = [0];
-    assert_eq!(file.read_at(&mut byte, offset).expect("reads"), 1);
-    file.write_at(&[byte[0] ^ mask], offset).expect("writes");
 }
 
 /// End of what is not zero.

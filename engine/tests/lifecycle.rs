@@ -14,30 +14,13 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use common::{Rng, check, expected, shared, wild_event};
+use common::{Rng, SOON, append, check, expected, nothing_hangs, shared, soon, wild_event};
 use faulty::{Fault, Faulty, Op};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
     Ack, AppendFailure, Batch, Cause, CloseError, Event, LogOpenError, MixedBatch, OpenError,
     Options, Placement, ReadError, Refusal, Store, Ticket,
 };
-
-/// Everything that must end soon ends within this time, on a busy machine too.
-const SOON: Duration = Duration::from_secs(10);
-
-/// Does `what` on a thread of its own; fails if it hangs.
-fn soon<T: Send + 'static>(name: &str, what: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        let _ = sender.send(what());
-    });
-    receiver.recv_timeout(SOON).unwrap_or_else(|_| panic!("{name} hangs, or has panicked"))
-}
-
-fn append(store: &Store, stream: &str, payload: impl AsRef<[u8]>) {
-    let appender = store.appender(stream).expect("an appender").ack(Ack::Ordered);
-    appender.append(payload).expect("accepted").wait().expect("appended");
-}
 
 fn payloads(store: &Store) -> Vec<Vec<u8>> {
     let events = store.read(..).expect("reads");
@@ -56,14 +39,18 @@ fn tickets_for_the_order_are_never_late() {
             let appender = store.appender(format!("s{thread}")).expect("an appender");
             let appender = appender.ack(Ack::Ordered);
             scope.spawn(move || {
-                for round in 0..1000 {
+                for round in 0..1000_u64 {
                     let unwatched = appender.clone().ack(Ack::Durable);
                     unwatched.append("one more").expect("accepted");
-                    let batch = Batch::from([Event::new(vec![0; round % 5])]);
+                    let batch = Batch::from([Event::new(vec![0; round as usize % 5])]);
                     let mut ticket = appender.submit(batch).expect("accepted");
                     let receipt = ticket.wait_timeout(SOON).expect("in time").expect("appended");
                     let placement = receipt.placements[0];
-                    assert!(matches!(placement, Placement::Delivered { .. }), "{placement:?}");
+                    let own = 2 * round + 1;
+                    assert!(
+                        matches!(placement, Placement::Delivered { local, .. } if local == own),
+                        "{placement:?} of event {own}"
+                    );
                 }
             });
         }
@@ -336,7 +323,7 @@ fn closing_wakes_everyone_who_waits() {
         });
     }
     // A submit that waits for room, since the one before it does not come back from the disk.
-    storage.shut(true);
+    storage.hold(Op::Sync, "segment");
     let appender = store.appender("s").expect("an appender");
     let on_disk = appender.append("on its way").expect("accepted");
     storage.wait_until_one_waits();
@@ -353,7 +340,7 @@ fn closing_wakes_everyone_who_waits() {
     // The disk has not come back yet: the submit does not wait for it.
     assert_eq!(woken.recv_timeout(Duration::from_secs(1)), Ok("submit"));
     let begun = Instant::now();
-    storage.shut(false);
+    storage.let_go();
     let mut names: Vec<&str> = (0..5).map(|_| woken.recv_timeout(SOON).expect("woken")).collect();
     assert!(begun.elapsed() < Duration::from_secs(1), "too late: {:?}", begun.elapsed());
     names.sort_unstable();
@@ -486,33 +473,6 @@ fn endless_timeouts_wait_without_end() {
 }
 
 // Failing.
-
-/// What every operation of a store that has failed must do: end.
-fn nothing_hangs(store: &Store) {
-    type Call = fn(&Store);
-    let calls: [(&str, Call); 7] = [
-        ("held", |store| drop(store.held())),
-        ("streams", |store| drop(store.streams())),
-        ("why_held", |store| drop(store.why_held("s", "x"))),
-        ("checkpoint", |store| drop(store.checkpoint())),
-        ("wait_committed", |store| drop(store.wait_committed(store.durable_end()))),
-        ("append", |store| {
-            if let Ok(ticket) = store.appender("s").expect("an appender").append("late") {
-                drop(ticket.wait());
-            }
-        }),
-        ("append, for the order", |store| {
-            let appender = store.appender("s").expect("an appender").ack(Ack::Ordered);
-            if let Ok(ticket) = appender.append("late") {
-                drop(ticket.wait());
-            }
-        }),
-    ];
-    for (name, call) in calls {
-        let store = store.clone();
-        soon(name, move || call(&store));
-    }
-}
 
 fn fails_with(
     storage: &Faulty,

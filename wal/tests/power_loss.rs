@@ -6,9 +6,9 @@ mod disk;
 
 use std::sync::Arc;
 
-use common::{Event, OPTIONS, frame_of, put, whole};
+use common::{Event, OPTIONS, append_frames, frame_of, hint, put, whole};
 use disk::{Disk, Fault};
-use thalweg_wal::{AppendError, LogReader, LogWriter, OpenedLog};
+use thalweg_wal::{AppendError, LogReader, LogWriter, OpenedLog, TailHint};
 
 fn frame(index: u8) -> Vec<Event> {
     let event =
@@ -17,7 +17,11 @@ fn frame(index: u8) -> Vec<Event> {
 }
 
 fn open(disk: &Disk) -> Result<OpenedLog, thalweg_wal::OpenError> {
-    LogWriter::open(Arc::new(disk.clone()), OPTIONS, None)
+    open_with(disk, None)
+}
+
+fn open_with(disk: &Disk, hint: Option<TailHint>) -> Result<OpenedLog, thalweg_wal::OpenError> {
+    LogWriter::open(Arc::new(disk.clone()), OPTIONS, hint)
 }
 
 /// Frames that were submitted, in order, and how many of them were acknowledged.
@@ -171,33 +175,61 @@ fn an_error_at_any_operation_loses_nothing_acknowledged_later() {
     });
 }
 
+fn small(id: &str) -> Vec<Event> {
+    vec![Event::new("s", id, "same length")]
+}
+
+/// Loses two frames in a sync that fails. The cache goes on showing them.
+fn lose_two_frames(disk: &Disk, mut writer: LogWriter) {
+    writer.append(&mut frame_of(&small("lost1"))).expect("appends");
+    writer.append(&mut frame_of(&small("lost2"))).expect("appends");
+    disk.fail_at(disk.ops() + 1, Fault::Error);
+    assert!(writer.sync().is_err());
+}
+
 /// Two frames are lost in a failed sync, but the cache goes on showing them. A frame as long as the
 /// first once went in its place, and the page that it shares with the second took that one along to
 /// the device: the second frame came back without the first.
 #[test]
 fn what_a_failed_sync_has_lost_does_not_come_back() {
-    let small = |id: &str| vec![Event::new("s", id, "same length")];
     for earlier in [vec![], small("earlier")] {
         let disk = Disk::new();
         let mut writer = open(&disk).expect("opens").writer;
         if !earlier.is_empty() {
-            writer.append(&mut frame_of(&earlier)).expect("appends");
-            writer.sync().expect("syncs");
+            append_frames(&mut writer, std::slice::from_ref(&earlier));
         }
-        writer.append(&mut frame_of(&small("lost1"))).expect("appends");
-        writer.append(&mut frame_of(&small("lost2"))).expect("appends");
-        disk.fail_at(disk.ops() + 1, Fault::Error);
-        assert!(writer.sync().is_err());
-        drop(writer);
+        lose_two_frames(&disk, writer);
         let opened = open(&disk).expect("opens");
         assert_eq!(whole(&opened.segments), earlier);
         let mut writer = opened.writer;
-        writer.append(&mut frame_of(&small("later"))).expect("appends");
-        writer.sync().expect("syncs");
+        append_frames(&mut writer, &[small("later")]);
         drop(writer);
         let opened = open(&disk.power_loss(|| false)).expect("opens");
         assert_eq!(whole(&opened.segments), [earlier, small("later")].concat());
     }
+}
+
+/// The same with a checkpoint that says, truly, that the log was closed at its end: the session that
+/// lost the frames went on there in place and wrote no checkpoint of its own. Its word
+/// was once enough to go on in place again.
+#[test]
+fn what_is_lost_behind_the_end_of_a_closed_log_does_not_come_back() {
+    let disk = Disk::new();
+    let mut writer = open(&disk).expect("opens").writer;
+    let edges = append_frames(&mut writer, &[small("earlier")]);
+    drop(writer);
+    let closed = hint(edges[1], true);
+
+    let opened = open_with(&disk, closed).expect("opens");
+    assert_eq!(opened.segments.len(), 1, "with nothing behind the end, the log goes on in place");
+    lose_two_frames(&disk, opened.writer);
+
+    let mut opened = open_with(&disk, closed).expect("opens");
+    assert_eq!(whole(&opened.segments), small("earlier"));
+    append_frames(&mut opened.writer, &[small("later")]);
+    drop(opened);
+    let opened = open_with(&disk.power_loss(|| false), closed).expect("opens");
+    assert_eq!(whole(&opened.segments), [small("earlier"), small("later")].concat());
 }
 
 /// The first store of all: nothing, or a store, but never something that cannot be opened.

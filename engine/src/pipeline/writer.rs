@@ -58,20 +58,27 @@ impl Writer {
     /// Runs until the queue is closed and empty. If the writer panics, what is left is answered all
     /// the same: flume keeps it for as long as there is a sender, so nobody else would.
     pub(crate) fn run(&mut self) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.follow())) {
-            let message = message_of(&*panic);
-            self.core.fail(Cause::Panic { thread: "thalweg-writer", message });
+        // What is in hand outlives a panic, so that nobody hears of it before its cause is known.
+        let (mut group, mut carried) = (Vec::new(), None);
+        let follow = AssertUnwindSafe(|| self.follow(&mut group, &mut carried));
+        if let Err(panic) = catch_unwind(follow) {
+            let cause = Cause::Panic { thread: "thalweg-writer", message: message_of(&*panic) };
+            self.core.fail(cause.clone());
             self.core.stop_orderer();
+            // The first cause stands, and may be that of another thread.
+            let cause = self.core.cause().cloned().unwrap_or(cause);
+            for Member { request, .. } in group {
+                self.answer(request, AppendFailure::Unknown(cause.clone()));
+            }
+            carried.into_iter().for_each(|request| self.refuse(request));
             while let Ok(request) = self.requests.recv() {
                 self.refuse(request);
             }
         }
     }
 
-    fn follow(&mut self) {
+    fn follow(&mut self, group: &mut Vec<Member>, carried: &mut Option<Request>) {
         let mut frame = FrameBuf::new();
-        let mut group = Vec::new();
-        let mut carried = None;
         let mut last_sync = Instant::now();
         self.ask_for_spare();
         loop {
@@ -82,8 +89,8 @@ impl Writer {
                     None => break,
                 },
             };
-            carried = self.gather(first, &mut frame, &mut group);
-            self.commit(&mut frame, &mut group);
+            *carried = self.gather(first, &mut frame, group);
+            self.commit(&mut frame, group);
             self.ask_for_spare();
         }
         if self.core.cause().is_none() {

@@ -1,8 +1,9 @@
-//! A directory in memory whose operations fail, or wait, when a test says so.
-#![allow(unreachable_pub, reason = "each test binary uses its own part")]
+//! A directory in memory whose operations fail, panic, or wait, when a test says so.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use thalweg::storage::{Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile};
 
@@ -30,6 +31,14 @@ pub struct Fault {
     pub error: io::ErrorKind,
 }
 
+impl Fault {
+    /// Every such operation fails.
+    pub fn always(op: Op, file: &'static str) -> Self {
+        let error = io::ErrorKind::StorageFull;
+        Fault { op: Some(op), file, skip: 0, count: u64::MAX, error }
+    }
+}
+
 /// A directory in memory with faults. Clones share everything.
 #[derive(Debug, Clone, Default)]
 pub struct Faulty {
@@ -46,44 +55,77 @@ struct State {
 #[derive(Debug, Default)]
 struct Plan {
     fault: Option<Fault>,
+    /// Whether it is a panic instead of an error.
+    panics: bool,
     /// Operations so far.
     ops: u64,
-    /// Whether syncs of segments wait.
-    shut: bool,
+    /// Which operations wait: on files with names that begin so.
+    held: Option<(Op, &'static str)>,
     /// How many wait.
     waiting: u64,
+    /// Which operations take how long.
+    slow: Option<(Op, &'static str, Duration)>,
 }
 
 impl Faulty {
+    /// A directory that has files already.
+    pub fn over(inner: MemoryStorage) -> Self {
+        Faulty { inner, state: Arc::default() }
+    }
+
     pub fn fail(&self, fault: Fault) {
-        self.state.plan.lock().unwrap().fault = Some(fault);
+        let mut plan = self.state.plan.lock().unwrap();
+        (plan.fault, plan.panics) = (Some(fault), false);
+    }
+
+    /// As `fail`, but the operation panics.
+    pub fn panic(&self, fault: Fault) {
+        let mut plan = self.state.plan.lock().unwrap();
+        (plan.fault, plan.panics) = (Some(fault), true);
     }
 
     pub fn ops(&self) -> u64 {
         self.state.plan.lock().unwrap().ops
     }
 
-    /// Makes syncs of segments wait, or go on.
-    pub fn shut(&self, shut: bool) {
-        self.state.plan.lock().unwrap().shut = shut;
+    /// Makes operations on a file, by the beginning of its name, take this long.
+    pub fn slow_down(&self, op: Op, file: &'static str, by: Duration) {
+        self.state.plan.lock().unwrap().slow = Some((op, file, by));
+    }
+
+    /// Makes operations on a file, by the beginning of its name, wait.
+    pub fn hold(&self, op: Op, file: &'static str) {
+        self.state.plan.lock().unwrap().held = Some((op, file));
+    }
+
+    /// Lets those that wait go on.
+    pub fn let_go(&self) {
+        self.state.plan.lock().unwrap().held = None;
         self.state.changed.notify_all();
     }
 
-    /// Returns once a sync waits.
+    /// Returns once an operation waits.
     pub fn wait_until_one_waits(&self) {
         let plan = self.state.plan.lock().unwrap();
         drop(self.state.changed.wait_while(plan, |plan| plan.waiting == 0).unwrap());
     }
 
     fn step(&self, op: Op, file: &str) -> io::Result<()> {
+        let is_it = |other: Op, name: &str| other == op && file.starts_with(name);
         let mut plan = self.state.plan.lock().unwrap();
         plan.ops += 1;
-        if op == Op::Sync && file.starts_with("segment") && plan.shut {
+        if let Some((_, _, by)) = plan.slow.filter(|(slow, name, _)| is_it(*slow, name)) {
+            drop(plan);
+            std::thread::sleep(by);
+            plan = self.state.plan.lock().unwrap();
+        }
+        if plan.held.is_some_and(|(held, name)| is_it(held, name)) {
             plan.waiting += 1;
             self.state.changed.notify_all();
-            plan = self.state.changed.wait_while(plan, |plan| plan.shut).unwrap();
+            plan = self.state.changed.wait_while(plan, |plan| plan.held.is_some()).unwrap();
             plan.waiting -= 1;
         }
+        let panics = plan.panics;
         let Some(fault) = &mut plan.fault else { return Ok(()) };
         if fault.op.is_some_and(|other| other != op) || !file.starts_with(fault.file) {
             return Ok(());
@@ -96,7 +138,11 @@ impl Faulty {
             return Ok(());
         }
         fault.count -= 1;
-        Err(fault.error.into())
+        let error = fault.error;
+        // Not with the lock: the other threads go on.
+        drop(plan);
+        assert!(!panics, "the storage panics");
+        Err(error.into())
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine};
-use thalweg::storage::{MemoryStorage, Storage};
-use thalweg::{Event, NewEvent, Store};
+use thalweg::storage::{Access, MemoryStorage, Storage};
+use thalweg::{Ack, Event, NewEvent, Store};
 use thalweg_wal::{LogReader, Record};
 
 /// An event of a test: which stream, and everything else by small numbers, so that ids collide,
@@ -156,6 +158,59 @@ pub fn check(store: &Store, expected: &Expected) {
     assert_eq!(stats.duplicates, count(Arrival::Duplicate) as u64);
     assert_eq!(stats.conflicts, count(Arrival::Conflict) as u64);
     assert_eq!(stats.rejected, count(Arrival::Rejected) as u64);
+}
+
+/// Everything that must end soon ends within this time, on a busy machine too.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// Does `what` on a thread of its own; fails if it hangs.
+pub fn soon<T: Send + 'static>(name: &str, what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(what());
+    });
+    receiver.recv_timeout(SOON).unwrap_or_else(|_| panic!("{name} hangs, or has panicked"))
+}
+
+/// Appends one chained event, and waits until it is ordered.
+pub fn append(store: &Store, stream: &str, payload: impl AsRef<[u8]>) {
+    let appender = store.appender(stream).expect("an appender").ack(Ack::Ordered);
+    appender.append(payload).expect("accepted").wait().expect("appended");
+}
+
+/// What every operation of a store that has failed must do: end.
+pub fn nothing_hangs(store: &Store) {
+    type Call = fn(&Store);
+    let calls: [(&str, Call); 7] = [
+        ("held", |store| drop(store.held())),
+        ("streams", |store| drop(store.streams())),
+        ("why_held", |store| drop(store.why_held("s", "x"))),
+        ("checkpoint", |store| drop(store.checkpoint())),
+        ("wait_committed", |store| drop(store.wait_committed(store.durable_end()))),
+        ("append", |store| {
+            if let Ok(ticket) = store.appender("s").expect("an appender").append("late") {
+                drop(ticket.wait());
+            }
+        }),
+        ("append, for the order", |store| {
+            let appender = store.appender("s").expect("an appender").ack(Ack::Ordered);
+            if let Ok(ticket) = appender.append("late") {
+                drop(ticket.wait());
+            }
+        }),
+    ];
+    for (name, call) in calls {
+        let store = store.clone();
+        soon(name, move || call(&store));
+    }
+}
+
+/// Changes one byte where it is.
+pub fn flip(storage: &MemoryStorage, name: &str, offset: u64, mask: u8) {
+    let file = storage.open(name, Access::Write).expect("opens");
+    let mut byte = [0];
+    assert_eq!(file.read_at(&mut byte, offset).expect("reads"), 1);
+    file.write_at(&[byte[0] ^ mask], offset).expect("writes");
 }
 
 /// A directory in memory, as the options take it.
