@@ -17,8 +17,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Access, Storage, StorageFile, write_all_at};
 
@@ -83,6 +83,9 @@ impl fmt::Debug for Map {
 pub struct MappedFile {
     map: Map,
     file: Arc<dyn StorageFile>,
+    /// The first failure of a sync. Held while one is under way, so that nobody can sync between a
+    /// failure and its note.
+    sync_failed: Mutex<Option<(io::ErrorKind, String)>>,
     /// Bytes below this offset never change again. Written by the one [`MappedWriter`] with
     /// Release, after the bytes; read with Acquire before they are touched.
     published: AtomicU64,
@@ -105,7 +108,8 @@ impl MappedFile {
                 format!("{published} bytes expected, {} there", map.len()),
             ));
         }
-        Ok(MappedFile { map, file, published: AtomicU64::new(published) })
+        let sync_failed = Mutex::new(None);
+        Ok(MappedFile { map, file, sync_failed, published: AtomicU64::new(published) })
     }
 
     /// Length of the file in bytes, written or not.
@@ -136,8 +140,16 @@ impl MappedFile {
     }
 
     /// Makes what was written durable.
+    ///
+    /// A failure is final for this map of the file, whoever asks: the operating system may have let
+    /// the bytes go, and another sync that succeeds would vouch for what is not there. So there is
+    /// no other; the first failure is returned again.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        let mut failed = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((kind, text)) = &*failed {
+            return Err(io::Error::new(*kind, text.clone()));
+        }
+        self.file.sync().inspect_err(|error| *failed = Some((error.kind(), error.to_string())))
     }
 }
 
@@ -188,5 +200,62 @@ impl MappedWriter {
         // Release: pairs with the Acquire load in `MappedFile::published`; the positioned writes
         // before it are visible through the map to whoever sees the new end.
         self.shared.published.store(end, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemoryStorage;
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    /// A file whose first sync fails and whose later ones would succeed, as the kernel's do.
+    #[derive(Debug)]
+    struct FailsOnce {
+        inner: Arc<dyn StorageFile>,
+        syncs: AtomicUsize,
+    }
+
+    impl StorageFile for FailsOnce {
+        fn len(&self) -> io::Result<u64> {
+            self.inner.len()
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.inner.read_at(buf, offset)
+        }
+
+        fn read_device_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.inner.read_device_at(buf, offset)
+        }
+
+        fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+            self.inner.write_at(buf, offset)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            match self.syncs.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(io::Error::other("the device is gone")),
+                _ => Ok(()),
+            }
+        }
+
+        fn map(&self) -> io::Result<Map> {
+            self.inner.map()
+        }
+    }
+
+    /// With buffered durability two threads may sync a segment: the writer, and whoever writes a
+    /// checkpoint. The second must not take the kernel's word after the first has met an error.
+    #[test]
+    fn a_failed_sync_is_never_tried_again_by_anybody() {
+        let inner = MemoryStorage::new().create("file", 4096).expect("creates");
+        let file = Arc::new(FailsOnce { inner, syncs: AtomicUsize::new(0) });
+        let mapped = MappedFile::over(Arc::clone(&file) as Arc<dyn StorageFile>, 0).expect("maps");
+        for _ in 0..3 {
+            let error = mapped.sync().expect_err("the first failure stands");
+            assert_eq!(error.to_string(), "the device is gone");
+        }
+        assert_eq!(file.syncs.load(Ordering::Relaxed), 1);
     }
 }
