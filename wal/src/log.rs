@@ -13,7 +13,7 @@ use crate::frame::FrameBuf;
 use crate::name;
 use crate::recover::{Recovered, TailHint, TailReport, recover};
 use crate::segment::{Damage, Segment};
-use crate::storage::{LockAttempt, MappedWriter, Storage};
+use crate::storage::{LockAttempt, MappedWriter, Storage, remove_if_there};
 
 /// Shortest segment that is made by itself, in bytes.
 pub const SEGMENT_LEN_MIN: u64 = 1 << 20;
@@ -441,13 +441,6 @@ impl LogWriter {
 fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
-}
-
-fn remove_if_there(storage: &dyn Storage, name: &str) -> io::Result<()> {
-    match storage.remove(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 /// Writes the header of a prepared segment, which seals the segment before it.

@@ -9,7 +9,7 @@
 use std::io;
 
 use rayon::prelude::*;
-use thalweg_wal::storage::{Storage, read_file, write_all_at};
+use thalweg_wal::storage::{Storage, read_file, remove_if_there, write_all_at};
 use thalweg_wal::{TailHint, name};
 
 use crate::order::held::{Held, HeldNode};
@@ -67,10 +67,7 @@ impl Snapshot {
     /// Replaces the checkpoint in `storage` by this one. The chunks that it counts are synced.
     pub(crate) fn write(&self, storage: &dyn Storage) -> io::Result<()> {
         let new_name = name::checkpoint_new();
-        match storage.remove(new_name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(storage, new_name)?;
         let file = storage.create(new_name, self.byte_len())?;
         let (mut offset, mut crc) = (0, 0);
         let mut put = |bytes: &[u8]| {

@@ -8,7 +8,7 @@
 use std::io;
 
 use thalweg_wal::name;
-use thalweg_wal::storage::{MappedFile, MappedWriter, Storage};
+use thalweg_wal::storage::{MappedFile, MappedWriter, Storage, remove_if_there};
 
 use crate::sync::{Arc, ReaderBiased};
 
@@ -187,10 +187,7 @@ impl ChunkWriter {
             let number = self.count / layout.chunk_items;
             let name = (layout.name)(number);
             // What a session that crashed has left there is not part of any checkpoint.
-            match self.storage.remove(&name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(&*self.storage, &name)?;
             let mut writer = MappedWriter::create(&*self.storage, &name, layout.file_len())?;
             writer.write_at(&layout.header(&self.store_id, number), 0)?;
             writer.publish(HEADER_LEN);

@@ -157,3 +157,11 @@ pub fn read_file(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+/// Unlinks a file; that it is not there is as good.
+pub fn remove_if_there(storage: &dyn Storage, name: &str) -> io::Result<()> {
+    match storage.remove(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
