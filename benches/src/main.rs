@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use thalweg::{Event, MixedBatch, Options, Store};
+use thalweg::{AppenderOptions, Event, MixedBatch, Options, Store};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -136,6 +136,8 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
 
 fn append(store: &Store, events: u64, streams: u64, arrival: Arrival) -> Result<(), Failure> {
     let mut in_flight = std::collections::VecDeque::new();
+    let options = AppenderOptions::new().pipeline(BATCHES_IN_FLIGHT).pipeline_bytes(u64::MAX);
+    let appender = store.mixed_appender(options)?;
     let mut batch = MixedBatch::new();
     for number in 0..events {
         let (stream, place) = event(number, events, streams, arrival);
@@ -144,7 +146,7 @@ fn append(store: &Store, events: u64, streams: u64, arrival: Arrival) -> Result<
         let event = Event::new(payload).id(format!("event-{place}")).parents(parents);
         batch.push(format!("stream-{stream}"), &event)?;
         if batch.len() == BATCH_EVENTS || number + 1 == events {
-            in_flight.push_back(store.submit(std::mem::take(&mut batch))?);
+            in_flight.push_back(appender.submit(std::mem::take(&mut batch))?);
             if in_flight.len() == BATCHES_IN_FLIGHT {
                 in_flight.pop_front().expect("not empty").wait()?;
             }

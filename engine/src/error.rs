@@ -6,14 +6,19 @@ use std::sync::Arc;
 
 use thalweg_wal::{Damage, LimitError};
 
-use crate::event::{Batch, MixedBatch};
+use crate::event::{Batch, MixedBatch, Receipt};
 
 pub use thalweg_wal::OpenError as LogOpenError;
 
-/// Why the engine stopped. The first cause stands; everything after it reports it.
+/// Why the engine or an appender stopped. The first cause stands; everything after it reports it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Cause {
+    /// There was no room for a batch. Its appender stops, so that what is stored of its batches stays
+    /// a prefix; the store goes on, and a new appender can go on when there is room.
+    StorageFull(Arc<io::Error>),
+    /// The appender was aborted. The store goes on.
+    Aborted,
     /// A write or a sync of the log failed. What was not acknowledged before is not known to be
     /// stored; reopening finds out.
     Log(Arc<io::Error>),
@@ -33,6 +38,10 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Cause::StorageFull(error) => {
+                write!(f, "there is no room: {error}; free some space and try again")
+            }
+            Cause::Aborted => f.write_str("the appender was aborted"),
             Cause::Log(error) => write!(f, "the log could not be written: {error}"),
             Cause::Derived(error) => write!(
                 f,
@@ -130,10 +139,27 @@ pub enum Refusal {
     Empty,
     /// A name, an id, a payload or the batch is longer than the format allows.
     Limit(LimitError),
+    /// An option has a value that an appender cannot work with.
+    Option {
+        /// Name of the option.
+        name: &'static str,
+        /// What is wrong with its value.
+        detail: String,
+    },
     /// The store was opened for reading only.
     ReadOnly,
-    /// The store is closed.
+    /// The pipeline, or the store's queue, is full, and the call does not wait: it was asked not to, or
+    /// it comes from a callback.
+    Full,
+    /// There was no room in the pipeline, or in the store's queue, in time.
+    TimedOut,
+    /// The stream is sealed.
+    Sealed,
+    /// The appender or the store is closed.
     Closed,
+    /// The appender has stopped: this became of the first batch that it could not append. A new
+    /// appender begins afresh.
+    Stopped(AppendFailure),
     /// The engine has stopped.
     Poisoned(Cause),
 }
@@ -143,8 +169,13 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::Empty => f.write_str("a batch takes at least one event"),
             Refusal::Limit(limit) => limit.fmt(f),
+            Refusal::Option { name, detail } => write!(f, "option {name}: {detail}"),
             Refusal::ReadOnly => f.write_str("the store is open for reading only"),
-            Refusal::Closed => f.write_str("the store is closed"),
+            Refusal::Full => f.write_str("there is no room in the pipeline now"),
+            Refusal::TimedOut => f.write_str("there was no room in the pipeline in time"),
+            Refusal::Sealed => f.write_str("the stream is sealed"),
+            Refusal::Closed => f.write_str("the appender or the store is closed"),
+            Refusal::Stopped(failure) => write!(f, "the appender has stopped: {failure}"),
             Refusal::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),
         }
     }
@@ -165,26 +196,33 @@ pub type BatchRefused = SubmitError<Batch>;
 /// A refused batch of many streams.
 pub type MixedBatchRefused = SubmitError<MixedBatch>;
 
+/// What became of an accepted batch: its receipt, or the reason why there is none.
+pub type Outcome = Result<Receipt, AppendFailure>;
+
 /// What became of an accepted batch that was not acknowledged.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub enum AppendFailure {
     /// The batch is not stored and never will be. It can be appended again.
     NotAppended(Cause),
-    /// There was no room for the batch, and it is not stored. It can be appended again when there
-    /// is room; the store goes on.
-    StorageFull(Arc<io::Error>),
     /// Whether the batch is stored is not known before the store is opened again.
     Unknown(Cause),
+}
+
+impl AppendFailure {
+    /// For a batch that came after one with this outcome, and was not written because of it.
+    pub(crate) fn not_appended(self) -> Self {
+        match self {
+            AppendFailure::NotAppended(cause) | AppendFailure::Unknown(cause) => {
+                AppendFailure::NotAppended(cause)
+            }
+        }
+    }
 }
 
 impl fmt::Display for AppendFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AppendFailure::NotAppended(cause) => write!(f, "not appended: {cause}"),
-            AppendFailure::StorageFull(error) => {
-                write!(f, "not appended, there is no room: {error}; free some space and try again")
-            }
             AppendFailure::Unknown(cause) => {
                 write!(f, "it is not known whether the batch is stored: {cause}")
             }
@@ -193,6 +231,29 @@ impl fmt::Display for AppendFailure {
 }
 
 impl std::error::Error for AppendFailure {}
+
+/// Why a flush cannot say that everything is appended.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The appender has stopped: this became of the first batch that it could not append.
+    Stopped(AppendFailure),
+    /// The call comes from a callback, and would wait for itself.
+    OnCallbackThread,
+}
+
+impl fmt::Display for FlushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FlushError::Stopped(failure) => write!(f, "the appender has stopped: {failure}"),
+            FlushError::OnCallbackThread => {
+                f.write_str("a callback cannot wait for the callbacks that come after it")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FlushError {}
 
 /// Why something cannot be read.
 #[derive(Debug, Clone)]

@@ -85,12 +85,12 @@ impl Batch {
         self.events.is_empty()
     }
 
-    pub(crate) fn encode(&self, stream: &[u8]) -> Result<EncodedBatch, LimitError> {
-        let mut encoded = EncodedBatch::new();
-        for event in &self.events {
-            event.encode_into(stream, &mut encoded)?;
-        }
-        Ok(encoded)
+    pub(crate) fn encode_into(
+        &self,
+        stream: &[u8],
+        encoded: &mut EncodedBatch,
+    ) -> Result<(), LimitError> {
+        self.events.iter().try_for_each(|event| event.encode_into(stream, encoded))
     }
 }
 
@@ -124,11 +124,10 @@ impl Extend<NewEvent> for Batch {
 #[derive(Debug, Clone, Default)]
 pub struct MixedBatch {
     encoded: EncodedBatch,
-    ack: Ack,
 }
 
 impl MixedBatch {
-    /// An empty batch, acknowledged when it is durable.
+    /// An empty batch.
     pub fn new() -> Self {
         Self::default()
     }
@@ -136,13 +135,6 @@ impl MixedBatch {
     /// Adds an event of `stream` at the end. On an error the batch is as it was.
     pub fn push(&mut self, stream: impl AsRef<[u8]>, event: &NewEvent) -> Result<(), LimitError> {
         event.encode_into(stream.as_ref(), &mut self.encoded)
-    }
-
-    /// Chooses when the ticket of the batch completes.
-    #[must_use]
-    pub fn ack(mut self, ack: Ack) -> Self {
-        self.ack = ack;
-        self
     }
 
     /// Number of events.
@@ -160,16 +152,16 @@ impl MixedBatch {
         self.encoded.byte_len()
     }
 
-    pub(crate) fn from_parts(encoded: EncodedBatch, ack: Ack) -> Self {
-        MixedBatch { encoded, ack }
+    pub(crate) fn from_encoded(encoded: EncodedBatch) -> Self {
+        MixedBatch { encoded }
     }
 
-    pub(crate) fn into_parts(self) -> (EncodedBatch, Ack) {
-        (self.encoded, self.ack)
+    pub(crate) fn into_encoded(self) -> EncodedBatch {
+        self.encoded
     }
 }
 
-/// When a ticket completes.
+/// When a batch is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ack {
     /// When the batch is durable, as the store's [`Durability`](crate::Durability) has it.
@@ -180,7 +172,7 @@ pub enum Ack {
 }
 
 /// What was stored, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Receipt {
     /// Position in the log of the first event of the batch, in bytes.
     pub position: u64,

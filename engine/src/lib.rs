@@ -95,12 +95,12 @@ mod sync;
 mod verify;
 
 pub use error::{
-    AppendFailure, BatchRefused, Cause, CloseError, LogOpenError, MixedBatchRefused, OpenError,
-    ReadError, Refusal, SubmitError,
+    AppendFailure, BatchRefused, Cause, CloseError, FlushError, LogOpenError, MixedBatchRefused,
+    OpenError, Outcome, ReadError, Refusal, SubmitError,
 };
 pub use event::{Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt};
-pub use options::{Durability, Options};
-pub use pipeline::appender::{Appender, Ticket};
+pub use options::{AppenderOptions, Durability, Options};
+pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView, Subscription};
 pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, RebuildReport, rebuild};

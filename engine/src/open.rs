@@ -1,5 +1,6 @@
 //! Opening a store: recover the log, restore the checkpoint, start the threads.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 
@@ -11,22 +12,23 @@ use crate::derived::checkpoint::Snapshot;
 use crate::derived::chunks::{self, ChunkWriter};
 use crate::derived::order_log::{ORDER, TIPS};
 use crate::error::{LogOpenError, OpenError};
+use crate::event::Ack;
 use crate::options::{OnDamage, Options};
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::known::Table;
 use crate::order::partition::Partition;
 use crate::order::window::Frontier;
-use crate::pipeline::appender::Inlet;
 use crate::pipeline::committer::Committer;
 use crate::pipeline::core::{Core, CoreParts};
+use crate::pipeline::gate::Gate;
+use crate::pipeline::lane::{Inlet, Lane, QUEUE_BATCHES_MAX};
 use crate::pipeline::lookup::Segments;
 use crate::pipeline::orderer::{CUTS_PER_SCANNER, Orderer, OrdererHandle};
-use crate::pipeline::queue::Queue;
 use crate::pipeline::threads::{self, Cores};
-use crate::pipeline::writer::Writer;
-use crate::pipeline::{keeper, scanner};
+use crate::pipeline::writer::{Group, Writer};
+use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{self, Arc, Mutex, Watermark};
 
 /// Messages that the orderer may have in front of it.
 const INBOX_LEN: usize = 256;
@@ -277,6 +279,7 @@ fn start(
         heads,
         commits,
         awaiting,
+        waiting: VecDeque::new(),
         keeper: checkpoints_in,
     };
     others.push(threads::spawn(
@@ -315,9 +318,10 @@ fn start(
     orderer.publish_counts();
     others.push(threads::spawn(&core, "thalweg-orderer", orderer_core, orderer, Orderer::run));
 
-    let (mut queue, mut writer_thread, mut lock) = (None, None, None);
+    let (mut gate, mut writer_thread, mut lock) = (None, None, None);
     if let Some((log, held_lock)) = writing {
-        let (new_queue, requests) = Queue::new(options.queue_bytes);
+        // A message for each permit, and those that end callbacks need none.
+        let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
         let writer = Writer {
             core: Arc::clone(&core),
             log,
@@ -327,25 +331,39 @@ fn start(
             awaiting: awaiting_in,
             preparer: spare_requests_in,
             spares,
+            group: Group::new(),
         };
         writer_thread =
             Some(threads::spawn(&core, "thalweg-writer", writer_core, writer, Writer::run));
-        (queue, lock) = (Some(new_queue), Some(held_lock));
+        (gate, lock) = (Some(Gate::new(requests_in, [])), Some(held_lock));
     }
+    let (callbacks_in, callbacks) = sync::queue(None);
+    let run = |(core, callbacks): &mut (Arc<Core>, _)| {
+        callbacks::run(callbacks);
+        core.callbacks_ended.publish(1);
+    };
+    let stage = (Arc::clone(&core), callbacks);
+    let callback_thread = threads::spawn(&core, "thalweg-callback", None, stage, run);
     // A thread that could not be started ends those that were.
     let started = others.into_iter().collect::<io::Result<Vec<_>>>();
-    let (others, writer_thread) = match (started, writer_thread.transpose()) {
-        (Ok(others), Ok(writer_thread)) => (others, writer_thread),
-        (Err(error), _) | (_, Err(error)) => {
+    let (others, writer_thread) = match (started, writer_thread.transpose(), callback_thread) {
+        // Nobody joins the callback thread: a callback may be what closes the store.
+        (Ok(others), Ok(writer_thread), Ok(_)) => (others, writer_thread),
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
             core.stop_orderer();
             return Err(thread_error(error));
         }
     };
     let threads = Threads { writer: writer_thread, others, lock };
-    let inlet = Arc::new(Inlet { core: Arc::clone(&core), queue });
+    let inlet = Inlet::new(Arc::clone(&core), gate, options.queue_bytes, callbacks_in);
+    let inlet = Arc::new(inlet);
+    let unrelated = |ack| Arc::new(Lane::unrelated(Arc::clone(&inlet), ack));
+    let unrelated = (unrelated(Ack::Durable), unrelated(Ack::Ordered));
     let store = Store::new(Inner {
         core,
         inlet,
+        unrelated,
+        shut: Watermark::new(0),
         orderer: OrdererHandle { calls: calls_in, inbox: orderer_in },
         threads: Mutex::new(Some(threads)),
         recovery,

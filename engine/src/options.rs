@@ -1,12 +1,15 @@
 //! How a store is opened.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_wal::SEGMENT_LEN_MIN;
 use thalweg_wal::storage::Storage;
 
-use crate::error::OpenError;
+use crate::error::{OpenError, Outcome, Refusal};
+use crate::event::Ack;
+use crate::pipeline::lane::DefaultCallback;
 use crate::store::Store;
 
 /// What a completed append survives.
@@ -194,6 +197,110 @@ impl Options {
         }
         if self.queue_bytes == 0 {
             return refuse("queue_bytes", String::from("takes at least one byte"));
+        }
+        Ok(())
+    }
+}
+
+/// How an appender works.
+///
+/// ```
+/// use thalweg::{Ack, AppenderOptions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let store = thalweg::Store::open(dir.path())?;
+/// let options = AppenderOptions::new().pipeline(8).ack(Ack::Ordered);
+/// let orders = store.appender_with("orders-42", options)?;
+/// # store.close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct AppenderOptions {
+    pub(crate) pipeline: usize,
+    pub(crate) pipeline_bytes: u64,
+    pub(crate) ack: Ack,
+    pub(crate) default_callback: Option<DefaultCallback>,
+}
+
+impl Default for AppenderOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for AppenderOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppenderOptions")
+            .field("pipeline", &self.pipeline)
+            .field("pipeline_bytes", &self.pipeline_bytes)
+            .field("ack", &self.ack)
+            .field("has_callback", &self.default_callback.is_some())
+            .finish()
+    }
+}
+
+impl AppenderOptions {
+    /// Batches that an appender has room for, unless it is told otherwise.
+    pub const PIPELINE_DEFAULT: usize = 2;
+    /// Most batches that an appender can have room for.
+    pub const PIPELINE_MAX: usize = 1024;
+    /// Bytes that an appender has room for, unless it is told otherwise.
+    pub const PIPELINE_BYTES_DEFAULT: u64 = 8 << 20;
+
+    /// The defaults.
+    pub fn new() -> Self {
+        AppenderOptions {
+            pipeline: Self::PIPELINE_DEFAULT,
+            pipeline_bytes: Self::PIPELINE_BYTES_DEFAULT,
+            ack: Ack::default(),
+            default_callback: None,
+        }
+    }
+
+    /// Batches that may be under way before a submit waits, 1 to 1024. Default: 2, one that is written
+    /// while the next is made.
+    ///
+    /// More are of use when batches are small and one thread makes them: the appender then appends up to
+    /// this many with each sync.
+    #[must_use]
+    pub fn pipeline(mut self, batches: usize) -> Self {
+        self.pipeline = batches;
+        self
+    }
+
+    /// Bytes that may be under way before a submit waits, as they are in the log, at least one. Default:
+    /// 8 MiB. A batch that is larger goes alone.
+    #[must_use]
+    pub fn pipeline_bytes(mut self, bytes: u64) -> Self {
+        self.pipeline_bytes = bytes;
+        self
+    }
+
+    /// When batches are acknowledged. Default: [`Ack::Durable`].
+    #[must_use]
+    pub fn ack(mut self, ack: Ack) -> Self {
+        self.ack = ack;
+        self
+    }
+
+    /// What is called with the outcome of each batch that is
+    /// [submitted and forgotten](crate::StreamAppender::submit_and_forget). Default: nothing.
+    #[must_use]
+    pub fn on_outcome(mut self, callback: impl Fn(Outcome) + Send + Sync + 'static) -> Self {
+        self.default_callback = Some(Arc::new(callback));
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let refuse = |name, detail| Err(Refusal::Option { name, detail });
+        if !(1..=Self::PIPELINE_MAX).contains(&self.pipeline) {
+            let (max, batches) = (Self::PIPELINE_MAX, self.pipeline);
+            return refuse("pipeline", format!("takes 1 to {max} batches, not {batches}"));
+        }
+        if self.pipeline_bytes == 0 {
+            return refuse("pipeline_bytes", String::from("takes at least one byte"));
         }
         Ok(())
     }

@@ -97,7 +97,9 @@ pub(crate) fn answer(question: Question, partitions: &[Partition], lookup: &Look
         Question::Held(answer) => {
             answer.complete(held_events(partitions, lookup).map_err(Into::into));
         }
-        Question::Streams(answer) => answer.complete(Ok(streams(partitions))),
+        Question::Streams(answer) => {
+            answer.complete(Ok(streams(partitions)));
+        }
         Question::Why { stream_key, stream, id, answer } => {
             let partition = &partitions[partition_of(stream_key)];
             answer.complete(why(partition, stream_key, &stream, &id, lookup).map_err(Into::into));

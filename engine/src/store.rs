@@ -9,19 +9,24 @@ use std::time::{Duration, Instant};
 use thalweg_wal::WriteLock;
 
 use crate::error::{Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal};
-use crate::event::{Event, MixedBatch};
-use crate::options::Options;
-use crate::pipeline::appender::{Appender, Inlet, Ticket};
+use crate::event::{Ack, Event, MixedBatch};
+use crate::options::{AppenderOptions, Options};
+use crate::pipeline::appender::{MixedAppender, StreamAppender, Ticket};
+use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::{Core, deadline_in};
+use crate::pipeline::lane::{Inlet, Lane};
 use crate::pipeline::orderer::{Call, OrdererHandle};
+use crate::pipeline::permits::Patience;
 use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
-use crate::sync::{Arc, Mutex, Promise, WaitError, completion};
+use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion};
 use crate::verify::{VerifyReport, verify_on};
 
 /// How long closing waits for the order of what is durable. What is not ordered by then is
 /// ordered by the next opening.
 const CLOSE_DRAIN: Duration = Duration::from_millis(500);
+/// How long dropping the last handle waits for callbacks: one of them may wait for whoever drops it.
+const DROP_CALLBACKS: Duration = Duration::from_secs(1);
 
 /// An open store. Clones are cheap handles on the same store, for any number of threads.
 ///
@@ -35,9 +40,13 @@ pub struct Store {
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) inlet: Arc<Inlet>,
+    /// Lanes of the batches that come without an appender: acknowledged when durable, and when ordered.
+    pub(crate) unrelated: (Arc<Lane>, Arc<Lane>),
     pub(crate) orderer: OrdererHandle,
     /// Taken by the first close.
     pub(crate) threads: Mutex<Option<Threads>>,
+    /// 1 when all threads but that of the callbacks have ended.
+    pub(crate) shut: Watermark,
     /// What recovery found, in words.
     pub(crate) recovery: String,
 }
@@ -75,31 +84,68 @@ impl Store {
         Options::new().open(path)
     }
 
-    /// An appender to the stream `name`, which need not exist yet.
+    /// An appender to the stream `name`, which need not exist yet, with the default
+    /// [`AppenderOptions`]. Never blocks.
     ///
     /// # Errors
     ///
     /// The name is empty or longer than 255 bytes, or the store is open for reading only.
-    pub fn appender(&self, name: impl AsRef<[u8]>) -> Result<Appender, Refusal> {
+    pub fn appender(&self, name: impl AsRef<[u8]>) -> Result<StreamAppender, Refusal> {
+        self.appender_with(name, AppenderOptions::new())
+    }
+
+    /// An appender to the stream `name`, with options of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::appender`], or an option has a value that an appender cannot work with.
+    pub fn appender_with(
+        &self,
+        name: impl AsRef<[u8]>,
+        options: AppenderOptions,
+    ) -> Result<StreamAppender, Refusal> {
         let name = name.as_ref();
-        if self.inner.inlet.queue.is_none() {
-            return Err(Refusal::ReadOnly);
-        }
+        let lane = self.lane(&options)?;
         if !(1..=thalweg_wal::format::STREAM_LEN_MAX).contains(&name.len()) {
             let limit = thalweg_wal::LimitError::Stream { len: name.len() };
             return Err(Refusal::Limit(limit));
         }
-        Ok(Appender::new(Arc::clone(&self.inner.inlet), name))
+        Ok(StreamAppender::new(lane, name))
     }
 
-    /// Hands a batch of events of any streams to the writer. Blocks while the queue is full, and
-    /// not for the disk.
+    /// An appender of batches of any streams.
     ///
     /// # Errors
     ///
-    /// As for [`Appender::submit`].
-    pub fn submit(&self, batch: MixedBatch) -> Result<Ticket, MixedBatchRefused> {
-        self.inner.inlet.submit_mixed(batch)
+    /// The store is open for reading only, or an option has a value that an appender cannot work with.
+    pub fn mixed_appender(&self, options: AppenderOptions) -> Result<MixedAppender, Refusal> {
+        Ok(MixedAppender::new(self.lane(&options)?))
+    }
+
+    fn lane(&self, options: &AppenderOptions) -> Result<Arc<Lane>, Refusal> {
+        options.check()?;
+        if self.core().read_only {
+            return Err(Refusal::ReadOnly);
+        }
+        Ok(Arc::new(Lane::new(Arc::clone(&self.inner.inlet), options)))
+    }
+
+    /// Hands one batch of events of any streams to the writer. Blocks while the store's queue is full,
+    /// and not for the disk.
+    ///
+    /// Batches submitted so have nothing to do with each other: those of one thread keep their order,
+    /// but when one is refused, for lack of room on the disk say, a later one may be stored all the same.
+    /// [`Store::mixed_appender`] promises more.
+    ///
+    /// # Errors
+    ///
+    /// As for [`StreamAppender::submit`].
+    pub fn submit(&self, batch: MixedBatch, ack: Ack) -> Result<Ticket, MixedBatchRefused> {
+        let lane = match ack {
+            Ack::Durable => &self.inner.unrelated.0,
+            Ack::Ordered => &self.inner.unrelated.1,
+        };
+        MixedAppender::new(Arc::clone(lane)).submit_patiently(batch, Patience::Endless)
     }
 
     /// Position at which the durable part of the log ends.
@@ -213,7 +259,7 @@ impl Store {
         &self,
         question: impl FnOnce(Promise<Result<T, ReadError>>) -> Question,
     ) -> Result<T, ReadError> {
-        let (promise, answer) = completion();
+        let (promise, mut answer) = completion();
         self.inner.orderer.call(Call::Ask(question(promise)));
         answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
     }
@@ -226,7 +272,7 @@ impl Store {
     /// The store is closed, its engine has stopped, it is open for reading only, or the checkpoint
     /// could not be written.
     pub fn checkpoint(&self) -> Result<(), ReadError> {
-        let (promise, answer) = completion();
+        let (promise, mut answer) = completion();
         self.inner.orderer.call(Call::Checkpoint(promise));
         answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
     }
@@ -248,6 +294,7 @@ impl Store {
         let core = self.core();
         let segments = core.segments.list();
         let committed = core.committed.get();
+        let (callback_panics, first_callback_panic) = core.callback_panics.get();
         Stats {
             written: core.written.get(),
             durable: core.durable.get(),
@@ -261,6 +308,8 @@ impl Store {
             rejected: core.counts.rejected.get(),
             corrupt: core.counts.corrupt.get(),
             streams: core.counts.streams.get(),
+            callback_panics,
+            first_callback_panic: first_callback_panic.cloned(),
             segments: segments.len() as u64,
             log_bytes: segments.iter().map(|segment| segment.end() - segment.base()).sum(),
             checkpoint_position: core.checkpointed.get(),
@@ -277,26 +326,37 @@ impl Store {
 
     /// Closes the store: nothing more is accepted, everything accepted is completed, and a
     /// checkpoint is written. Blocks for up to half a second to order what is durable; the rest is
-    /// ordered by the next opening. Blocks too for the checkpoint, and for a sync that the device has
-    /// under way. Appenders, reads and subscriptions end.
+    /// ordered by the next opening. Blocks too for the checkpoint, for a sync that the device has
+    /// under way, and until the last callback has returned, unless it is called from one. Appenders,
+    /// reads and subscriptions end.
     ///
-    /// Closing a closed store does nothing. Dropping the last handle closes too, and tells nobody
-    /// how it went.
+    /// Closing a closed store does nothing. Dropping the last handle closes too, tells nobody how it
+    /// went, and waits for callbacks for at most a second.
     ///
     /// # Errors
     ///
     /// The engine had stopped before. The store is closed all the same.
     pub fn close(&self) -> Result<(), CloseError> {
-        self.inner.close()
+        self.inner.close(None)
     }
 }
 
 impl Inner {
-    fn close(&self) -> Result<(), CloseError> {
-        // Whoever comes second waits here until the first is done.
-        let mut threads = self.threads.lock();
-        if let Some(threads) = threads.take() {
+    /// Waits for callbacks until `callbacks_until`, if there is such a time.
+    fn close(&self, callbacks_until: Option<Instant>) -> Result<(), CloseError> {
+        // Out of the lock first: a callback that closes must not wait for one who waits for it.
+        let threads = self.threads.lock().take();
+        if let Some(threads) = threads {
             self.shut_down(threads);
+            self.shut.publish(1);
+        }
+        if !is_callback_thread() {
+            let _ = self.shut.wait_for(1);
+            let callbacks = &self.core.callbacks_ended;
+            let _ = match callbacks_until {
+                None => callbacks.wait_for(1).map_err(drop),
+                Some(deadline) => callbacks.wait_deadline(1, deadline).map_err(drop),
+            };
         }
         match self.core.cause() {
             Some(cause) => Err(CloseError::Poisoned(cause.clone())),
@@ -306,8 +366,9 @@ impl Inner {
 
     /// Ends the stages in the direction of flow.
     fn shut_down(&self, threads: Threads) {
-        if let Some(queue) = &self.inlet.queue {
-            queue.close();
+        self.core.close_budgets();
+        if let Some(gate) = &self.inlet.gate {
+            gate.close();
         }
         if let Some(writer) = threads.writer {
             // A panic is in `cause` already.
@@ -323,12 +384,14 @@ impl Inner {
         }
         self.core.close();
         drop(threads.lock);
+        // The last answer is given, so the last callback is in the queue.
+        let _ = self.inlet.callbacks.send(callbacks::Message::End);
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let _ = self.close();
+        let _ = self.close(Some(Instant::now() + DROP_CALLBACKS));
     }
 }
 
@@ -363,6 +426,10 @@ pub struct Stats {
     pub corrupt: u64,
     /// Number of streams.
     pub streams: u64,
+    /// Number of callbacks that panicked.
+    pub callback_panics: u64,
+    /// What the first callback that panicked said.
+    pub first_callback_panic: Option<String>,
     /// Number of segments.
     pub segments: u64,
     /// Bytes in the log.

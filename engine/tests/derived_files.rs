@@ -6,7 +6,7 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{Expected, Rng, check, expected, flip, shared, wild_event};
+use common::{Expected, Rng, acked, check, expected, flip, shared, wild_event};
 use thalweg::storage::{MemoryStorage, Storage, read_file, write_all_at};
 use thalweg::{
     Ack, Cause, Event, LogOpenError, MixedBatch, OpenError, Options, ReadError, Store,
@@ -25,7 +25,7 @@ fn open(storage: &MemoryStorage) -> Result<Store, OpenError> {
 
 fn fill(store: &Store, rng: &mut Rng, count: u64) {
     for _ in 0..count {
-        let mut batch = MixedBatch::new().ack(Ack::Ordered);
+        let mut batch = MixedBatch::new();
         for _ in 0..5 {
             let payload = vec![rng.below(3) as u8; rng.below(40) as usize];
             let event = wild_event(rng, 0, 200, payload);
@@ -34,7 +34,7 @@ fn fill(store: &Store, rng: &mut Rng, count: u64) {
                 batch.push(&stream, &event).expect("within the limits");
             }
         }
-        store.submit(batch).expect("accepted").wait().expect("appended");
+        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
     }
 }
 
@@ -367,7 +367,7 @@ fn killed_store(checkpointed: bool) -> MemoryStorage {
     let storage = MemoryStorage::new();
     let store = open(&storage).expect("opens");
     fill(&store, &mut Rng(8), 30);
-    let large = store.appender("s0").expect("an appender").ack(Ack::Ordered);
+    let large = store.appender_with("s0", acked(Ack::Ordered)).expect("an appender");
     large.append(vec![1; 600_000]).expect("accepted").wait().expect("appended");
     if checkpointed {
         store.checkpoint().expect("a checkpoint");
@@ -399,11 +399,14 @@ fn a_damaged_record_stops_writers_and_is_left_out_by_readers() {
         }
         other => panic!("{other:?}"),
     }
-    let refused = store.submit({
-        let mut batch = MixedBatch::new();
-        batch.push("s0", &Event::new("x")).expect("within the limits");
-        batch
-    });
+    let refused = store.submit(
+        {
+            let mut batch = MixedBatch::new();
+            batch.push("s0", &Event::new("x")).expect("within the limits");
+            batch
+        },
+        Ack::Durable,
+    );
     refused.expect_err("nothing more is appended behind damage");
     for event in store.read(..).expect("reads") {
         let event = event.expect("reads");
@@ -461,7 +464,7 @@ fn a_damaged_tip_below_the_checkpoint_hinders_no_other_stream() {
     let storage = MemoryStorage::new();
     let store = open(&storage).expect("opens");
     let append = |stream: &str, event: thalweg::NewEvent| {
-        let appender = store.appender(stream).expect("an appender").ack(Ack::Ordered);
+        let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
         appender.append_event(event).expect("accepted").wait().expect("appended").position
     };
     append("s", Event::new("").id("root"));

@@ -45,11 +45,12 @@ fn run(sessions: &[Session]) {
         let store = options(session).open_on(shared(&storage)).expect("opens");
         let mut seen = Vec::new();
         for events in &session.batches {
-            let mut batch = MixedBatch::new().ack(Ack::Ordered);
+            let mut batch = MixedBatch::new();
             for event in events {
                 batch.push(event.stream_name(), &event.to_new()).expect("within the limits");
             }
-            let receipt = store.submit(batch).expect("accepted").wait().expect("appended");
+            let receipt =
+                store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
             seen.extend(receipt.placements);
         }
         let expected = expected(&storage);
@@ -109,7 +110,7 @@ fn run_large(events: &[TestEvent]) {
         for event in events {
             batch.push(event.stream_name(), &event.to_new()).expect("within the limits");
         }
-        store.submit(batch).expect("accepted").wait().expect("appended");
+        store.submit(batch, Ack::Durable).expect("accepted").wait().expect("appended");
     }
     let expected = expected(&storage);
     check(&store, &expected);

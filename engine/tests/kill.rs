@@ -101,7 +101,7 @@ fn append(store: &Store, mut rng: Rng, round: u64, appender: u64, batches: u64) 
         let token = format!("{round}.{appender}.{number}");
         let count = 1 + rng.below(8);
         let ack = if rng.once_in(3) { Ack::Ordered } else { Ack::Durable };
-        let mut batch = MixedBatch::new().ack(ack);
+        let mut batch = MixedBatch::new();
         for index in 0..count {
             let mut payload = format!("{token}.{index}.{count} ").into_bytes();
             if rng.once_in(50) {
@@ -110,7 +110,7 @@ fn append(store: &Store, mut rng: Rng, round: u64, appender: u64, batches: u64) 
             let event = wild_event(&mut rng, round * 300, 600, payload);
             batch.push(format!("stream-{}", rng.below(3)), &event).expect("within the limits");
         }
-        let ticket = store.submit(batch).expect("accepted");
+        let ticket = store.submit(batch, ack).expect("accepted");
         under_way.push_back((token, count, ticket));
         if under_way.len() == PIPELINE {
             acknowledge(under_way.pop_front().expect("not empty"));

@@ -14,7 +14,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use common::{Rng, SOON, append, check, expected, nothing_hangs, shared, soon, wild_event};
+use common::{Rng, SOON, acked, append, check, expected, nothing_hangs, shared, soon, wild_event};
 use faulty::{Fault, Faulty, Op};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
@@ -36,11 +36,11 @@ fn tickets_for_the_order_are_never_late() {
     let store = Options::new().open_on(shared(&storage)).expect("opens");
     std::thread::scope(|scope| {
         for thread in 0..6 {
-            let appender = store.appender(format!("s{thread}")).expect("an appender");
-            let appender = appender.ack(Ack::Ordered);
+            let stream = format!("s{thread}");
+            let appender = store.appender_with(&stream, acked(Ack::Ordered)).expect("an appender");
+            let unwatched = store.appender_with(&stream, acked(Ack::Durable)).expect("another");
             scope.spawn(move || {
                 for round in 0..1000_u64 {
-                    let unwatched = appender.clone().ack(Ack::Durable);
                     unwatched.append("one more").expect("accepted");
                     let batch = Batch::from([Event::new(vec![0; round as usize % 5])]);
                     let mut ticket = appender.submit(batch).expect("accepted");
@@ -113,12 +113,12 @@ fn a_reader_beside_the_writer_sees_a_prefix_and_changes_nothing() {
     let store = Options::new().segment_bytes(1 << 20).open(dir.path()).expect("opens");
     let mut rng = Rng::from_env();
     for round in 0..30_u64 {
-        let mut batch = MixedBatch::new().ack(Ack::Ordered);
+        let mut batch = MixedBatch::new();
         for _ in 0..20 {
             let payload = vec![round as u8; rng.below(3000) as usize];
             batch.push("s", &wild_event(&mut rng, 0, 2000, payload)).expect("within the limits");
         }
-        store.submit(batch).expect("accepted").wait().expect("appended");
+        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
         if round % 10 == 3 {
             store.checkpoint().expect("a checkpoint");
         }
@@ -135,7 +135,7 @@ fn a_reader_beside_the_writer_sees_a_prefix_and_changes_nothing() {
                 &expected(&thalweg::storage::OsStorage::open(dir.path()).expect("opens")),
             );
             assert!(matches!(reader.appender("s"), Err(Refusal::ReadOnly)));
-            let refused = reader.submit(MixedBatch::new()).expect_err("refused");
+            let refused = reader.submit(MixedBatch::new(), Ack::Durable).expect_err("refused");
             assert!(matches!(refused.reason, Refusal::ReadOnly));
             reader.checkpoint().expect_err("a reader writes nothing");
             reader.close().expect("closes");
@@ -170,7 +170,7 @@ fn a_reader_that_opens_during_appends_sees_a_prefix() {
                     round += 1;
                     let mut batch = MixedBatch::new();
                     batch.push(format!("s{}", round % 4), &event).expect("within the limits");
-                    store.submit(batch).expect("accepted").wait().expect("appended");
+                    store.submit(batch, Ack::Durable).expect("accepted").wait().expect("appended");
                 }
             });
         }
@@ -221,7 +221,8 @@ fn appends_in_flight_complete_once_when_the_store_closes() {
         let threads: Vec<_> = (0..8_u64)
             .map(|thread| {
                 let ack = if thread % 2 == 0 { Ack::Durable } else { Ack::Ordered };
-                let appender = store.appender(format!("s{thread}")).expect("opens").ack(ack);
+                let appender =
+                    store.appender_with(format!("s{thread}"), acked(ack)).expect("opens");
                 let barrier = Arc::clone(&barrier);
                 std::thread::spawn(move || {
                     let mut tickets: Vec<Ticket> = Vec::new();
@@ -372,7 +373,7 @@ fn a_closed_store_refuses_and_still_reads() {
     let mut mixed = MixedBatch::new();
     mixed.push("s", &Event::new("late")).expect("within the limits");
     let byte_len = mixed.byte_len();
-    let refused = other.submit(mixed).expect_err("closed");
+    let refused = other.submit(mixed, Ack::Durable).expect_err("closed");
     assert!(matches!(refused.reason, Refusal::Closed));
     assert_eq!((refused.batch.len(), refused.batch.byte_len()), (1, byte_len));
 
@@ -464,7 +465,7 @@ fn questions_at_the_moment_of_closing_are_answered_or_refused() {
 fn endless_timeouts_wait_without_end() {
     let storage = MemoryStorage::new();
     let store = Options::new().open_on(shared(&storage)).expect("opens");
-    let appender = store.appender("s").expect("an appender").ack(Ack::Ordered);
+    let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
     let mut ticket = appender.append("x").expect("accepted");
     let receipt = ticket.wait_timeout(Duration::MAX).expect("completes").expect("appended");
     assert!(store.wait_committed_timeout(receipt.end, Duration::MAX).expect("committed"));
@@ -491,7 +492,7 @@ fn fails_with(
         let tickets: Vec<_> = (0..10)
             .map(|number| {
                 let ack = if number % 2 == 0 { Ack::Durable } else { Ack::Ordered };
-                let appender = store.appender("s").expect("an appender").ack(ack);
+                let appender = store.appender_with("s", acked(ack)).expect("an appender");
                 appender.append(vec![group; payload])
             })
             .collect();
@@ -592,7 +593,7 @@ fn a_full_disk_refuses_appends_until_there_is_room_again() {
         storage.fail(fault);
         let options = Options::new().segment_bytes(1 << 20);
         let store = options.open_on(Arc::new(storage.clone())).expect("opens");
-        let appender = store.appender("s").expect("an appender").ack(Ack::Ordered);
+        let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
         let mut appended = 0;
         let full = loop {
             match appender.append(vec![1; 100_000]).expect("accepted").wait() {
@@ -601,10 +602,19 @@ fn a_full_disk_refuses_appends_until_there_is_room_again() {
             }
             assert!(appended < 12, "the disk is not full");
         };
-        assert!(matches!(full, AppendFailure::StorageFull(_)), "{full:?}");
+        assert!(matches!(full, AppendFailure::NotAppended(Cause::StorageFull(_))), "{full:?}");
+        // The appender has stopped, and says why; the next one begins afresh.
+        let refused = appender.append(vec![1; 100_000]).expect_err("stopped").reason;
+        let Refusal::Stopped(AppendFailure::NotAppended(cause)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(matches!(cause, Cause::StorageFull(_)), "{cause:?}");
+        let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
         let again = appender.append(vec![1; 100_000]).expect("accepted").wait();
-        assert!(matches!(again, Err(AppendFailure::StorageFull(_))), "{again:?}");
+        let again = again.expect_err("full");
+        assert!(matches!(again, AppendFailure::NotAppended(Cause::StorageFull(_))), "{again:?}");
         // A small one still fits.
+        let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
         appender.append("small").expect("accepted").wait().expect("appended");
         assert_eq!(store.cause().map(|cause| cause.to_string()), None);
         check(&store, &expected(&storage.inner));
@@ -640,7 +650,7 @@ fn an_order_log_that_cannot_be_written_stops_the_store_and_loses_nothing() {
                 Event::new("root").parents::<&str>([]),
                 Event::new(format!("{number}")),
             ]);
-            let appender = store.appender("s").expect("an appender").ack(Ack::Ordered);
+            let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
             let Ok(mut ticket) = appender.submit(batch) else { break };
             match ticket.wait_timeout(SOON).expect("completes") {
                 Ok(receipt) => undecided |= receipt.placements.contains(&Placement::Undecided),
@@ -723,14 +733,14 @@ fn session_with_fault(fault: Option<Fault>) -> u64 {
     let mut rng = Rng(1);
     for number in 0..40_u64 {
         let ack = if number % 2 == 0 { Ack::Durable } else { Ack::Ordered };
-        let mut batch = MixedBatch::new().ack(ack);
+        let mut batch = MixedBatch::new();
         for index in 0..3 {
             let mut payload = format!("{number}.{index} ").into_bytes();
             payload.resize(20_000, b'-');
             let event = wild_event(&mut rng, 0, 60, payload);
             batch.push("s", &event).expect("within the limits");
         }
-        match store.submit(batch) {
+        match store.submit(batch, ack) {
             Ok(ticket) => tickets.push((number, ticket)),
             Err(refused) => assert!(matches!(refused.reason, Refusal::Poisoned(_))),
         }

@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Rng, check, expected, shared, wild_event};
+use common::{Rng, acked, check, expected, shared, wild_event};
 use thalweg::storage::MemoryStorage;
 use thalweg::{Ack, Batch, Event, MixedBatch, Options, Placement, ReadError, Store, Why};
 
@@ -25,7 +25,7 @@ fn filled(count: u64) -> (MemoryStorage, Store) {
 }
 
 fn append(store: &Store, numbers: std::ops::Range<u64>) {
-    let appender = store.appender("s").expect("an appender").ack(Ack::Ordered);
+    let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
     let batch: Batch = numbers.map(|number| Event::new("").id(number.to_string())).collect();
     if !batch.is_empty() {
         appender.submit(batch).expect("accepted").wait().expect("appended");
@@ -108,7 +108,7 @@ fn a_long_stream_among_others_reads_by_local_sequence() {
     let mut wanted = Vec::new();
     let mut number = 0;
     while (wanted.len() as u64) < len {
-        let mut batch = MixedBatch::new().ack(Ack::Ordered);
+        let mut batch = MixedBatch::new();
         let mut mine = Vec::new();
         for index in 0..200 {
             let stream = rng.below(4);
@@ -118,7 +118,8 @@ fn a_long_stream_among_others_reads_by_local_sequence() {
             }
             number += 1;
         }
-        let receipt = store.submit(batch).expect("accepted").wait().expect("appended");
+        let receipt =
+            store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
         for (index, number) in mine {
             let Placement::Delivered { global, local } = receipt.placements[index] else {
                 panic!()
@@ -233,7 +234,11 @@ fn subscribers_during_appends_see_the_order_without_holes() {
                             let event = wild_event(&mut rng, round, 60, payload);
                             batch.push(format!("s{}", rng.below(5)), &event).expect("fits");
                         }
-                        store.submit(batch).expect("accepted").wait().expect("appended");
+                        store
+                            .submit(batch, Ack::Durable)
+                            .expect("accepted")
+                            .wait()
+                            .expect("appended");
                     }
                 })
             })

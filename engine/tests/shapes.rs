@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Rng, check, expected, shared, wild_event};
+use common::{Rng, acked, check, expected, shared, wild_event};
 use thalweg::reference::Arrival;
 use thalweg::storage::MemoryStorage;
 use thalweg::{
@@ -30,7 +30,7 @@ fn append(
     stream: &str,
     events: impl IntoIterator<Item = NewEvent>,
 ) -> Vec<Placement> {
-    let appender = store.appender(stream).expect("an appender").ack(Ack::Ordered);
+    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
     let batch: Batch = events.into_iter().collect();
     appender.submit(batch).expect("accepted").wait().expect("appended").placements
 }
@@ -435,11 +435,11 @@ fn exported(store: &Store) -> Vec<(Vec<u8>, NewEvent)> {
 }
 
 fn import(store: &Store, events: &[(Vec<u8>, NewEvent)]) -> Vec<Placement> {
-    let mut batch = MixedBatch::new().ack(Ack::Ordered);
+    let mut batch = MixedBatch::new();
     for (stream, event) in events {
         batch.push(stream, event).expect("within the limits");
     }
-    store.submit(batch).expect("accepted").wait().expect("appended").placements
+    store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended").placements
 }
 
 #[test]
@@ -571,13 +571,13 @@ fn wild_events_over_many_windows_and_many_threads() {
         // ordered before the ones in front of them are committed.
         let mut tickets = Vec::new();
         for batch_number in 0..sized(10, 60) as u64 {
-            let mut batch = MixedBatch::new().ack(Ack::Ordered);
+            let mut batch = MixedBatch::new();
             for _ in 0..1500 {
                 let payload = vec![rng.below(3) as u8; rng.below(600) as usize];
                 let event = wild_event(&mut rng, batch_number * 200, 1200, payload);
                 batch.push(format!("s{}", rng.below(40)), &event).expect("within the limits");
             }
-            tickets.push(store.submit(batch).expect("accepted"));
+            tickets.push(store.submit(batch, Ack::Ordered).expect("accepted"));
         }
         let placements: Vec<Placement> = tickets
             .into_iter()
@@ -620,10 +620,11 @@ fn a_segment_that_is_full_to_its_last_byte() {
     let storage = MemoryStorage::new();
     let store = Options::new().segment_bytes(SEGMENT).open_on(shared(&storage)).expect("opens");
     let append = |payload: usize| {
-        let mut batch = MixedBatch::new().ack(Ack::Ordered);
+        let mut batch = MixedBatch::new();
         batch.push("stream", &Event::new(vec![7; payload])).expect("within the limits");
         let byte_len = batch.byte_len();
-        let receipt = store.submit(batch).expect("accepted").wait().expect("appended");
+        let receipt =
+            store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
         assert_eq!(receipt.end - receipt.position, byte_len);
         receipt
     };

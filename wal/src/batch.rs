@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::format::{
     BATCH_LEN_MAX, FLAG_CHAINED, FLAG_REQUIRE_PARENTS, ID_LEN_MAX, PARENT_COUNT_MAX,
-    PAYLOAD_LEN_MAX, RecordFields, STREAM_LEN_MAX, encode_record,
+    PAYLOAD_LEN_MAX, RecordFields, RecordLayout, STREAM_LEN_MAX, encode_record, encoded_record_len,
 };
 
 /// Where an event hangs in its stream.
@@ -120,6 +120,30 @@ impl EncodedBatch {
         encode_record(&fields, &mut self.bytes);
         self.count += 1;
         Ok(())
+    }
+
+    /// Takes all events out. The buffer stays.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
+    }
+
+    /// Bytes that the buffer has room for.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// The stream of each event, in their order.
+    pub fn streams(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let (record, after) = rest.split_at(encoded_record_len(rest) as usize);
+            rest = after;
+            Some(RecordLayout::stream(record))
+        })
     }
 
     /// Number of events.

@@ -77,7 +77,7 @@ impl Append {
         if self.require_parents {
             event = event.require_parents();
         }
-        let mut batch = MixedBatch::new().ack(Ack::Ordered);
+        let mut batch = MixedBatch::new();
         batch.push(&self.stream.0, &event)?;
 
         let store = self.store.open_to_append()?;
@@ -86,7 +86,7 @@ impl Append {
             note(format_args!("interrupted: nothing was stored"));
             return Ok(Exit::Interrupted);
         }
-        let mut ticket = store.submit(batch).map_err(|refused| refused.reason)?;
+        let mut ticket = store.submit(batch, Ack::Ordered).map_err(|refused| refused.reason)?;
         let receipt = loop {
             match ticket.wait_timeout(POLL) {
                 Some(receipt) => break receipt?,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
-use thalweg::{Event, MixedBatch, Stats, Store, Ticket};
+use thalweg::{AppenderOptions, Event, MixedAppender, MixedBatch, Stats, Ticket};
 
 use super::{POLL, StoreArgument, settled};
 use crate::exit::Exit;
@@ -31,6 +31,8 @@ const BATCH_EVENTS_MAX: usize = 1024;
 const BATCH_BYTES: u64 = 1 << 20;
 /// Most batches that are submitted and not acknowledged.
 const BATCHES_WAITING: usize = 32;
+/// Bytes on their way: as many batches as that, and a batch can be longer than `BATCH_BYTES` by one event.
+const PIPELINE_BYTES: u64 = BATCHES_WAITING as u64 * 2 * BATCH_BYTES;
 /// How long a batch that is not full waits for more input.
 const LINGER: Duration = Duration::from_millis(10);
 /// How long, after an interrupt, to wait for what was submitted.
@@ -116,8 +118,10 @@ impl Import {
             return Ok(Exit::Interrupted);
         };
         let started = Instant::now();
+        let pipeline =
+            AppenderOptions::new().pipeline(BATCHES_WAITING).pipeline_bytes(PIPELINE_BYTES);
         let mut importer = Importer {
-            store: &store,
+            appender: store.mixed_appender(pipeline)?,
             interrupt: &interrupt,
             progress: Progress::new("importing", input.len),
             acknowledged: &acknowledged,
@@ -251,7 +255,7 @@ struct Submitted {
 }
 
 struct Importer<'a> {
-    store: &'a Store,
+    appender: MixedAppender,
     interrupt: &'a Interrupt,
     progress: Progress,
     acknowledged: &'a Acknowledged,
@@ -410,7 +414,7 @@ impl Importer<'_> {
         }
         let batch = std::mem::take(&mut self.batch);
         let events = batch.len() as u64;
-        let ticket = self.store.submit(batch).map_err(|refused| refused.reason)?;
+        let ticket = self.appender.submit(batch).map_err(|refused| refused.reason)?;
         self.waiting.push_back(Submitted { ticket, events, last_line: self.batch_last_line });
         Ok(())
     }

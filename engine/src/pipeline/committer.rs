@@ -5,6 +5,8 @@
 //! already, so what a reader has seen can never change, whatever is lost of the derived files.
 
 use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam::channel::{Receiver, Sender, never, select};
 use thalweg_wal::Segment;
@@ -12,7 +14,7 @@ use thalweg_wal::Segment;
 use crate::derived::checkpoint::Snapshot;
 use crate::derived::chunks::ChunkWriter;
 use crate::derived::order_log::{self, NONE};
-use crate::error::{Cause, ReadError};
+use crate::error::{Cause, Outcome, ReadError};
 use crate::event::{Placement, Receipt};
 use crate::order::keys::partition_of;
 use crate::order::known::Table;
@@ -20,9 +22,9 @@ use crate::order::partition::HeadUpdate;
 use crate::order::window::Ordered;
 use crate::pipeline::core::Core;
 use crate::pipeline::keeper::CheckpointTask;
-use crate::pipeline::permits::Permit;
-use crate::pipeline::queue::Outcome;
-use crate::sync::{Arc, Ordering, Promise};
+use crate::pipeline::lane::Reply;
+use crate::pipeline::threads::message_of;
+use crate::sync::{Arc, Promise};
 
 /// What reaches the committer, in order.
 #[derive(Debug)]
@@ -44,21 +46,32 @@ pub(crate) enum Commit {
     },
 }
 
-/// An append that is durable and waits for its order.
+/// An append that waits for its order, or for its turn behind those that do.
 #[derive(Debug)]
 pub(crate) struct Awaiting {
-    pub(crate) receipt: Receipt,
-    pub(crate) event_count: usize,
-    pub(crate) promise: Promise<Outcome>,
-    pub(crate) _permit: Permit,
+    pub(crate) reply: Reply,
+    pub(crate) due: Due,
+}
+
+/// When an append is answered, and how.
+#[derive(Debug)]
+pub(crate) enum Due {
+    /// When its records are ordered. They are durable.
+    Ordered { receipt: Receipt, event_count: usize },
+    /// When those before it are answered.
+    Now(Outcome),
 }
 
 impl Awaiting {
     /// What is durable is appended, even if the order has not got to it.
     pub(crate) fn complete_undecided(self) {
-        let Awaiting { mut receipt, event_count, promise, _permit } = self;
-        receipt.placements.resize(event_count, Placement::Undecided);
-        promise.complete(Ok(receipt));
+        match self.due {
+            Due::Now(outcome) => self.reply.answer(outcome),
+            Due::Ordered { mut receipt, event_count } => {
+                receipt.placements.resize(event_count, Placement::Undecided);
+                self.reply.answer(Ok(receipt));
+            }
+        }
     }
 }
 
@@ -72,39 +85,73 @@ pub(crate) struct Committer {
     pub(crate) heads: Vec<Table>,
     pub(crate) commits: Receiver<Commit>,
     pub(crate) awaiting: Receiver<Awaiting>,
+    /// Appends that wait, in the order of the log.
+    pub(crate) waiting: VecDeque<Awaiting>,
     pub(crate) keeper: Sender<CheckpointTask>,
 }
 
 impl Committer {
-    /// Runs until orderer and writer have ended.
+    /// Runs until orderer and writer have ended. If the committer panics, what waits for it is
+    /// answered all the same, and in its order, so nobody else has to.
     pub(crate) fn run(&mut self) {
-        let mut waiting = VecDeque::new();
-        while let Ok(commit) = self.commits.recv() {
-            match commit {
-                Commit::Window { ordered, positions, to } => {
-                    if let Err(error) = self.commit(&ordered, to) {
-                        self.core.fail(Cause::Derived(Arc::new(error)));
-                        break;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.follow())) {
+            let message = message_of(&*panic);
+            self.core.fail(Cause::Panic { thread: "thalweg-committer", message });
+            // It may wait for what this thread will never take.
+            self.core.stop_orderer();
+        }
+        self.drain();
+    }
+
+    fn follow(&mut self) {
+        let mut awaiting_open = true;
+        loop {
+            let never = never();
+            let awaiting = if awaiting_open { &self.awaiting } else { &never };
+            select! {
+                recv(self.commits) -> commit => match commit {
+                    Ok(commit) => {
+                        if let Err(error) = self.take(commit) {
+                            self.core.fail(Cause::Derived(Arc::new(error)));
+                            return;
+                        }
                     }
-                    waiting.extend(self.awaiting.try_iter());
-                    self.complete(&mut waiting, &ordered, positions.as_deref(), to);
-                }
-                Commit::Checkpoint { snapshot, log, promise } => {
-                    let mut chunks = self.order.take_unsynced();
-                    chunks.extend(self.tips.take_unsynced());
-                    let task = CheckpointTask::Write { snapshot, log, chunks, promise };
-                    // A keeper that is gone has ended with the store.
-                    let _ = self.keeper.send(task);
-                }
+                    Err(_) => return,
+                },
+                recv(awaiting) -> awaiting => match awaiting {
+                    Ok(awaiting) => {
+                        self.waiting.push_back(awaiting);
+                        self.complete_due();
+                    }
+                    Err(_) => awaiting_open = false,
+                },
             }
         }
-        waiting.into_iter().for_each(Awaiting::complete_undecided);
-        self.drain();
+    }
+
+    fn take(&mut self, commit: Commit) -> io::Result<()> {
+        match commit {
+            Commit::Window { ordered, positions, to } => {
+                self.commit(&ordered, to)?;
+                // Whoever waits for these records was handed over before they could be ordered.
+                self.waiting.extend(self.awaiting.try_iter());
+                self.complete(&ordered, positions.as_deref(), to);
+            }
+            Commit::Checkpoint { snapshot, log, promise } => {
+                let mut chunks = self.order.take_unsynced();
+                chunks.extend(self.tips.take_unsynced());
+                let task = CheckpointTask::Write { snapshot, log, chunks, promise };
+                // A keeper that is gone has ended with the store.
+                let _ = self.keeper.send(task);
+            }
+        }
+        Ok(())
     }
 
     /// Appends that are durable go on coming until the writer ends. After a failure, windows and
     /// checkpoints may come too, and waiting for a checkpoint ends when its promise is dropped.
     fn drain(&mut self) {
+        self.waiting.drain(..).for_each(Awaiting::complete_undecided);
         let (mut commits_open, mut awaiting_open) = (true, true);
         while commits_open || awaiting_open {
             select! {
@@ -123,7 +170,7 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, ordered: &Ordered, to: u64) -> std::io::Result<()> {
+    fn commit(&mut self, ordered: &Ordered, to: u64) -> io::Result<()> {
         debug_assert_eq!(ordered.first.global, self.order.count());
         debug_assert_eq!(ordered.first.tips, self.tips.count());
         let mut bytes = Vec::new();
@@ -157,17 +204,19 @@ impl Committer {
         }
     }
 
-    /// Completes the tickets whose batches end at or before `to`.
-    fn complete(
-        &self,
-        waiting: &mut VecDeque<Awaiting>,
-        ordered: &Ordered,
-        positions: Option<&[u64]>,
-        to: u64,
-    ) {
-        while waiting.front().is_some_and(|next| next.receipt.end <= to) {
-            let Some(next) = waiting.pop_front() else { return };
-            let Awaiting { mut receipt, event_count, promise, _permit } = next;
+    /// Answers the appends whose batches end at or before `to`, and those behind them that are due.
+    fn complete(&mut self, ordered: &Ordered, positions: Option<&[u64]>, to: u64) {
+        loop {
+            self.complete_due();
+            let is_ordered = |next: &Awaiting| match &next.due {
+                Due::Ordered { receipt, .. } => receipt.end <= to,
+                Due::Now(_) => false,
+            };
+            let Some(Awaiting { reply, due: Due::Ordered { mut receipt, event_count } }) =
+                pop_front_if(&mut self.waiting, is_ordered)
+            else {
+                return;
+            };
             receipt.placements = match (positions, &ordered.placements) {
                 (Some(positions), Some(placements)) => {
                     let first = positions.partition_point(|&position| position < receipt.position);
@@ -176,8 +225,21 @@ impl Committer {
                 _ => Vec::new(),
             };
             receipt.placements.resize(event_count, Placement::Undecided);
-            self.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
-            promise.complete(Ok(receipt));
+            reply.answer(Ok(receipt));
         }
     }
+
+    /// Answers the appends in front that wait for nothing any more.
+    fn complete_due(&mut self) {
+        let is_due = |next: &Awaiting| matches!(next.due, Due::Now(_));
+        while let Some(Awaiting { reply, due: Due::Now(outcome) }) =
+            pop_front_if(&mut self.waiting, is_due)
+        {
+            reply.answer(outcome);
+        }
+    }
+}
+
+fn pop_front_if<T>(queue: &mut VecDeque<T>, is_wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(is_wanted) { queue.pop_front() } else { None }
 }

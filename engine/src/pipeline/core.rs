@@ -10,7 +10,7 @@
 //! `delivered` counts instead: it is the number of events that readers may see, and it moves with
 //! `committed`.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
@@ -22,7 +22,9 @@ use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
 use crate::pipeline::lookup::{Lookup, Segments};
 use crate::pipeline::orderer::Message;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, Watermark};
+use crate::pipeline::permits::Budget;
+use crate::pipeline::threads::message_of;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Watermark};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
 /// as a year.
@@ -96,7 +98,70 @@ pub(crate) struct Core {
     /// Appends that wait for the order; while there are none, nobody asks for placements.
     pub(crate) ordered_acks: AtomicU64,
     pub(crate) counts: Counts,
+    /// Where appends wait: closed when nothing more is accepted.
+    pub(crate) budgets: Budgets,
+    pub(crate) callback_panics: Panics,
+    /// 1 when the last callback has returned. Published by the callback thread.
+    pub(crate) callbacks_ended: Watermark,
     poison: OnceLock<Cause>,
+}
+
+/// All budgets that somebody may wait for, so that a close or a failure ends every wait.
+#[derive(Debug, Default)]
+pub(crate) struct Budgets {
+    open: Mutex<OpenBudgets>,
+}
+
+#[derive(Debug, Default)]
+struct OpenBudgets {
+    /// Budgets of appenders that are gone are forgotten when the list has doubled.
+    budgets: Vec<Weak<Budget>>,
+    len_after_last_purge: usize,
+    closed: bool,
+}
+
+impl Budgets {
+    /// Adds a budget; closes it at once if the others are closed.
+    pub(crate) fn add(&self, budget: &Arc<Budget>) {
+        let mut open = self.open.lock();
+        if open.closed {
+            return budget.close();
+        }
+        if open.budgets.len() >= 2 * open.len_after_last_purge.max(16) {
+            open.budgets.retain(|budget| budget.strong_count() > 0);
+            open.len_after_last_purge = open.budgets.len();
+        }
+        open.budgets.push(Arc::downgrade(budget));
+    }
+
+    /// Closes all, for good.
+    fn close(&self) {
+        let mut open = self.open.lock();
+        open.closed = true;
+        let budgets = std::mem::take(&mut open.budgets);
+        drop(open);
+        budgets.iter().filter_map(Weak::upgrade).for_each(|budget| budget.close());
+    }
+}
+
+/// Panics of callbacks.
+#[derive(Debug, Default)]
+pub(crate) struct Panics {
+    count: AtomicU64,
+    first: OnceLock<String>,
+}
+
+impl Panics {
+    pub(crate) fn add(&self, panic: &(dyn std::any::Any + Send)) {
+        let _ = self.first.set(message_of(panic));
+        // Relaxed: a number for people.
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were, and what the first said.
+    pub(crate) fn get(&self) -> (u64, Option<&String>) {
+        (self.count.load(Ordering::Relaxed), self.first.get())
+    }
 }
 
 /// Numbers of events, as of the newest ordered window.
@@ -159,6 +224,9 @@ impl Core {
             checkpoints_under_way: AtomicU64::new(0),
             ordered_acks: AtomicU64::new(0),
             counts: Counts::default(),
+            budgets: Budgets::default(),
+            callback_panics: Panics::default(),
+            callbacks_ended: Watermark::new(0),
             poison: OnceLock::new(),
         }
     }
@@ -186,6 +254,14 @@ impl Core {
         self.poison.get()
     }
 
+    /// Why a stage has let go of something that it had to answer.
+    pub(crate) fn cause_of_death(&self) -> Cause {
+        self.cause().cloned().unwrap_or(Cause::Panic {
+            thread: "thalweg",
+            message: String::from("a batch was dropped without an answer"),
+        })
+    }
+
     /// Tells the orderer to end after the window in hand: on closing, or when a stage has died that
     /// it would wait for in vain.
     pub(crate) fn stop_orderer(&self) {
@@ -205,7 +281,13 @@ impl Core {
         self.wake_all();
     }
 
+    /// Accepts no more appends, and ends every wait of one.
+    pub(crate) fn close_budgets(&self) {
+        self.budgets.close();
+    }
+
     fn wake_all(&self) {
+        self.budgets.close();
         self.durable.fail();
         self.committed.fail();
         self.delivered.fail();

@@ -10,11 +10,17 @@
 //! spare segments and checkpoints. `threads` starts, names and pins everything.
 
 pub(crate) mod appender;
+pub(crate) mod lane;
 #[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
 pub(crate) mod permits;
 #[cfg(test)]
 mod permits_tests;
-pub(crate) mod queue;
+
+#[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
+pub(crate) mod gate;
+
+#[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
+pub(crate) mod group_commit;
 pub(crate) mod writer;
 
 pub(crate) mod scanner;
@@ -22,6 +28,9 @@ pub(crate) mod scanner;
 pub(crate) mod orderer;
 
 pub(crate) mod committer;
+
+#[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
+pub(crate) mod callbacks;
 
 pub(crate) mod subscriber;
 

@@ -1,69 +1,104 @@
-//! Permits: how many requests and bytes may be under way, and the only place where an append waits.
+//! Permits: how many batches and bytes may be under way, and the only place where an append waits.
 //!
 //! Both counts and the closing bit are in one word, so that one compare-and-swap takes a permit and
 //! nothing is taken after the close. Who finds no room waits on an event count, and wakes when a
-//! permit is given back or the budget is closed. A request larger than all the room is let in when it is
-//! alone. Permits are not handed out in turn: a large request among many small ones may wait long.
+//! permit is given back, when the budget is closed, or when its time is up. A batch larger than all the
+//! room is let in when it is alone. Permits are not handed out in turn: a large batch among many small
+//! ones may wait long.
 //!
-//! The word is changed by read-modify-write only. Its accesses are relaxed: it is a count and hands
-//! nothing over. What a request carries is handed over by the queue, and the event count's fences
-//! keep a waiter from sleeping through the change that it waits for.
+//! The word is changed by read-modify-write only. Taking is relaxed: it is a count and hands nothing
+//! over. What a batch carries is handed over by the queue, and the event count's fences keep a waiter
+//! from sleeping through the change that it waits for. Giving back is a release, because whoever waits
+//! for the budget to be idle goes on after everything that was done under its permits.
 
-use crate::sync::{Arc, AtomicU64, EventCount, Ordering, step};
+use std::time::Instant;
 
-/// Bits of the word that count bytes; those above count requests, and the top bit closes.
+use crate::sync::{AtomicU64, CachePadded, EventCount, Ordering, ord, step};
+
+/// Bits of the word that count bytes; those above count batches, and the top bit closes.
 const BYTE_BITS: u32 = 48;
-const ONE_REQUEST: u64 = 1 << BYTE_BITS;
+const ONE_BATCH: u64 = 1 << BYTE_BITS;
 const CLOSED: u64 = 1 << 63;
-/// Most requests that the word can count.
-const REQUEST_COUNT_MAX: u64 = (CLOSED - 1) / ONE_REQUEST;
+/// Most batches that the word can count.
+pub const BATCH_COUNT_MAX: u64 = (CLOSED - 1) / ONE_BATCH;
 
-/// The budget is closed: nothing more is taken from it.
+/// How long to wait for a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed;
+pub enum Patience {
+    /// Not at all.
+    None,
+    /// Until then.
+    Until(Instant),
+    /// For as long as it takes.
+    Endless,
+}
+
+/// Why there is no permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// The budget is closed: nothing more is taken from it.
+    Closed,
+    /// There is no room now.
+    Full,
+    /// There was no room in time.
+    TimedOut,
+}
 
 /// What permits are taken from.
 #[derive(Debug)]
 pub struct Budget {
-    used: AtomicU64,
-    request_max: u64,
+    used: CachePadded<AtomicU64>,
+    batch_max: u64,
     byte_max: u64,
-    freed: EventCount,
+    changed: EventCount,
 }
 
 impl Budget {
-    /// A budget of so many requests and bytes.
-    pub fn new(request_max: u64, byte_max: u64) -> Self {
+    /// A budget of so many batches and bytes.
+    pub fn new(batch_max: u64, byte_max: u64) -> Self {
         Budget {
-            used: AtomicU64::new(0),
-            request_max: request_max.min(REQUEST_COUNT_MAX),
-            byte_max: byte_max.min(ONE_REQUEST / 2),
-            freed: EventCount::new(),
+            used: CachePadded::new(AtomicU64::new(0)),
+            batch_max: batch_max.min(BATCH_COUNT_MAX),
+            byte_max: byte_max.min(ONE_BATCH / 2),
+            changed: EventCount::new(),
         }
     }
 
-    /// Waits for room for a request of `byte_len` bytes, or for the close.
-    pub fn take(this: &Arc<Self>, byte_len: u64) -> Result<Permit, Closed> {
+    /// Takes a permit for a batch of `byte_len` bytes, which [`Budget::give_back`] gives back. Waits for
+    /// room as long as `patience` has it; the wait ends when the budget is closed, too.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Denied`]; nothing was taken.
+    pub fn take(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
         loop {
-            if let Some(taken) = this.try_take(byte_len) {
-                taken?;
-                return Ok(Permit { budget: Arc::clone(this), byte_len });
+            if let Some(taken) = self.try_take(byte_len) {
+                return taken;
             }
-            this.freed
-                .wait_until(|| this.is_worth_a_try(this.used.load(Ordering::Relaxed), byte_len));
+            let is_ready = || self.is_worth_a_try(self.used.load(Ordering::Relaxed), byte_len);
+            match patience {
+                Patience::None => return Err(Denied::Full),
+                Patience::Endless => self.changed.wait_until(is_ready),
+                Patience::Until(deadline) => {
+                    if !self.changed.wait_deadline(is_ready, deadline) {
+                        return Err(Denied::TimedOut);
+                    }
+                }
+            }
         }
     }
 
-    fn try_take(&self, byte_len: u64) -> Option<Result<(), Closed>> {
+    /// Takes a permit or finds the end; nothing if there is no room.
+    fn try_take(&self, byte_len: u64) -> Option<Result<(), Denied>> {
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
             if used & CLOSED != 0 && step!("permit.refuse_closed") {
-                return Some(Err(Closed));
+                return Some(Err(Denied::Closed));
             }
             if !self.is_worth_a_try(used, byte_len) {
                 return None;
             }
-            let taken = used + ONE_REQUEST + byte_len;
+            let taken = used + ONE_BATCH + byte_len;
             let swapped =
                 self.used.compare_exchange_weak(used, taken, Ordering::Relaxed, Ordering::Relaxed);
             match swapped {
@@ -74,41 +109,41 @@ impl Budget {
         }
     }
 
-    /// Whether a request of `byte_len` bytes need not wait: there is room, or the end.
+    /// Whether a batch of `byte_len` bytes need not wait: there is room, or the end.
     fn is_worth_a_try(&self, used: u64, byte_len: u64) -> bool {
-        let requests = (used & !CLOSED) >> BYTE_BITS;
-        let bytes = used & (ONE_REQUEST - 1);
-        let room = requests < self.request_max && bytes + byte_len <= self.byte_max;
-        let alone = requests == 0 && step!("permit.alone");
+        let batches = (used & !CLOSED) >> BYTE_BITS;
+        let bytes = used & (ONE_BATCH - 1);
+        let room = batches < self.batch_max && bytes + byte_len <= self.byte_max;
+        let alone = batches == 0 && step!("permit.alone");
         let closed = used & CLOSED != 0 && step!("permit.closed_wakes");
         closed || alone || room
     }
 
-    fn give_back(&self, byte_len: u64) {
-        self.used.fetch_sub(ONE_REQUEST + byte_len, Ordering::Relaxed);
+    /// Gives a permit back.
+    pub fn give_back(&self, byte_len: u64) {
+        // Release: pairs with the Acquire load in `is_idle`.
+        self.used.fetch_sub(ONE_BATCH + byte_len, ord!("permit.give_back_release", Release));
         if step!("permit.free_notify") {
-            self.freed.notify_all();
+            self.changed.notify_all();
         }
     }
 
-    /// Ends all waiting, now and later. Permits that are out stay good.
+    /// Ends all waiting for permits, now and later. Permits that are out stay good.
     pub fn close(&self) {
         self.used.fetch_or(CLOSED, Ordering::Relaxed);
         if step!("permit.close_notify") {
-            self.freed.notify_all();
+            self.changed.notify_all();
         }
     }
-}
 
-/// Room for one request, given back when dropped.
-#[derive(Debug)]
-pub struct Permit {
-    budget: Arc<Budget>,
-    byte_len: u64,
-}
+    /// Blocks until no permit is out. What was done under the permits is visible afterwards.
+    pub fn wait_idle(&self) {
+        self.changed.wait_until(|| self.is_idle());
+    }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.budget.give_back(self.byte_len);
+    fn is_idle(&self) -> bool {
+        // Acquire: pairs with the Release in `give_back`.
+        let used = self.used.load(ord!("permit.idle_acquire", Acquire));
+        used & !CLOSED < ONE_BATCH
     }
 }

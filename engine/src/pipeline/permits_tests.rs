@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::permits::{Budget, Closed};
+use super::permits::{Budget, Denied, Patience};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
 
 #[test]
@@ -23,7 +23,7 @@ fn takers_never_hold_more_than_there_is() {
                 for round in 0..300 {
                     // Every tenth or so is larger than the budget.
                     let byte_len = (taker * 31 + round * 17) % 110;
-                    let permit = Budget::take(budget, byte_len).unwrap();
+                    budget.take(byte_len, Patience::Endless).unwrap();
                     let before = out.fetch_add(ONE_REQUEST + byte_len, Ordering::AcqRel);
                     let (requests, bytes) = (before >> BYTE_BITS, before & (ONE_REQUEST - 1));
                     assert!(requests < REQUESTS);
@@ -32,25 +32,28 @@ fn takers_never_hold_more_than_there_is() {
                         thread::yield_now();
                     }
                     out.fetch_sub(ONE_REQUEST + byte_len, Ordering::AcqRel);
-                    drop(permit);
+                    budget.give_back(byte_len);
                 }
             });
         }
     });
     // All of it came back.
-    let _permits: Vec<_> = (0..REQUESTS).map(|_| Budget::take(&budget, 33).unwrap()).collect();
+    (0..REQUESTS).for_each(|_| budget.take(33, Patience::None).unwrap());
 }
 
 #[test]
 fn a_permit_given_back_lets_the_next_in() {
     for _ in 0..200 {
         let budget = Arc::new(Budget::new(1, 100));
-        let permit = Budget::take(&budget, 100).unwrap();
+        budget.take(100, Patience::None).unwrap();
         thread::scope(|scope| {
             for _ in 0..2 {
-                scope.spawn(|| drop(Budget::take(&budget, 1).unwrap()));
+                scope.spawn(|| {
+                    budget.take(1, Patience::Endless).unwrap();
+                    budget.give_back(1);
+                });
             }
-            drop(permit);
+            budget.give_back(100);
         });
     }
 }
@@ -59,12 +62,12 @@ fn a_permit_given_back_lets_the_next_in() {
 fn a_close_releases_all_who_wait_and_refuses_all_who_come() {
     for round in 0..100 {
         let budget = Arc::new(Budget::new(1, 100));
-        let permit = Budget::take(&budget, 1).unwrap();
+        budget.take(1, Patience::None).unwrap();
         thread::scope(|scope| {
             for byte_len in [1, 200] {
                 let budget = &budget;
                 scope.spawn(move || {
-                    assert_eq!(Budget::take(budget, byte_len).err(), Some(Closed));
+                    assert_eq!(budget.take(byte_len, Patience::Endless), Err(Denied::Closed));
                 });
             }
             if round % 8 == 0 {
@@ -72,8 +75,8 @@ fn a_close_releases_all_who_wait_and_refuses_all_who_come() {
             }
             budget.close();
         });
-        drop(permit);
-        assert_eq!(Budget::take(&budget, 1).err(), Some(Closed));
+        budget.give_back(1);
+        assert_eq!(budget.take(1, Patience::Endless), Err(Denied::Closed));
     }
 }
 
@@ -87,9 +90,12 @@ fn nothing_is_taken_once_the_close_is_known() {
                 scope.spawn(|| {
                     loop {
                         let was_closed = is_closed.load(Ordering::Acquire);
-                        match Budget::take(&budget, 1) {
-                            Ok(permit) => drop(permit),
-                            Err(Closed) => break,
+                        match budget.take(1, Patience::Endless) {
+                            Ok(()) => budget.give_back(1),
+                            Err(denied) => {
+                                assert_eq!(denied, Denied::Closed);
+                                break;
+                            }
                         }
                         assert!(!was_closed, "taken after the close");
                     }
@@ -111,11 +117,11 @@ fn a_request_larger_than_the_budget_goes_alone() {
             let (budget, is_out) = (&budget, &is_out);
             scope.spawn(move || {
                 for _ in 0..200 {
-                    let permit = Budget::take(budget, byte_len).unwrap();
+                    budget.take(byte_len, Patience::Endless).unwrap();
                     // No two of these go together.
                     assert!(!is_out.swap(true, Ordering::AcqRel), "taker {taker} is not alone");
                     is_out.swap(false, Ordering::AcqRel);
-                    drop(permit);
+                    budget.give_back(byte_len);
                 }
             });
         }

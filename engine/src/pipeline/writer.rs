@@ -8,21 +8,22 @@
 //! After a failed write or sync nothing is tried again and nothing more is acknowledged. The writer
 //! goes on answering, until the queue is closed and empty, so that nobody waits for it in vain.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, SendError, Sender};
 use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare, SpareRequest};
 
-use crate::error::{AppendFailure, Cause};
+use crate::error::{AppendFailure, Cause, Outcome};
 use crate::event::{Ack, Receipt};
 use crate::options::Durability;
-use crate::pipeline::committer::Awaiting;
+use crate::pipeline::committer::{Awaiting, Due};
 use crate::pipeline::core::Core;
+use crate::pipeline::group_commit::{self, GroupCommit, Panic};
+use crate::pipeline::lane::{Reply, Request};
 use crate::pipeline::orderer::Message;
-use crate::pipeline::queue::{Request, Requests};
 use crate::pipeline::threads::message_of;
-use crate::sync::Arc;
+use crate::sync::{self, Arc, RecvError};
 
 /// A frame is closed when it has this many bytes, though a batch may make it longer.
 const GROUP_BYTES: u64 = 8 << 20;
@@ -37,62 +38,69 @@ pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
     pub(crate) log: LogWriter,
     pub(crate) durability: Durability,
-    pub(crate) requests: Requests,
+    pub(crate) requests: sync::Receiver<Request>,
     /// Tells the orderer that the log has grown.
     pub(crate) orderer: Sender<Message>,
     /// Hands appends that wait for the order to the committer.
     pub(crate) awaiting: Sender<Awaiting>,
     pub(crate) preparer: Sender<SpareRequest>,
     pub(crate) spares: Receiver<Option<Spare>>,
+    pub(crate) group: Group,
+}
+
+/// The requests in hand. What is in here outlives a panic, and is answered.
+#[derive(Debug)]
+pub(crate) struct Group {
+    frame: FrameBuf,
+    /// Those that are answered when the frame is durable, and those that then wait for the order.
+    durable: VecDeque<Member>,
+    ordered: VecDeque<Member>,
+    /// A request that was taken from the queue and did not fit.
+    carried: Option<Request>,
+    /// Position at which the frame was written, and the end of the log behind it.
+    written: (u64, u64),
+    /// With buffered durability, when the log was synced last.
+    last_sync: Instant,
+}
+
+impl Group {
+    pub(crate) fn new() -> Self {
+        Group {
+            frame: FrameBuf::new(),
+            durable: VecDeque::new(),
+            ordered: VecDeque::new(),
+            carried: None,
+            written: (0, 0),
+            last_sync: Instant::now(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.durable.len() + self.ordered.len()
+    }
 }
 
 /// A request in the frame that is being made.
 #[derive(Debug)]
 struct Member {
-    request: Request,
-    /// Offset of its first record in the frame.
+    reply: Reply,
+    /// None for a request that has no batch.
+    records: Option<Records>,
+}
+
+/// What the frame has of a request.
+#[derive(Debug)]
+struct Records {
+    /// Offset of the first record in the frame.
     offset: u64,
+    byte_len: u64,
+    count: u32,
 }
 
 impl Writer {
-    /// Runs until the queue is closed and empty. If the writer panics, what is left is answered all
-    /// the same: flume keeps it for as long as there is a sender, so nobody else would.
+    /// Runs until the queue is closed and empty.
     pub(crate) fn run(&mut self) {
-        // What is in hand outlives a panic, so that nobody hears of it before its cause is known.
-        let (mut group, mut carried) = (Vec::new(), None);
-        let follow = AssertUnwindSafe(|| self.follow(&mut group, &mut carried));
-        if let Err(panic) = catch_unwind(follow) {
-            let cause = Cause::Panic { thread: "thalweg-writer", message: message_of(&*panic) };
-            self.core.fail(cause.clone());
-            self.core.stop_orderer();
-            // The first cause stands, and may be that of another thread.
-            let cause = self.core.cause().cloned().unwrap_or(cause);
-            for Member { request, .. } in group {
-                self.answer(request, AppendFailure::Unknown(cause.clone()));
-            }
-            carried.into_iter().for_each(|request| self.refuse(request));
-            while let Ok(request) = self.requests.recv() {
-                self.refuse(request);
-            }
-        }
-    }
-
-    fn follow(&mut self, group: &mut Vec<Member>, carried: &mut Option<Request>) {
-        let mut frame = FrameBuf::new();
-        let mut last_sync = Instant::now();
-        self.ask_for_spare();
-        loop {
-            let first = match carried.take() {
-                Some(request) => request,
-                None => match self.next_request(&mut last_sync) {
-                    Some(request) => request,
-                    None => break,
-                },
-            };
-            *carried = self.gather(first, &mut frame, group);
-            self.commit(&mut frame, group);
-            self.ask_for_spare();
-        }
+        group_commit::run(self);
         if self.core.cause().is_none() {
             self.sync_buffered();
         }
@@ -100,21 +108,24 @@ impl Writer {
 
     /// The next request; nothing once the queue is closed and empty. With buffered durability the
     /// log is synced meanwhile, when it is due.
-    fn next_request(&mut self, last_sync: &mut Instant) -> Option<Request> {
+    fn next_request(&mut self) -> Option<Request> {
+        if let Some(request) = self.group.carried.take() {
+            return Some(request);
+        }
         loop {
             if self.durability == Durability::Sync || self.log.durable() == self.log.end() {
-                *last_sync = Instant::now();
-                return self.requests.recv().ok();
+                self.group.last_sync = Instant::now();
+                return self.requests.recv();
             }
-            let due = *last_sync + BUFFERED_SYNC_EVERY;
+            let due = self.group.last_sync + BUFFERED_SYNC_EVERY;
             if due <= Instant::now() {
                 self.sync_buffered();
-                *last_sync = Instant::now();
+                self.group.last_sync = Instant::now();
             }
             match self.requests.recv_deadline(due) {
                 Ok(request) => return Some(request),
-                Err(flume::RecvTimeoutError::Disconnected) => return None,
-                Err(flume::RecvTimeoutError::Timeout) => {}
+                Err(RecvError::Ended) => return None,
+                Err(RecvError::TimedOut) => {}
             }
         }
     }
@@ -127,111 +138,52 @@ impl Writer {
         }
     }
 
-    /// Fills the frame with `first` and what else is in the queue. Returns a request that was taken
-    /// from the queue and does not fit.
-    fn gather(
-        &mut self,
-        first: Request,
-        frame: &mut FrameBuf,
-        group: &mut Vec<Member>,
-    ) -> Option<Request> {
-        frame.clear();
-        let offset = frame.push(&first.batch);
-        group.push(Member { request: first, offset });
-        while frame.byte_len() < GROUP_BYTES && group.len() < GROUP_REQUESTS {
-            let Ok(request) = self.requests.try_recv() else { return None };
-            if !frame.fits(&request.batch) {
-                return Some(request);
-            }
-            let offset = frame.push(&request.batch);
-            group.push(Member { request, offset });
+    /// Puts a request into the group. One whose lane has stopped is answered instead.
+    fn add(&mut self, request: Request) {
+        let Request { batch, reply } = request;
+        if let Some(failure) = reply.refusal() {
+            let failure = failure.clone().not_appended();
+            return self.answer(reply, Err(failure));
         }
-        None
-    }
-
-    fn commit(&mut self, frame: &mut FrameBuf, group: &mut Vec<Member>) {
-        if self.core.cause().is_some() {
-            group.drain(..).for_each(|member| self.refuse(member.request));
-            return;
-        }
-        if self.log.awaits_spare(frame) {
-            self.take_spare();
-        }
-        let appended = match self.log.append(frame) {
-            Ok(appended) => appended,
-            Err(AppendError::StorageFull(error)) => {
-                let error = Arc::new(error);
-                for member in group.drain(..) {
-                    self.answer(member.request, AppendFailure::StorageFull(Arc::clone(&error)));
-                }
-                return;
-            }
-            Err(error) => return self.fail(error, group),
-        };
-        if let Some(segment) = appended.rolled {
-            self.core.segments.push(segment);
-        }
-        self.core.written.set(appended.end);
-        if self.durability == Durability::Sync {
-            match self.log.sync() {
-                Ok(durable) => self.core.synced.set(durable),
-                Err(error) => return self.fail(error, group),
-            }
-        } else {
-            self.log.show();
-        }
-        // Tickets that wait for the order are with the committer before the orderer can see
-        // their records.
-        let mut durable_acks = Vec::with_capacity(group.len());
-        for Member { request, offset } in group.drain(..) {
-            let position = appended.position + offset;
-            let receipt = Receipt {
-                position,
-                end: position + request.batch.byte_len(),
-                placements: Vec::new(),
-            };
-            if request.ack == Ack::Ordered {
-                let event_count = request.batch.count() as usize;
-                let (promise, permit) = (request.promise, request.permit);
-                let awaiting = Awaiting { receipt, event_count, promise, _permit: permit };
-                // The committer outlives the writer; if it has died, the batch is stored all the same.
-                if let Err(SendError(awaiting)) = self.awaiting.send(awaiting) {
-                    awaiting.complete_undecided();
-                }
-            } else {
-                durable_acks.push((request.promise, receipt));
-            }
-        }
-        self.core.durable.publish(appended.end);
-        // A full inbox means that the orderer is awake, and it looks at `durable` before it sleeps.
-        let _ = self.orderer.try_send(Message::Durable);
-        for (promise, receipt) in durable_acks {
-            promise.complete(Ok(receipt));
-        }
-    }
-
-    /// The frame is perhaps on the device and perhaps not; nothing after it will be.
-    fn fail(&mut self, error: AppendError, group: &mut Vec<Member>) {
-        let cause = cause_of(error);
-        self.core.fail(cause.clone());
-        for member in group.drain(..) {
-            self.answer(member.request, AppendFailure::Unknown(cause.clone()));
-        }
-    }
-
-    fn refuse(&self, request: Request) {
-        let cause = self.core.cause().cloned().unwrap_or(Cause::Panic {
-            thread: "thalweg-writer",
-            message: String::from("the writer has ended"),
+        let records = (!batch.is_empty()).then(|| Records {
+            offset: self.group.frame.push(&batch),
+            byte_len: batch.byte_len(),
+            count: batch.count(),
         });
-        self.answer(request, AppendFailure::NotAppended(cause));
+        reply.keep_buffer(batch);
+        let members = match reply.ack() {
+            Ack::Durable => &mut self.group.durable,
+            Ack::Ordered => &mut self.group.ordered,
+        };
+        members.push_back(Member { reply, records });
     }
 
-    fn answer(&self, request: Request, failure: AppendFailure) {
-        if request.ack == Ack::Ordered {
-            self.core.ordered_acks.fetch_sub(1, crate::sync::Ordering::Relaxed);
+    /// Answers a request for which no order is to be awaited. Those of a lane that waits for the order
+    /// go through the committer all the same, behind those that came before.
+    fn answer(&self, reply: Reply, outcome: Outcome) {
+        if let Err(failure) = &outcome {
+            reply.stop_lane(failure);
         }
-        request.promise.complete(Err(failure));
+        match reply.ack() {
+            Ack::Durable => reply.answer(outcome),
+            Ack::Ordered => self.await_order(Awaiting { reply, due: Due::Now(outcome) }),
+        }
+    }
+
+    fn await_order(&self, awaiting: Awaiting) {
+        // The committer outlives the writer; if it has died, the batch is stored all the same.
+        if let Err(SendError(awaiting)) = self.awaiting.send(awaiting) {
+            awaiting.complete_undecided();
+        }
+    }
+
+    fn answer_all(&mut self, failure: &AppendFailure) {
+        while let Some(Member { reply, .. }) = self.group.durable.pop_front() {
+            self.answer(reply, Err(failure.clone()));
+        }
+        while let Some(Member { reply, .. }) = self.group.ordered.pop_front() {
+            self.answer(reply, Err(failure.clone()));
+        }
     }
 
     fn ask_for_spare(&mut self) {
@@ -250,6 +202,122 @@ impl Writer {
     fn take_spare(&mut self) {
         let spare = self.spares.recv().unwrap_or(None);
         self.log.offer_spare(spare);
+    }
+}
+
+impl GroupCommit for Writer {
+    type Failure = AppendError;
+
+    fn gather(&mut self) -> bool {
+        self.ask_for_spare();
+        self.group.frame.clear();
+        let Some(first) = self.next_request() else { return false };
+        self.add(first);
+        while self.group.frame.byte_len() < GROUP_BYTES && self.group.len() < GROUP_REQUESTS {
+            let Ok(request) = self.requests.try_recv() else { break };
+            if !self.group.frame.fits(&request.batch) {
+                self.group.carried = Some(request);
+                break;
+            }
+            self.add(request);
+        }
+        true
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.core.cause().is_some()
+    }
+
+    fn refuse(&mut self) {
+        self.answer_all(&AppendFailure::NotAppended(self.core.cause_of_death()));
+    }
+
+    fn write(&mut self) -> Result<(), AppendError> {
+        if self.group.frame.is_empty() {
+            let end = self.log.end();
+            self.group.written = (end, end);
+            return Ok(());
+        }
+        if self.log.awaits_spare(&self.group.frame) {
+            self.take_spare();
+        }
+        let appended = self.log.append(&mut self.group.frame)?;
+        if let Some(segment) = appended.rolled {
+            self.core.segments.push(segment);
+        }
+        self.core.written.set(appended.end);
+        self.group.written = (appended.position, appended.end);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), AppendError> {
+        if self.group.frame.is_empty() {
+            return Ok(());
+        }
+        match self.durability {
+            Durability::Sync => self.core.synced.set(self.log.sync()?),
+            Durability::Buffered => self.log.show(),
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self) {
+        let (position, _) = self.group.written;
+        while let Some(Member { reply, records }) = self.group.ordered.pop_front() {
+            let due = match records {
+                Some(records) => Due::Ordered {
+                    receipt: records.receipt(position),
+                    event_count: records.count as usize,
+                },
+                None => Due::Now(Ok(Receipt::default())),
+            };
+            self.await_order(Awaiting { reply, due });
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.group.frame.is_empty() {
+            return;
+        }
+        let (_, end) = self.group.written;
+        self.core.durable.publish(end);
+        // A full inbox means that the orderer is awake, and it looks at `durable` before it sleeps.
+        let _ = self.orderer.try_send(Message::Durable);
+    }
+
+    fn acknowledge(&mut self) {
+        let (position, _) = self.group.written;
+        while let Some(Member { reply, records }) = self.group.durable.pop_front() {
+            reply.answer(Ok(records.map_or_else(Receipt::default, |it| it.receipt(position))));
+        }
+    }
+
+    fn fail(&mut self, failure: AppendError) {
+        let failure = match failure {
+            AppendError::StorageFull(error) => {
+                AppendFailure::NotAppended(Cause::StorageFull(Arc::new(error)))
+            }
+            // The frame is perhaps on the device and perhaps not; nothing after it will be.
+            error => {
+                self.core.fail(cause_of(error));
+                AppendFailure::Unknown(self.core.cause_of_death())
+            }
+        };
+        self.answer_all(&failure);
+    }
+
+    fn panicked(&mut self, panic: Panic) {
+        let cause = Cause::Panic { thread: "thalweg-writer", message: message_of(&*panic) };
+        self.core.fail(cause);
+        self.core.stop_orderer();
+        self.answer_all(&AppendFailure::Unknown(self.core.cause_of_death()));
+    }
+}
+
+impl Records {
+    fn receipt(&self, frame: u64) -> Receipt {
+        let position = frame + self.offset;
+        Receipt { position, end: position + self.byte_len, placements: Vec::new() }
     }
 }
 

@@ -8,13 +8,14 @@
 //!   condition over atomics holds.
 //! * [`Watermark`], a number that only grows, with one publisher and any number of waiters.
 //! * [`completion()`], a one-shot hand-off of a value from one thread to another.
+//! * [`queue()`], from many threads to one that may wait.
 //! * The facade: atomics, fences, locks and cells under one name each. `real.rs` maps them to
 //!   `std`, `parking_lot` and `crossbeam`; `model.rs` maps them to loom.
 //!
 //! # What is deliberately not here
 //!
-//! * No queue. The bounded queue in front of the writer is flume's; loom cannot see into it, so
-//!   nothing in this folder may rest on it.
+//! * No channel. Messages travel through flume's, of which only the calls that never block are used;
+//!   the double that stands for it in the models has to pass the same tests as flume itself.
 //! * No clock in a protocol. Deadlines bound how long a caller sleeps and never decide what
 //!   state a primitive is in; policies that would like a clock count events instead. That
 //!   keeps every protocol deterministic, which is what makes it explorable.
@@ -98,11 +99,13 @@ pub use self::real::*;
 
 mod completion;
 mod event_count;
+mod queue;
 mod reader_biased;
 mod watermark;
 
-pub use self::completion::{Abandoned, Completion, Promise, completion};
+pub use self::completion::{Abandoned, Cell, Completion, Promise, completion};
 pub use self::event_count::EventCount;
+pub use self::queue::{Receiver, RecvError, Sender, queue};
 pub use self::reader_biased::{ReadGuard, ReaderBiased, WriteGuard};
 pub use self::watermark::{Failed, WaitError, Watermark};
 

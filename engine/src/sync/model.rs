@@ -98,6 +98,20 @@ impl<T> Mutex<T> {
 #[derive(Debug)]
 pub struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
 
+impl<T> std::ops::Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("a guard is empty only while it waits")
+    }
+}
+
+impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("a guard is empty only while it waits")
+    }
+}
+
 /// loom's condition variable with the interface of `parking_lot`'s.
 #[derive(Debug)]
 pub struct Condvar(loom::sync::Condvar);
@@ -121,7 +135,7 @@ impl Condvar {
 
     /// Unlocks, sleeps until notified, and locks again.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        let inner = guard.0.take().expect("a guard is empty only inside this function");
+        let inner = guard.0.take().expect("a guard is empty only while it waits");
         guard.0 = Some(self.0.wait(inner).unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -160,5 +174,126 @@ impl<T> RwLock<T> {
     /// Locks for writing.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A channel that keeps flume's promises, as far as its calls that never block go.
+///
+/// It is a list under a mutex, as flume is. `loom-tests/tests/contract.rs` runs the same tests on
+/// both.
+pub mod channel {
+    use std::collections::VecDeque;
+
+    use super::{Arc, Mutex};
+
+    /// Creates a channel that holds up to `capacity` messages.
+    pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+        let state = State { messages: VecDeque::new(), capacity, senders: 1, has_receiver: true };
+        let state = Arc::new(Mutex::new(state));
+        (Sender(Arc::clone(&state)), Receiver(state))
+    }
+
+    /// Creates a channel that holds any number of messages.
+    pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
+        bounded(usize::MAX)
+    }
+
+    #[derive(Debug)]
+    struct State<T> {
+        messages: VecDeque<T>,
+        capacity: usize,
+        senders: usize,
+        has_receiver: bool,
+    }
+
+    /// The sending end.
+    #[derive(Debug)]
+    pub struct Sender<T>(Arc<Mutex<State<T>>>);
+
+    /// The receiving end. Messages outlive it while there is a sender, as flume's do.
+    #[derive(Debug)]
+    pub struct Receiver<T>(Arc<Mutex<State<T>>>);
+
+    /// A message that was not sent.
+    #[derive(Debug)]
+    pub enum TrySendError<T> {
+        /// The channel has as many messages as it holds.
+        Full(T),
+        /// The receiver is gone.
+        Disconnected(T),
+    }
+
+    impl<T> TrySendError<T> {
+        /// The message.
+        pub fn into_inner(self) -> T {
+            match self {
+                Self::Full(message) | Self::Disconnected(message) => message,
+            }
+        }
+    }
+
+    /// Why there is no message.
+    #[derive(Debug, PartialEq, Eq)]
+    pub enum TryRecvError {
+        /// There is none now.
+        Empty,
+        /// There is none, and no sender.
+        Disconnected,
+    }
+
+    impl<T> Sender<T> {
+        /// Sends a message, if there is room and a receiver.
+        pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
+            let mut state = self.0.lock();
+            if !state.has_receiver {
+                return Err(TrySendError::Disconnected(message));
+            }
+            if state.messages.len() == state.capacity {
+                return Err(TrySendError::Full(message));
+            }
+            state.messages.push_back(message);
+            Ok(())
+        }
+    }
+
+    impl<T> Clone for Sender<T> {
+        fn clone(&self) -> Self {
+            self.0.lock().senders += 1;
+            Sender(Arc::clone(&self.0))
+        }
+    }
+
+    impl<T> Drop for Sender<T> {
+        fn drop(&mut self) {
+            self.0.lock().senders -= 1;
+        }
+    }
+
+    impl<T> Receiver<T> {
+        /// Takes the oldest message.
+        pub fn try_recv(&self) -> Result<T, TryRecvError> {
+            let mut state = self.0.lock();
+            match state.messages.pop_front() {
+                Some(message) => Ok(message),
+                None if state.senders == 0 => Err(TryRecvError::Disconnected),
+                None => Err(TryRecvError::Empty),
+            }
+        }
+
+        /// Whether there is no message.
+        pub fn is_empty(&self) -> bool {
+            self.0.lock().messages.is_empty()
+        }
+
+        /// Whether there is no sender.
+        pub fn is_disconnected(&self) -> bool {
+            self.0.lock().senders == 0
+        }
+    }
+
+    impl<T> Drop for Receiver<T> {
+        fn drop(&mut self) {
+            self.0.lock().has_receiver = false;
+        }
     }
 }

@@ -10,6 +10,11 @@ pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Orderi
 pub use crossbeam::utils::CachePadded;
 pub use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+/// The channel under [`queue()`](super::queue()).
+pub mod channel {
+    pub use flume::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
+}
+
 /// Number of slots of a [`ReaderBiased`](super::ReaderBiased) lock.
 ///
 /// More slots mean fewer collisions between readers, which then take the inner lock, and a

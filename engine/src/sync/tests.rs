@@ -318,7 +318,7 @@ fn a_completion_is_taken_once() {
 
 #[test]
 fn a_promise_that_unwinds_is_abandoned() {
-    let (promise, completion) = completion::<u8>();
+    let (promise, mut completion) = completion::<u8>();
     let worker = thread::spawn(move || {
         let _promise = promise;
         panic!("expected: a worker fails with a request in hand");
@@ -347,7 +347,7 @@ fn a_value_is_dropped_once_whoever_goes_first() {
     drop(receiver);
     assert_eq!(drops.load(Ordering::Relaxed), 2, "the value was never taken");
 
-    let (promise, receiver) = completion();
+    let (promise, mut receiver) = completion();
     promise.complete(Counted(Arc::clone(&drops)));
     drop(receiver.wait());
     assert_eq!(drops.load(Ordering::Relaxed), 3, "the value was taken");

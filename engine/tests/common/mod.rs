@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine};
 use thalweg::storage::{Access, MemoryStorage, Storage};
-use thalweg::{Ack, Event, NewEvent, Store};
+use thalweg::{Ack, AppenderOptions, Event, NewEvent, Store};
 use thalweg_wal::{LogReader, Record};
 
 /// An event of a test: which stream, and everything else by small numbers, so that ids collide,
@@ -172,9 +172,14 @@ pub fn soon<T: Send + 'static>(name: &str, what: impl FnOnce() -> T + Send + 'st
     receiver.recv_timeout(SOON).unwrap_or_else(|_| panic!("{name} hangs, or has panicked"))
 }
 
+/// An appender with room for whatever a test does, and this acknowledgement.
+pub fn acked(ack: Ack) -> AppenderOptions {
+    AppenderOptions::new().ack(ack).pipeline(AppenderOptions::PIPELINE_MAX)
+}
+
 /// Appends one chained event, and waits until it is ordered.
 pub fn append(store: &Store, stream: &str, payload: impl AsRef<[u8]>) {
-    let appender = store.appender(stream).expect("an appender").ack(Ack::Ordered);
+    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
     appender.append(payload).expect("accepted").wait().expect("appended");
 }
 
@@ -193,7 +198,7 @@ pub fn nothing_hangs(store: &Store) {
             }
         }),
         ("append, for the order", |store| {
-            let appender = store.appender("s").expect("an appender").ack(Ack::Ordered);
+            let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
             if let Ok(ticket) = appender.append("late") {
                 drop(ticket.wait());
             }

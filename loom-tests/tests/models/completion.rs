@@ -8,7 +8,7 @@ use loom_tests::sync::{Abandoned, completion};
 #[test]
 fn value_is_handed_over() {
     explore("completion with a value", None, 180, || {
-        let (promise, completion) = completion();
+        let (promise, mut completion) = completion();
         let worker = thread::spawn(move || promise.complete(Track::new(7)));
         assert_eq!(completion.wait().map(Track::into_inner), Ok(7));
         worker.join().unwrap();
@@ -30,7 +30,7 @@ fn value_is_polled() {
 #[test]
 fn promise_is_abandoned() {
     explore("completion abandoned", None, 180, || {
-        let (promise, completion) = completion::<u32>();
+        let (promise, mut completion) = completion::<u32>();
         let worker = thread::spawn(move || drop(promise));
         assert_eq!(completion.wait(), Err(Abandoned));
         worker.join().unwrap();

@@ -4,7 +4,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 use loom_tests::explore;
-use loom_tests::permits::{Budget, Closed};
+use loom_tests::permits::{Budget, Denied, Patience};
 
 /// A budget, and how many of its permits are out.
 struct Room {
@@ -22,10 +22,10 @@ impl Room {
 
     /// Takes a permit that nobody may hold another beside, and gives it back.
     fn pass_alone(&self, byte_len: u64) {
-        let permit = Budget::take(&self.budget, byte_len).unwrap();
+        self.budget.take(byte_len, Patience::Endless).unwrap();
         assert_eq!(self.inside.fetch_add(1, Ordering::AcqRel), 0, "over-committed");
         self.inside.fetch_sub(1, Ordering::AcqRel);
-        drop(permit);
+        self.budget.give_back(byte_len);
     }
 }
 
@@ -46,14 +46,14 @@ fn two_takers_in_turn() {
 fn blocked_taker_goes_on() {
     explore("no permit left until one is dropped", None, 165, || {
         let room = Room::new(1, 100);
-        let permit = Budget::take(&room.budget, 1).unwrap();
+        room.budget.take(1, Patience::None).unwrap();
         room.inside.fetch_add(1, Ordering::AcqRel);
         let taker = thread::spawn({
             let room = Arc::clone(&room);
             move || room.pass_alone(1)
         });
         room.inside.fetch_sub(1, Ordering::AcqRel);
-        drop(permit);
+        room.budget.give_back(1);
         taker.join().unwrap();
     });
 }
@@ -62,12 +62,12 @@ fn blocked_taker_goes_on() {
 fn two_blocked_takers_go_on() {
     explore("no permit left, two wait", Some(2), 5_600, || {
         let room = Room::new(1, 100);
-        let permit = Budget::take(&room.budget, 1).unwrap();
+        room.budget.take(1, Patience::None).unwrap();
         let takers = [(); 2].map(|()| {
             let room = Arc::clone(&room);
             thread::spawn(move || room.pass_alone(1))
         });
-        drop(permit);
+        room.budget.give_back(1);
         for taker in takers {
             taker.join().unwrap();
         }
@@ -78,15 +78,19 @@ fn two_blocked_takers_go_on() {
 fn close_releases_the_blocked() {
     explore("closed while one waits", None, 56, || {
         let budget = Arc::new(Budget::new(1, 100));
-        let permit = Budget::take(&budget, 1).unwrap();
+        budget.take(1, Patience::None).unwrap();
         let taker = thread::spawn({
             let budget = Arc::clone(&budget);
-            move || assert_eq!(Budget::take(&budget, 1).err(), Some(Closed))
+            move || assert_eq!(budget.take(1, Patience::Endless), Err(Denied::Closed))
         });
         budget.close();
         taker.join().unwrap();
-        drop(permit);
-        assert_eq!(Budget::take(&budget, 1).err(), Some(Closed), "a permit given back opened it");
+        budget.give_back(1);
+        assert_eq!(
+            budget.take(1, Patience::Endless),
+            Err(Denied::Closed),
+            "a permit given back opened it"
+        );
     });
 }
 
@@ -99,14 +103,18 @@ fn nothing_is_taken_after_the_close() {
             let (budget, is_closed) = (Arc::clone(&budget), Arc::clone(&is_closed));
             move || {
                 let was_closed = is_closed.load(Ordering::Acquire);
-                let taken = Budget::take(&budget, 1);
+                let taken = budget.take(1, Patience::Endless);
                 assert!(!was_closed || taken.is_err());
             }
         });
         budget.close();
         is_closed.store(true, Ordering::Release);
         taker.join().unwrap();
-        assert_eq!(Budget::take(&budget, 1).err(), Some(Closed), "a permit given back opened it");
+        assert_eq!(
+            budget.take(1, Patience::Endless),
+            Err(Denied::Closed),
+            "a permit given back opened it"
+        );
     });
 }
 

@@ -1,0 +1,443 @@
+//! A lane: what the handles of one appender share, and the way of a batch from its submit to its answer.
+//!
+//! A batch takes a permit of its lane, which is the appender's pipeline, and one of the queue, which
+//! bounds the memory of all of them; both may have to be waited for, and nothing is held meanwhile that
+//! others need. Then it passes the gate. From there on it is accepted, and its [`Reply`] is answered
+//! exactly once: by the writer or the committer, or, if they let go of it, by being dropped.
+//!
+//! The answers of a lane come from one thread, since all its batches wait for the same: so they come
+//! in the order of the log, which is the order in which the batches passed the gate.
+//!
+//! A lane stops at its first failure. The writer refuses what was accepted after a batch that it did
+//! not store, so what is stored of a lane is a prefix of what was submitted.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+
+use crossbeam::queue::ArrayQueue;
+use thalweg_wal::EncodedBatch;
+
+use crate::error::{AppendFailure, Cause, FlushError, Outcome, Refusal};
+use crate::event::Ack;
+use crate::options::AppenderOptions;
+use crate::pipeline::callbacks::{self, is_callback_thread};
+use crate::pipeline::core::Core;
+use crate::pipeline::gate::{Gate, Shut};
+use crate::pipeline::permits::{Budget, Denied, Patience};
+use crate::sync::{Arc, Cell, Completion, Ordering, Promise, Sender, completion};
+
+/// Most batches in the queue.
+pub(crate) const QUEUE_BATCHES_MAX: u64 = 4096;
+/// A buffer that has grown beyond this is not kept for the next batch.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
+
+/// Where appends go in.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    pub(crate) core: Arc<Core>,
+    /// None for a store that is open for reading only.
+    pub(crate) gate: Option<Gate<Request>>,
+    /// Bounds what is in the queue and in the hands of the writer and the committer.
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) callbacks: Sender<callbacks::Message<Job>>,
+}
+
+impl Inlet {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        gate: Option<Gate<Request>>,
+        queue_bytes: u64,
+        callbacks: Sender<callbacks::Message<Job>>,
+    ) -> Self {
+        let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, queue_bytes));
+        core.budgets.add(&budget);
+        Inlet { core, gate, budget, callbacks }
+    }
+
+    fn refusal(&self) -> Refusal {
+        match self.core.cause() {
+            Some(cause) => Refusal::Poisoned(cause.clone()),
+            None => Refusal::Closed,
+        }
+    }
+}
+
+/// An accepted batch on its way to the writer.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Nothing, for a request that only wants to be answered in its turn.
+    pub(crate) batch: EncodedBatch,
+    pub(crate) reply: Reply,
+}
+
+/// What a callback is called with.
+pub(crate) type OnceCallback = Box<dyn FnOnce(Outcome) + Send>;
+/// What a default callback is called with.
+pub(crate) type DefaultCallback = Arc<dyn Fn(Outcome) + Send + Sync>;
+
+/// Who is told.
+pub(crate) enum Addressee {
+    Ticket(Promise<Outcome>),
+    Callback(OnceCallback),
+    DefaultCallback(DefaultCallback),
+    /// It has no permit of the lane, and waits for those before it.
+    Flush(Promise<()>),
+}
+
+/// The right to one answer. Dropping it answers too: whoever had it has failed.
+pub(crate) struct Reply {
+    lane: Arc<Lane>,
+    byte_len: u64,
+    /// None once it is answered.
+    addressee: Option<Addressee>,
+}
+
+impl Reply {
+    /// Why the batch must not be written, if it must not.
+    pub(crate) fn refusal(&self) -> Option<&AppendFailure> {
+        self.lane.failure.get()
+    }
+
+    /// What the batch waits for.
+    pub(crate) fn ack(&self) -> Ack {
+        self.lane.ack
+    }
+
+    /// Stops the lane: nothing that was submitted to it later is stored.
+    pub(crate) fn stop_lane(&self, failure: &AppendFailure) {
+        if self.lane.stops && !matches!(self.addressee, Some(Addressee::Flush(_))) {
+            self.lane.stop(failure.clone());
+        }
+    }
+
+    /// Takes back the buffer of a batch that is in a frame by now.
+    pub(crate) fn keep_buffer(&self, buffer: EncodedBatch) {
+        self.lane.keep_buffer(buffer);
+    }
+
+    /// Answers.
+    pub(crate) fn answer(mut self, outcome: Outcome) {
+        self.finish(outcome);
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        let Some(addressee) = self.addressee.take() else { return };
+        if let Err(failure) = &outcome {
+            self.stop_lane(failure);
+        }
+        let Reply { lane, byte_len, .. } = self;
+        let inlet = &lane.inlet;
+        if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
+            inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
+        }
+        inlet.budget.give_back(*byte_len);
+        let call = match addressee {
+            Addressee::Ticket(promise) => {
+                lane.budget.give_back(*byte_len);
+                return lane.keep_cell(promise.complete(outcome));
+            }
+            Addressee::Flush(promise) => Job::Flushed(promise),
+            Addressee::Callback(callback) => Job::Call {
+                callback: Callback::Once(callback),
+                outcome,
+                lane: Arc::clone(lane),
+                byte_len: *byte_len,
+            },
+            Addressee::DefaultCallback(callback) => Job::Call {
+                callback: Callback::Default(callback),
+                outcome,
+                lane: Arc::clone(lane),
+                byte_len: *byte_len,
+            },
+        };
+        // The thread ends after the last answer.
+        let sent = inlet.callbacks.send(callbacks::Message::Run(call));
+        debug_assert!(sent.is_ok(), "callbacks are run until the last answer is given");
+    }
+
+    /// Gives everything back: the batch was not accepted after all.
+    fn withdraw(mut self) -> Option<Addressee> {
+        let addressee = self.addressee.take();
+        if self.lane.ack == Ack::Ordered {
+            self.lane.inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.lane.inlet.budget.give_back(self.byte_len);
+        self.lane.budget.give_back(self.byte_len);
+        addressee
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.addressee.is_some() {
+            let failure = AppendFailure::Unknown(self.lane.inlet.core.cause_of_death());
+            self.finish(Err(failure));
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("byte_len", &self.byte_len).finish_non_exhaustive()
+    }
+}
+
+/// What the callback thread runs.
+pub(crate) enum Job {
+    Call { callback: Callback, outcome: Outcome, lane: Arc<Lane>, byte_len: u64 },
+    Flushed(Promise<()>),
+}
+
+/// A callback, of one batch or of all.
+pub(crate) enum Callback {
+    Once(OnceCallback),
+    Default(DefaultCallback),
+}
+
+impl callbacks::Job for Job {
+    fn run(self) {
+        match self {
+            Job::Flushed(promise) => drop(promise.complete(())),
+            Job::Call { callback, outcome, lane, byte_len } => {
+                // Whatever the callback leaves half done is its own.
+                let call = AssertUnwindSafe(|| match callback {
+                    Callback::Once(callback) => callback(outcome),
+                    Callback::Default(callback) => callback(outcome),
+                });
+                if let Err(panic) = catch_unwind(call) {
+                    lane.inlet.core.callback_panics.add(&*panic);
+                    // Even dropping what it panicked with may panic.
+                    let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
+                }
+                lane.budget.give_back(byte_len);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+/// What the handles of one appender share.
+pub(crate) struct Lane {
+    inlet: Arc<Inlet>,
+    ack: Ack,
+    /// Permits of the pipeline.
+    budget: Arc<Budget>,
+    /// Whether the lane stops at its first failure.
+    stops: bool,
+    /// The first failure.
+    failure: OnceLock<AppendFailure>,
+    default_callback: Option<DefaultCallback>,
+    /// Buffers and cells that have served, for the next batches.
+    buffers: ArrayQueue<EncodedBatch>,
+    cells: ArrayQueue<Cell<Outcome>>,
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("ack", &self.ack).finish_non_exhaustive()
+    }
+}
+
+/// Where the outcome of a submit goes.
+pub(crate) enum Way {
+    Ticket,
+    Callback(OnceCallback),
+    DefaultCallback,
+}
+
+impl Lane {
+    /// The lane of a new appender.
+    pub(crate) fn new(inlet: Arc<Inlet>, options: &AppenderOptions) -> Self {
+        let AppenderOptions { pipeline, pipeline_bytes, ack, default_callback } = options;
+        let budget = Arc::new(Budget::new(*pipeline as u64, *pipeline_bytes));
+        inlet.core.budgets.add(&budget);
+        Lane {
+            inlet,
+            ack: *ack,
+            budget,
+            stops: true,
+            failure: OnceLock::new(),
+            default_callback: default_callback.clone(),
+            buffers: ArrayQueue::new(*pipeline),
+            cells: ArrayQueue::new(*pipeline),
+        }
+    }
+
+    /// A lane for batches that have nothing to do with each other: bounded by the queue alone, and it
+    /// goes on after a failure.
+    pub(crate) fn unrelated(inlet: Arc<Inlet>, ack: Ack) -> Self {
+        let options = AppenderOptions::new().ack(ack);
+        let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, u64::MAX));
+        inlet.core.budgets.add(&budget);
+        Lane { budget, stops: false, ..Lane::new(inlet, &options) }
+    }
+
+    pub(crate) fn inlet(&self) -> &Arc<Inlet> {
+        &self.inlet
+    }
+
+    /// An empty buffer to encode a batch in.
+    pub(crate) fn buffer(&self) -> EncodedBatch {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    pub(crate) fn keep_buffer(&self, mut buffer: EncodedBatch) {
+        if buffer.capacity() <= BUFFER_BYTES_KEPT {
+            buffer.clear();
+            let _ = self.buffers.push(buffer);
+        }
+    }
+
+    /// Keeps a cell that has served.
+    pub(crate) fn keep_cell(&self, cell: Option<Cell<Outcome>>) {
+        if let Some(cell) = cell {
+            let _ = self.cells.push(cell);
+        }
+    }
+
+    fn stop(&self, failure: AppendFailure) {
+        let _ = self.failure.set(failure);
+        self.budget.close();
+    }
+
+    /// Why nothing more is accepted, if nothing is.
+    fn refusal(&self) -> Refusal {
+        match (self.inlet.core.cause(), self.failure.get()) {
+            (Some(cause), _) => Refusal::Poisoned(cause.clone()),
+            (None, Some(failure)) => Refusal::Stopped(failure.clone()),
+            (None, None) => Refusal::Closed,
+        }
+    }
+
+    /// Hands a batch to the writer. Waits for permits as `patience` has it, and never on the callback
+    /// thread. For [`Way::Ticket`], returns what the ticket waits for.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        batch: EncodedBatch,
+        way: Way,
+        patience: Patience,
+    ) -> Result<Option<Completion<Outcome>>, (Refusal, EncodedBatch)> {
+        let inlet = &*self.inlet;
+        let Some(gate) = &inlet.gate else { return Err((Refusal::ReadOnly, batch)) };
+        if batch.is_empty() {
+            return Err((Refusal::Empty, batch));
+        }
+        let patience = if is_callback_thread() { Patience::None } else { patience };
+        let byte_len = batch.byte_len();
+        if let Err(denied) = self.take_permits(byte_len, patience) {
+            return Err((self.refusal_for(denied), batch));
+        }
+        let (addressee, completion) = self.addressee(way);
+        if self.ack == Ack::Ordered {
+            // Relaxed: the request travels through the queue, the log and `durable` before the
+            // orderer looks, and each of these hands over what came before it.
+            inlet.core.ordered_acks.fetch_add(1, Ordering::Relaxed);
+        }
+        let reply = Reply { lane: Arc::clone(self), byte_len, addressee: Some(addressee) };
+        let keys = inlet.core.keys;
+        let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
+            request.batch.streams().any(|stream| is_sealed(keys.stream(stream)))
+        };
+        match gate.pass(Request { batch, reply }, appends_to) {
+            Ok(()) => Ok(completion),
+            Err(Shut::Closed(Request { batch, reply })) => {
+                drop(reply.withdraw());
+                Err((inlet.refusal(), batch))
+            }
+            Err(Shut::Sealed(Request { batch, reply })) => {
+                drop(reply.withdraw());
+                Err((Refusal::Sealed, batch))
+            }
+        }
+    }
+
+    /// A permit of the lane, and then one of the queue: who waits for the lane, which a slow callback
+    /// may hold up, must not keep other lanes out of the queue.
+    fn take_permits(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
+        self.budget.take(byte_len, patience)?;
+        self.inlet.budget.take(byte_len, patience).inspect_err(|_| self.budget.give_back(byte_len))
+    }
+
+    fn refusal_for(&self, denied: Denied) -> Refusal {
+        match denied {
+            Denied::Closed => self.refusal(),
+            Denied::Full => Refusal::Full,
+            Denied::TimedOut => Refusal::TimedOut,
+        }
+    }
+
+    fn addressee(&self, way: Way) -> (Addressee, Option<Completion<Outcome>>) {
+        match (way, &self.default_callback) {
+            (Way::Callback(callback), _) => (Addressee::Callback(callback), None),
+            (Way::DefaultCallback, Some(callback)) => {
+                (Addressee::DefaultCallback(Arc::clone(callback)), None)
+            }
+            (Way::Ticket | Way::DefaultCallback, _) => {
+                let (promise, completion) = self.cells.pop().unwrap_or_default().split();
+                (Addressee::Ticket(promise), Some(completion))
+            }
+        }
+    }
+
+    /// Blocks until every batch that was accepted before is answered, its callback included.
+    pub(crate) fn flush(self: &Arc<Self>) -> Result<(), FlushError> {
+        let Some(gate) = &self.inlet.gate else { return Ok(()) };
+        if is_callback_thread() {
+            return Err(FlushError::OnCallbackThread);
+        }
+        let (promise, mut answer) = completion();
+        let sent = self.inlet.budget.take(0, Patience::Endless).is_ok() && {
+            let addressee = Some(Addressee::Flush(promise));
+            let reply = Reply { lane: Arc::clone(self), byte_len: 0, addressee };
+            let request = Request { batch: EncodedBatch::new(), reply };
+            match gate.pass(request, |_, _| false) {
+                Ok(()) => true,
+                Err(
+                    Shut::Closed(Request { mut reply, .. })
+                    | Shut::Sealed(Request { mut reply, .. }),
+                ) => {
+                    self.inlet.budget.give_back(0);
+                    reply.addressee = None;
+                    false
+                }
+            }
+        };
+        if sent {
+            // A promise that was dropped has waited for those before it too.
+            let _ = answer.wait();
+        } else {
+            // Nothing passes any more, so all that is under way was accepted before.
+            self.budget.close();
+            self.budget.wait_idle();
+        }
+        self.result().map_err(FlushError::Stopped)
+    }
+
+    /// Accepts nothing more, and blocks until everything accepted is answered, callbacks included. Does
+    /// not block on the callback thread.
+    pub(crate) fn close(&self) -> Result<(), AppendFailure> {
+        self.budget.close();
+        if !is_callback_thread() {
+            self.budget.wait_idle();
+        }
+        self.result()
+    }
+
+    /// Accepts nothing more, and has the writer refuse what it has not begun to write.
+    pub(crate) fn abort(&self) {
+        self.stop(AppendFailure::NotAppended(Cause::Aborted));
+    }
+
+    fn result(&self) -> Result<(), AppendFailure> {
+        match self.failure.get() {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(()),
+        }
+    }
+}
