@@ -92,6 +92,7 @@ pub mod reference;
 mod store;
 #[allow(dead_code, unused_imports)]
 mod sync;
+mod timings;
 mod verify;
 
 pub use error::{
@@ -106,4 +107,5 @@ pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, RebuildReport, rebuild};
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, storage};
+pub use timings::{Histogram, Timings};
 pub use verify::{Problem, VerifyProgress, VerifyReport, verify, verify_on};

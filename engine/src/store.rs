@@ -20,6 +20,7 @@ use crate::pipeline::permits::Patience;
 use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
 use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion};
+use crate::timings::{Recorders, Timings};
 use crate::verify::{VerifyReport, verify_on};
 
 /// How long closing waits for the order of what is durable. What is not ordered by then is
@@ -317,6 +318,12 @@ impl Store {
             checkpoint_error: core.checkpoint_error.get().cloned(),
             poisoned: core.cause().map(Cause::to_string),
         }
+    }
+
+    /// Where the time of appends went, if the store was opened with
+    /// [`Options::timings`]. Never blocks.
+    pub fn timings(&self) -> Option<Timings> {
+        self.core().timings.as_ref().map(Recorders::snapshot)
     }
 
     /// Why the engine has stopped, if it has.

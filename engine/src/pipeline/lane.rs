@@ -14,6 +14,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
 use thalweg_wal::EncodedBatch;
@@ -69,6 +70,8 @@ pub(crate) struct Request {
     /// Nothing, for a request that only wants to be answered in its turn.
     pub(crate) batch: EncodedBatch,
     pub(crate) reply: Reply,
+    /// When it was sent, if timings are recorded.
+    pub(crate) sent: Option<Instant>,
 }
 
 /// What a callback is called with.
@@ -143,12 +146,14 @@ impl Reply {
                 outcome,
                 lane: Arc::clone(lane),
                 byte_len: *byte_len,
+                answered: inlet.core.now(),
             },
             Addressee::DefaultCallback(callback) => Job::Call {
                 callback: Callback::Default(callback),
                 outcome,
                 lane: Arc::clone(lane),
                 byte_len: *byte_len,
+                answered: inlet.core.now(),
             },
         };
         // The thread ends after the last answer.
@@ -185,7 +190,13 @@ impl fmt::Debug for Reply {
 
 /// What the callback thread runs.
 pub(crate) enum Job {
-    Call { callback: Callback, outcome: Outcome, lane: Arc<Lane>, byte_len: u64 },
+    Call {
+        callback: Callback,
+        outcome: Outcome,
+        lane: Arc<Lane>,
+        byte_len: u64,
+        answered: Option<Instant>,
+    },
     Flushed(Promise<()>),
 }
 
@@ -199,7 +210,7 @@ impl callbacks::Job for Job {
     fn run(self) {
         match self {
             Job::Flushed(promise) => drop(promise.complete(())),
-            Job::Call { callback, outcome, lane, byte_len } => {
+            Job::Call { callback, outcome, lane, byte_len, answered } => {
                 // Whatever the callback leaves half done is its own.
                 let call = AssertUnwindSafe(|| match callback {
                     Callback::Once(callback) => callback(outcome),
@@ -210,6 +221,7 @@ impl callbacks::Job for Job {
                     // Even dropping what it panicked with may panic.
                     let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
                 }
+                lane.inlet.core.record(answered, |timings| &timings.callback);
                 lane.budget.give_back(byte_len);
             }
         }
@@ -330,9 +342,11 @@ impl Lane {
         }
         let patience = if is_callback_thread() { Patience::None } else { patience };
         let byte_len = batch.byte_len();
+        let start = inlet.core.now();
         if let Err(denied) = self.take_permits(byte_len, patience) {
             return Err((self.refusal_for(denied), batch));
         }
+        inlet.core.record(start, |timings| &timings.slot_wait);
         let (addressee, completion) = self.addressee(way);
         if self.ack == Ack::Ordered {
             // Relaxed: the request travels through the queue, the log and `durable` before the
@@ -344,13 +358,13 @@ impl Lane {
         let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
             request.batch.streams().any(|stream| is_sealed(keys.stream(stream)))
         };
-        match gate.pass(Request { batch, reply }, appends_to) {
+        match gate.pass(Request { batch, reply, sent: inlet.core.now() }, appends_to) {
             Ok(()) => Ok(completion),
-            Err(Shut::Closed(Request { batch, reply })) => {
+            Err(Shut::Closed(Request { batch, reply, .. })) => {
                 drop(reply.withdraw());
                 Err((inlet.refusal(), batch))
             }
-            Err(Shut::Sealed(Request { batch, reply })) => {
+            Err(Shut::Sealed(Request { batch, reply, .. })) => {
                 drop(reply.withdraw());
                 Err((Refusal::Sealed, batch))
             }
@@ -395,7 +409,7 @@ impl Lane {
         let sent = self.inlet.budget.take(0, Patience::Endless).is_ok() && {
             let addressee = Some(Addressee::Flush(promise));
             let reply = Reply { lane: Arc::clone(self), byte_len: 0, addressee };
-            let request = Request { batch: EncodedBatch::new(), reply };
+            let request = Request { batch: EncodedBatch::new(), reply, sent: None };
             match gate.pass(request, |_, _| false) {
                 Ok(()) => true,
                 Err(
