@@ -53,6 +53,8 @@ impl NewEvent {
                 None => Lineage::Chained,
             },
             require_parents: self.require_parents,
+            if_local: None,
+            with_previous: false,
             payload: &self.payload,
         })
     }
