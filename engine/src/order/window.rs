@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::derived::order_log::Entry;
 use crate::event::Placement;
 use crate::order::keys::{PARTITION_COUNT, partition_of};
-use crate::order::partition::{HeadUpdate, Partition, Scanned, Setback};
+use crate::order::partition::{HeadUpdate, Partition, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
 
 /// Fewer records than this are better ordered by one thread: waking others would cost more.
@@ -76,6 +76,9 @@ pub(crate) struct Ordered {
     pub(crate) heads: Vec<HeadUpdate>,
     /// What became of each record, if somebody asked.
     pub(crate) placements: Option<Vec<Placement>>,
+    /// Seals that were put on and taken off; those of one stream in the order of the log.
+    #[allow(dead_code, reason = "for whoever refuses appends to a sealed stream at once")]
+    pub(crate) seals: Vec<SealChange>,
 }
 
 impl Ordered {
@@ -97,8 +100,9 @@ pub(crate) fn order(
     with_placements: bool,
     parallel: bool,
 ) -> Result<Ordered, Fault> {
-    let run =
-        |(index, partition): (usize, &mut Partition)| partition.order(split.of(index), lookup);
+    let run = |(index, partition): (usize, &mut Partition)| {
+        partition.order(split.of(index), lookup, with_placements)
+    };
     if parallel {
         // One task a partition; the pool balances them by stealing, so a partition with a hot
         // stream occupies one thread and the others share the rest.
@@ -111,8 +115,9 @@ pub(crate) fn order(
     partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
     let total = exclusive_prefix_sum(&mut before);
     let tips = place_tips(partitions, first.tips, &before);
-    let setbacks: Option<Vec<(u32, Setback)>> =
-        with_placements.then(|| partitions.iter().flat_map(Partition::setbacks).copied().collect());
+    let seals = partitions.iter_mut().flat_map(Partition::take_seals).collect();
+    let setbacks: Option<Vec<(u32, Placement)>> =
+        with_placements.then(|| partitions.iter_mut().flat_map(Partition::take_setbacks).collect());
 
     let place = |partition: &mut Partition| partition.place(first.global, &before);
     let placed: Vec<_> = if parallel {
@@ -128,9 +133,8 @@ pub(crate) fn order(
         }
         heads.extend(part.heads);
     }
-    let placements =
-        setbacks.map(|setbacks| placements(&setbacks, &before, first.global, &entries));
-    Ok(Ordered { first, entries, tips, heads, placements })
+    let placements = setbacks.map(|setbacks| placements(setbacks, &before, first.global, &entries));
+    Ok(Ordered { first, entries, tips, heads, placements, seals })
 }
 
 /// Replaces every count by the sum of those before it; returns the sum of all.
@@ -158,25 +162,20 @@ fn place_tips(partitions: &mut [Partition], first: u64, before: &[u32]) -> Vec<u
 
 /// A record that was delivered when it arrived is the first of the group that it set off.
 fn placements(
-    setbacks: &[(u32, Setback)],
+    setbacks: Vec<(u32, Placement)>,
     before: &[u32],
     first: u64,
     entries: &[Entry],
 ) -> Vec<Placement> {
-    let mut set_back = vec![None; before.len()];
-    for &(index, setback) in setbacks {
-        set_back[index as usize] = Some(setback);
+    let mut placements = vec![None; before.len()];
+    for (index, placement) in setbacks {
+        placements[index as usize] = Some(placement);
     }
-    let placement = |(index, setback): (usize, Option<Setback>)| match setback {
-        Some(Setback::Held { missing }) => Placement::Held { missing },
-        Some(Setback::Duplicate) => Placement::Duplicate,
-        Some(Setback::Conflict) => Placement::Conflict,
-        Some(Setback::Rejected) => Placement::Rejected,
-        None => {
-            let offset = before[index];
-            let local = entries[offset as usize].local;
-            Placement::Delivered { global: first + u64::from(offset), local }
-        }
+    let delivered = |index: usize| {
+        let offset = before[index];
+        let local = entries[offset as usize].local;
+        Placement::Delivered { global: first + u64::from(offset), local }
     };
-    set_back.into_iter().enumerate().map(placement).collect()
+    let placements = placements.into_iter().enumerate();
+    placements.map(|(index, setback)| setback.unwrap_or_else(|| delivered(index))).collect()
 }
