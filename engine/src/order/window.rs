@@ -179,3 +179,84 @@ fn placements(
     let placements = placements.into_iter().enumerate();
     placements.map(|(index, setback)| setback.unwrap_or_else(|| delivered(index))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use thalweg_wal::storage::{MemoryStorage, Storage};
+    use thalweg_wal::{EncodedBatch, FrameBuf, LogOptions, LogWriter};
+
+    use super::*;
+    use crate::derived::chunks::ChunkWriter;
+    use crate::derived::order_log::{ORDER, TIPS};
+    use crate::order::keys::Keys;
+    use crate::sync::Arc;
+
+    /// Orders a batch as one window of a new log, and returns the partitions with it.
+    fn ordered(batch: &EncodedBatch) -> (Ordered, Vec<Partition>) {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let options = LogOptions { create: true, segment_len_max: 1 << 20 };
+        let mut opened = LogWriter::open(Arc::clone(&storage), options, None).expect("opens");
+        let mut frame = FrameBuf::new();
+        frame.push(batch);
+        opened.writer.append(&mut frame).expect("appends");
+        opened.writer.sync().expect("syncs");
+        let keys = Keys::new(&opened.store_id);
+        let segment = &opened.segments[0];
+        let scanned =
+            segment.walk(segment.first(), segment.end()).zip(0..).map(|(record, index)| {
+                let record = record.expect("whole");
+                let stream_key = keys.stream(record.stream());
+                let key = keys.event(stream_key, record.given_id());
+                Scanned { index, position: record.position(), stream_key, key }
+            });
+        let split = Split::new(&scanned.collect::<Vec<_>>());
+        let chunks = |layout| {
+            let target = Arc::clone(&storage);
+            let chunks = ChunkWriter::open(layout, opened.store_id, &*storage, target, 0, true);
+            chunks.expect("creates").shared().reader()
+        };
+        let lookup = Lookup {
+            order: chunks(ORDER),
+            tips: chunks(TIPS),
+            segments: Arc::new(opened.segments.clone()),
+            verified_from: 0,
+            skip_damage: false,
+            in_flight: VecDeque::new(),
+        };
+        let mut partitions: Vec<_> =
+            (0..PARTITION_COUNT).map(|_| Partition::new(keys, 1)).collect();
+        let ordered = order(&mut partitions, &split, Frontier::default(), &lookup, false, false);
+        (ordered.expect("no damage"), partitions)
+    }
+
+    #[test]
+    fn a_window_tells_which_seals_it_has_changed() {
+        let mut batch = EncodedBatch::new();
+        for (stream, sealed) in
+            [("a", true), ("b", false), ("a", true), ("c", true), ("c", false), ("c", true)]
+        {
+            let pushed = match sealed {
+                true => batch.push_seal(stream.as_bytes()),
+                false => batch.push_unseal(stream.as_bytes()),
+            };
+            pushed.expect("within the limits");
+        }
+        let (ordered, partitions) = ordered(&batch);
+        let changes = |name: &[u8]| -> Vec<bool> {
+            let of_stream = ordered.seals.iter().filter(|change| *change.stream == *name);
+            of_stream.map(|change| change.sealed).collect()
+        };
+        // What was so already is no change.
+        assert_eq!(changes(b"a"), [true]);
+        assert_eq!(changes(b"b"), [] as [bool; 0]);
+        assert_eq!(changes(b"c"), [true, false, true]);
+        assert_eq!(ordered.seals.len(), 4);
+        let mut sealed: Vec<&[u8]> =
+            partitions.iter().flat_map(Partition::sealed_streams).collect();
+        sealed.sort_unstable();
+        assert_eq!(sealed, [b"a", b"c"]);
+        assert!(ordered.placements.is_none() && ordered.entries.is_empty());
+    }
+}
