@@ -226,6 +226,11 @@ fn heads(partitions: &[Partition]) -> Vec<Table> {
     partitions.iter().map(head_of).collect()
 }
 
+/// Keys of the sealed streams.
+fn sealed(partitions: &[Partition]) -> Vec<u64> {
+    partitions.iter().flat_map(Partition::sealed_streams).collect()
+}
+
 fn thread_error(source: io::Error) -> OpenError {
     OpenError::Io { context: String::from("starting a thread"), source }
 }
@@ -238,6 +243,7 @@ fn start(
 ) -> Result<Store, OpenError> {
     let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
     let heads = heads(&state.partitions);
+    let sealed = sealed(&state.partitions);
     let core = Arc::new(Core::new(CoreParts {
         storage,
         keys: Keys::new(&store_id),
@@ -298,6 +304,9 @@ fn start(
     let orderer_core = cores.take();
     let (pool, pool_threads) = threads::pool(&options, &mut cores).map_err(thread_error)?;
     others.extend(pool_threads.into_iter().map(Ok));
+    // A message for each permit.
+    let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
+    let gate = writing.is_some().then(|| Arc::new(Gate::new(requests_in, sealed)));
     let orderer = Orderer {
         core: Arc::clone(&core),
         partitions: state.partitions,
@@ -306,6 +315,7 @@ fn start(
         calls,
         cuts: cuts_in,
         committer: committer_in.clone(),
+        gate: gate.clone(),
         windows,
         frontier: state.frontier,
         on_damage: if writing.is_some() { OnDamage::Stop } else { OnDamage::Skip },
@@ -318,10 +328,8 @@ fn start(
     orderer.publish_counts();
     others.push(threads::spawn(&core, "thalweg-orderer", orderer_core, orderer, Orderer::run));
 
-    let (mut gate, mut writer_thread, mut lock) = (None, None, None);
+    let (mut writer_thread, mut lock) = (None, None);
     if let Some((log, held_lock)) = writing {
-        // A message for each permit, and those that end callbacks need none.
-        let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
         let writer = Writer {
             core: Arc::clone(&core),
             log,
@@ -334,7 +342,7 @@ fn start(
         };
         writer_thread =
             Some(threads::spawn(&core, "thalweg-writer", writer_core, writer, Writer::run));
-        (gate, lock) = (Some(Gate::new(requests_in, [])), Some(held_lock));
+        lock = Some(held_lock);
     }
     let (callbacks_in, callbacks) = sync::queue(None);
     let run = |(core, callbacks): &mut (Arc<Core>, _)| {

@@ -38,7 +38,7 @@ const BUFFER_BYTES_KEPT: usize = 1 << 20;
 pub(crate) struct Inlet {
     pub(crate) core: Arc<Core>,
     /// None for a store that is open for reading only.
-    pub(crate) gate: Option<Gate<Request>>,
+    pub(crate) gate: Option<Arc<Gate<Request>>>,
     /// Bounds what is in the queue and in the hands of the writer and the committer.
     pub(crate) budget: Arc<Budget>,
     pub(crate) callbacks: Sender<callbacks::Message<Job>>,
@@ -47,7 +47,7 @@ pub(crate) struct Inlet {
 impl Inlet {
     pub(crate) fn new(
         core: Arc<Core>,
-        gate: Option<Gate<Request>>,
+        gate: Option<Arc<Gate<Request>>>,
         queue_bytes: u64,
         callbacks: Sender<callbacks::Message<Job>>,
     ) -> Self {
@@ -256,6 +256,17 @@ impl fmt::Debug for Lane {
     }
 }
 
+/// How a batch passes the gate.
+#[derive(Clone, Copy)]
+pub(crate) enum Passage {
+    /// It appends to streams, none of which may be sealed.
+    Append,
+    /// It seals the stream with this key.
+    Seal(u64),
+    /// It takes the seal off a stream.
+    Unseal,
+}
+
 /// Where the outcome of a submit goes.
 pub(crate) enum Way {
     Ticket,
@@ -332,6 +343,7 @@ impl Lane {
     pub(crate) fn submit(
         self: &Arc<Self>,
         batch: EncodedBatch,
+        passage: Passage,
         way: Way,
         patience: Patience,
     ) -> Result<Option<Completion<Outcome>>, (Refusal, EncodedBatch)> {
@@ -356,9 +368,15 @@ impl Lane {
         let reply = Reply { lane: Arc::clone(self), byte_len, addressee: Some(addressee) };
         let keys = inlet.core.keys;
         let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
-            request.batch.streams().any(|stream| is_sealed(keys.stream(stream)))
+            request.batch.event_streams().any(|stream| is_sealed(keys.stream(stream)))
         };
-        match gate.pass(Request { batch, reply, sent: inlet.core.now() }, appends_to) {
+        let request = Request { batch, reply, sent: inlet.core.now() };
+        let passed = match passage {
+            Passage::Append => gate.pass(request, appends_to),
+            Passage::Seal(stream) => gate.seal(stream, request),
+            Passage::Unseal => gate.pass(request, |_, _| false),
+        };
+        match passed {
             Ok(()) => Ok(completion),
             Err(Shut::Closed(Request { batch, reply, .. })) => {
                 drop(reply.withdraw());

@@ -20,6 +20,8 @@ use crate::order::partition::{Partition, SetbackCounts};
 use crate::order::window::{self, Frontier};
 use crate::pipeline::committer::Commit;
 use crate::pipeline::core::Core;
+use crate::pipeline::gate::Gate;
+use crate::pipeline::lane::Request;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
 use crate::pipeline::permits::{Budget, Patience};
 use crate::pipeline::scanner::{self, Cut, ScannedCut};
@@ -79,6 +81,8 @@ pub(crate) struct Orderer {
     pub(crate) calls: channel::Receiver<Call>,
     pub(crate) cuts: channel::Sender<Cut>,
     pub(crate) committer: Sender<Commit>,
+    /// Learns of seals; none for a store that is open for reading only.
+    pub(crate) gate: Option<Arc<Gate<Request>>>,
     /// Bounds the windows that the committer has in front of it.
     pub(crate) windows: Arc<Budget>,
     pub(crate) frontier: Frontier,
@@ -254,6 +258,10 @@ impl Orderer {
         self.frontier = ordered.next();
         self.core.ordered.set(cut.to);
         self.publish_counts();
+        if let Some(gate) = &self.gate {
+            // Before whoever waits for the seal can hear of it.
+            ordered.seals.iter().for_each(|seal| gate.learn(seal.stream_key, seal.sealed));
+        }
         progress.lookup.in_flight.push_back(Arc::clone(&ordered));
         let commit = Commit::Window { ordered, positions: cut.positions, to: cut.to };
         // The committer gives back what it takes, also when it has failed.
