@@ -60,12 +60,12 @@ impl NewEvent {
     /// rejection names the tips that there are.
     ///
     /// ```
-    /// use thalweg::{Ack, Event, Placement, Rejection, Store};
+    /// use thalweg::{Ack, AppenderOptions, Event, Placement, Rejection, Store};
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let dir = tempfile::tempdir()?;
     /// # let store = Store::open(dir.path().join("data"))?;
-    /// let account = store.appender("account-7")?.ack(Ack::Ordered);
+    /// let account = store.appender_with("account-7", AppenderOptions::new().ack(Ack::Ordered))?;
     /// account.append_event(Event::new("opened").id("o").if_tips::<&str>([]))?.wait()?;
     ///
     /// // Somebody else, who has seen the same, is faster.
@@ -100,12 +100,12 @@ impl NewEvent {
     /// says, in fewer bytes; the place is `local + 1` of the newest event that was seen.
     ///
     /// ```
-    /// use thalweg::{Ack, Event, Placement, Rejection, Store};
+    /// use thalweg::{Ack, AppenderOptions, Event, Placement, Rejection, Store};
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let dir = tempfile::tempdir()?;
     /// # let store = Store::open(dir.path().join("data"))?;
-    /// let account = store.appender("account-7")?.ack(Ack::Ordered);
+    /// let account = store.appender_with("account-7", AppenderOptions::new().ack(Ack::Ordered))?;
     /// account.append_event(Event::new("opened").id("o").if_local(0))?.wait()?;
     ///
     /// let late = account.append_event(Event::new("opened, too").id("p").if_local(0))?.wait()?;
@@ -128,12 +128,12 @@ impl NewEvent {
     /// to the one before it, is all or nothing.
     ///
     /// ```
-    /// use thalweg::{Ack, Batch, Event, Placement, Rejection, Store};
+    /// use thalweg::{Ack, AppenderOptions, Batch, Event, Placement, Rejection, Store};
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let dir = tempfile::tempdir()?;
     /// # let store = Store::open(dir.path().join("data"))?;
-    /// # let cart = store.appender("cart")?.ack(Ack::Ordered);
+    /// # let cart = store.appender_with("cart", AppenderOptions::new().ack(Ack::Ordered))?;
     /// let receipt = cart
     ///     .submit(Batch::from([
     ///         Event::new("checked out").if_local(7),
@@ -254,12 +254,16 @@ impl MixedBatch {
     /// Seals `stream` at this place of the batch: events of it that come later in the log are
     /// rejected, in this batch too, until the seal is taken off. What is sealed already stays so. The
     /// placement is [`Placement::Sealed`]. On an error the batch is as it was.
+    ///
+    /// Appends that are accepted before the order has come to the seal are stored and rejected;
+    /// [`Store::seal`](crate::Store::seal) has them refused from the start.
     pub fn push_seal(&mut self, stream: impl AsRef<[u8]>) -> Result<(), LimitError> {
         self.encoded.push_seal(stream.as_ref())
     }
 
-    /// Takes the seal off `stream` at this place of the batch, if there is one. The placement is
-    /// [`Placement::Unsealed`]. On an error the batch is as it was.
+    /// Takes the seal off `stream` at this place of the batch, if there is one. Events of the stream may
+    /// follow in the same batch. The placement is [`Placement::Unsealed`]. On an error the batch is as it
+    /// was.
     pub fn push_unseal(&mut self, stream: impl AsRef<[u8]>) -> Result<(), LimitError> {
         self.encoded.push_unseal(stream.as_ref())
     }

@@ -36,6 +36,23 @@ fn append(
     appender.submit(batch).expect("accepted").wait().expect("appended").placements
 }
 
+/// Appends behind a seal that the same batch puts on: else the appender would refuse.
+fn append_sealed(
+    store: &Store,
+    stream: &str,
+    events: impl IntoIterator<Item = NewEvent>,
+) -> Vec<Placement> {
+    let mut batch = MixedBatch::new();
+    batch.push_seal(stream).expect("within the limits");
+    for event in events {
+        batch.push(stream, &event).expect("within the limits");
+    }
+    let ticket = store.submit(batch, Ack::Ordered).expect("accepted");
+    let mut placements = ticket.wait().expect("appended").placements;
+    assert!(matches!(placements.remove(0), Placement::Sealed { .. }));
+    placements
+}
+
 /// Seals the stream or takes the seal off.
 fn set_sealed(store: &Store, stream: &str, sealed: bool) -> Placement {
     let mut batch = MixedBatch::new();
@@ -312,12 +329,12 @@ fn a_conditional_append_that_is_tried_again_is_a_duplicate() {
     assert_eq!(append(&store, "s", batch()), [(); 3].map(|()| Placement::Duplicate));
     store.close().expect("closes");
     let store = open(&storage);
-    set_sealed(&store, "s", true);
-    assert_eq!(append(&store, "s", batch()), [(); 3].map(|()| Placement::Duplicate));
+    assert_eq!(append_sealed(&store, "s", batch()), [(); 3].map(|()| Placement::Duplicate));
     // With other conditions and without, as long as it lists what it listed.
     let again = [root("a"), root("a").if_local(7), event("a").if_tips::<&str>([])];
-    assert_eq!(append(&store, "s", again), [(); 3].map(|()| Placement::Duplicate));
-    assert_eq!(append(&store, "s", [event("a").if_tips(["later"])]), [Placement::Conflict]);
+    assert_eq!(append_sealed(&store, "s", again), [(); 3].map(|()| Placement::Duplicate));
+    let other = [event("a").if_tips(["later"])];
+    assert_eq!(append_sealed(&store, "s", other), [Placement::Conflict]);
     assert_eq!(ids(&store), ["a", "b", "c", "later"]);
     check_all(store, &storage);
 }
@@ -327,8 +344,7 @@ fn a_rejected_id_stays_free() {
     let storage = MemoryStorage::new();
     let store = open(&storage);
     append(&store, "s", [event("held").parents(["a"])]);
-    set_sealed(&store, "s", true);
-    assert_eq!(append(&store, "s", [root("a")]), [rejected(Rejection::Sealed, &[])]);
+    assert_eq!(append_sealed(&store, "s", [root("a")]), [rejected(Rejection::Sealed, &[])]);
     set_sealed(&store, "s", false);
     let other = Event::new("another payload").id("a").if_local(0);
     assert_eq!(
@@ -430,7 +446,7 @@ fn a_sealed_stream_takes_nothing_until_the_seal_is_taken_off() {
     assert_eq!(set_sealed(&store, "s", true), Placement::Sealed { next: 1 });
     assert_eq!(set_sealed(&store, "s", true), Placement::Sealed { next: 1 });
     let sealed = rejected(Rejection::Sealed, &["a"]);
-    let placements = append(
+    let placements = append_sealed(
         &store,
         "s",
         [event("b").parents(["a"]), event("c"), event("d").parents(["gone"]), event("held")],
@@ -444,10 +460,12 @@ fn a_sealed_stream_takes_nothing_until_the_seal_is_taken_off() {
 
     // It is sealed after a crash, and after one behind a checkpoint.
     check(&store, &expected(&storage));
-    assert_eq!(append(&open(&storage.fork()), "s", [event("c")]), std::slice::from_ref(&sealed));
+    assert_eq!(append_sealed(&open(&storage.fork()), "s", [event("c")]), [sealed]);
     store.checkpoint().expect("a checkpoint");
-    let fork = storage.fork();
-    assert_eq!(append(&open(&fork), "s", [event("c")]), [sealed]);
+    let behind = open(&storage.fork());
+    let batch = Batch::from([event("c")]);
+    let refused = behind.appender("s").expect("an appender").submit(batch).expect_err("sealed");
+    assert!(matches!(refused.reason, Refusal::Sealed), "{:?}", refused.reason);
 
     assert_eq!(set_sealed(&store, "s", false), Placement::Unsealed);
     assert_eq!(set_sealed(&store, "s", false), Placement::Unsealed);
@@ -493,8 +511,7 @@ fn a_rebuild_comes_to_the_same_rejections_and_seals() {
         "s",
         [event("a").if_local(0), event("b").if_local(0), event("c").with_previous()],
     );
-    set_sealed(&store, "s", true);
-    append(&store, "s", [event("d")]);
+    append_sealed(&store, "s", [event("d")]);
     set_sealed(&store, "empty", true);
     append(&store, "t", [event("a").if_tips(["x"])]);
     let (before, streams) = (store.stats(), store.streams().expect("streams"));
@@ -508,10 +525,10 @@ fn a_rebuild_comes_to_the_same_rejections_and_seals() {
     let after = store.stats();
     assert_eq!((before.delivered, before.rejected), (after.delivered, after.rejected));
     assert_eq!(store.streams().expect("streams"), streams);
-    assert_eq!(append(&store, "s", [event("d")]), [rejected(Rejection::Sealed, &["a"])]);
+    assert_eq!(append_sealed(&store, "s", [event("d")]), [rejected(Rejection::Sealed, &["a"])]);
     store.close().expect("closes");
     let report = thalweg::verify(dir.path(), &|_| ControlFlow::Continue(())).expect("verifies");
-    assert_eq!((report.problem_count, report.records, report.streams), (0, 8, 2));
+    assert_eq!((report.problem_count, report.records, report.streams), (0, 9, 2));
 }
 
 /// A reader that cannot read the header of a frame cuts the log between its records. Then an event was

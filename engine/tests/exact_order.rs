@@ -45,9 +45,8 @@ fn run(sessions: &[Session]) {
         let mut seen = Vec::new();
         for events in &session.batches {
             let batch = batch_of(events, &storage);
-            let receipt =
-                store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
-            seen.extend(receipt.placements);
+            let ticket = store.submit(batch, Ack::Ordered).expect("accepted");
+            seen.extend(ticket.wait().expect("appended").placements);
         }
         let expected = expected(&storage);
         check(&store, &expected);

@@ -183,8 +183,9 @@ impl EncodedBatch {
         self.bytes.capacity()
     }
 
-    /// The stream of each event, in their order.
-    pub fn event_streams(&self) -> impl Iterator<Item = &[u8]> {
+    /// The stream of each event, in their order; without those before which the batch itself puts the
+    /// stream's seal on or takes it off.
+    pub fn unsealed_streams(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.bytes[..];
         let records = std::iter::from_fn(move || {
             if rest.is_empty() {
@@ -194,9 +195,15 @@ impl EncodedBatch {
             rest = after;
             Some(record)
         });
-        records
-            .filter(|record| RecordLayout::kind(record) == RecordKind::Event)
-            .map(RecordLayout::stream)
+        let mut governed = Vec::new();
+        records.filter_map(move |record| {
+            let stream = RecordLayout::stream(record);
+            if RecordLayout::kind(record) != RecordKind::Event {
+                governed.push(stream);
+                return None;
+            }
+            (!governed.contains(&stream)).then_some(stream)
+        })
     }
 
     fn ends_with_event_of(&self, stream: &[u8]) -> bool {

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam::channel;
@@ -48,6 +49,8 @@ pub(crate) enum Commit {
         log: Option<Arc<Segment>>,
         promise: Option<Promise<Result<(), ReadError>>>,
     },
+    /// No windows come any more: the orderer has ended.
+    Ended,
 }
 
 /// An append that waits for its order, or for its turn behind those that do.
@@ -110,13 +113,15 @@ impl Committer {
 
     fn follow(&mut self) {
         while let Some(commit) = self.commits.recv() {
-            if let Err(error) = self.take(commit) {
-                return self.core.fail(Cause::Derived(Arc::new(error)));
+            match self.take(commit) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return,
+                Err(error) => return self.core.fail(Cause::Derived(Arc::new(error))),
             }
         }
     }
 
-    fn take(&mut self, commit: Commit) -> io::Result<()> {
+    fn take(&mut self, commit: Commit) -> io::Result<ControlFlow<()>> {
         match commit {
             Commit::Awaiting(awaiting) => {
                 self.waiting.push_back(awaiting);
@@ -134,11 +139,12 @@ impl Committer {
                 // A keeper that is gone has ended with the store.
                 let _ = self.keeper.send(task);
             }
+            Commit::Ended => return Ok(ControlFlow::Break(())),
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
-    /// Appends that are durable go on coming until the writer ends. After a failure, windows and
+    /// Nothing is ordered any more. Appends that are durable go on coming until the writer ends; after a failure, windows and
     /// checkpoints may come too, and waiting for a checkpoint ends when its promise is dropped.
     fn drain(&mut self) {
         while let Some(awaiting) = self.waiting.pop_front() {
@@ -148,7 +154,7 @@ impl Committer {
             match commit {
                 Commit::Awaiting(awaiting) => awaiting.complete_undecided(),
                 Commit::Window { .. } => self.windows.give_back(0),
-                Commit::Checkpoint { .. } => {}
+                Commit::Checkpoint { .. } | Commit::Ended => {}
             }
         }
     }

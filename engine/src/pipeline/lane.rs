@@ -368,7 +368,7 @@ impl Lane {
         let reply = Reply { lane: Arc::clone(self), byte_len, addressee: Some(addressee) };
         let keys = inlet.core.keys;
         let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
-            request.batch.event_streams().any(|stream| is_sealed(keys.stream(stream)))
+            request.batch.unsealed_streams().any(|stream| is_sealed(keys.stream(stream)))
         };
         let request = Request { batch, reply, sent: inlet.core.now() };
         let passed = match passage {

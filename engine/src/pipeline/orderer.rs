@@ -95,6 +95,13 @@ pub(crate) struct Orderer {
     pub(crate) closed_before: bool,
 }
 
+impl Drop for Orderer {
+    /// Also if it has panicked: whoever waits for the order must not wait for it.
+    fn drop(&mut self) {
+        let _ = self.committer.send(Commit::Ended);
+    }
+}
+
 /// What the orderer keeps while it runs.
 struct Progress {
     lookup: Lookup,

@@ -111,6 +111,17 @@ pub fn batch_of(events: &[TestEvent], storage: &dyn Storage) -> MixedBatch {
     let Expected { mut machine, tag, end, .. } = expected(storage);
     let mut batch = MixedBatch::new();
     let mut previous: Option<String> = None;
+    // A sealed stream refuses appends before the order can reject them, but not those of a batch that
+    // sets the seal itself: here, where it is already.
+    let streams = machine.stream_counts().into_iter();
+    let sealed: Vec<_> =
+        streams.filter(|(_, counts)| counts.3).map(|(name, _)| name.to_vec()).collect();
+    for stream in sealed {
+        let position = end + FRAME_HEADER_LEN + batch.byte_len();
+        batch.push_seal(&stream).expect("within the limits");
+        let record = SerialRecord::Seal(stream);
+        machine.arrive(position..end + FRAME_HEADER_LEN + batch.byte_len(), record);
+    }
     for event in events {
         let position = end + FRAME_HEADER_LEN + batch.byte_len();
         let made = format!("{tag}-{position:x}").into_bytes();
