@@ -73,7 +73,7 @@ const STOP: u8 = 2;
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(2);
 /// The warm-up may take one part in this of the bytes.
-const WARM_UP_SHARE: u64 = 4;
+pub(crate) const WARM_UP_SHARE: u64 = 4;
 /// Longest latency that is told from longer ones, in nanoseconds.
 const LATENCY_NS_MAX: u64 = 120_000_000_000;
 

@@ -172,7 +172,7 @@ pub(crate) struct Probe {
 
 /// Measures [`Probe`] in `dir`.
 pub(crate) fn probe(dir: &Path) -> Result<Probe, Failure> {
-    const WRITES: usize = 400;
+    const WRITES: usize = 200;
     const PAGE: usize = 4096;
     /// Writing zeros in larger pieces leaves pages behind that are slower to write to.
     const FILL: usize = 64 << 10;

@@ -7,6 +7,10 @@ use crate::contenders::{Quantiles, Spans};
 use crate::machine::{Machine, Probe};
 use crate::options::Options;
 
+/// Durable figures are in doubt when the device was this many times slower before one run than
+/// before another.
+const DOUBT: f64 = 2.0;
+
 /// A load on a contender: what a row is about.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Load {
@@ -32,10 +36,12 @@ pub(crate) struct Run {
     pub(crate) ok: bool,
     /// Why the run says nothing, if it does not.
     pub(crate) wrong: Option<String>,
+    /// Fewer appends than two for each thread were acknowledged: take more seconds.
+    few: bool,
     #[serde(flatten)]
     pub(crate) figures: Option<Figures>,
     fdatasync_before: Probe,
-    fdatasync_after: Option<Probe>,
+    fdatasync_after: Probe,
     #[serde(flatten)]
     machine: Machine,
 }
@@ -44,6 +50,8 @@ pub(crate) struct Run {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
     pub(crate) events_per_s: f64,
+    /// The same events over the time until all of them could be read.
+    events_per_s_settled: f64,
     mb_per_s: f64,
     events: u64,
     appends: u64,
@@ -74,6 +82,7 @@ impl Figures {
         let (events, appends) = (outcome.events as f64, outcome.appends as f64);
         Figures {
             events_per_s: events / outcome.seconds,
+            events_per_s_settled: events / (outcome.seconds + outcome.settle_s),
             mb_per_s: events * load.payload as f64 / 1e6 / outcome.seconds,
             events: outcome.events,
             appends: outcome.appends,
@@ -104,7 +113,7 @@ impl Run {
         round: usize,
         figures: Option<Figures>,
         wrong: Option<String>,
-        fdatasync_before: Probe,
+        [fdatasync_before, fdatasync_after]: [Probe; 2],
         machine: &Machine,
     ) -> Self {
         // A sync that reaches no device, on a device that has seen the probe's, is none.
@@ -112,6 +121,7 @@ impl Run {
             fdatasync_before.flushes_per_1000.is_some_and(|flushes| flushes > 500.0);
         let flushes = figures.as_ref().and_then(|figures| figures.flushes);
         let unsynced = load.durability == "durable" && reaches_device && flushes == Some(0);
+        let few = figures.as_ref().is_some_and(|of| of.appends < 2 * load.threads as u64);
         let wrong =
             wrong.or_else(|| unsynced.then(|| String::from("acknowledged without a flush")));
         Run {
@@ -120,15 +130,15 @@ impl Run {
             round,
             ok: wrong.is_none(),
             wrong,
+            few,
             figures,
             fdatasync_before,
-            fdatasync_after: None,
+            fdatasync_after,
             machine: machine.clone(),
         }
     }
 
-    pub(crate) fn print(&mut self, fdatasync_after: Probe) {
-        self.fdatasync_after = Some(fdatasync_after);
+    pub(crate) fn print(&self) {
         print(self);
     }
 }
@@ -141,7 +151,9 @@ pub(crate) struct Median {
     pub(crate) load: Load,
     runs: usize,
     pub(crate) wrong_runs: usize,
+    few: bool,
     events_per_s: Option<f64>,
+    events_per_s_settled: Option<f64>,
     events_per_s_min: Option<f64>,
     events_per_s_max: Option<f64>,
     mb_per_s: Option<f64>,
@@ -149,6 +161,8 @@ pub(crate) struct Median {
     cpu_us_per_event: Option<f64>,
     flushes_per_1000_appends: Option<f64>,
     fdatasync_p50_us: Option<f64>,
+    fdatasync_p50_us_min: Option<f64>,
+    fdatasync_p50_us_max: Option<f64>,
 }
 
 impl Median {
@@ -162,13 +176,18 @@ impl Median {
         let of = |get: &dyn Fn(&Figures) -> f64| median(figures.iter().map(|f| get(f)).collect());
         let rates = || figures.iter().map(|figures| figures.events_per_s);
         let latency = |get: fn(&Quantiles) -> f64| of(&|figures| get(&figures.latency_us));
-        let probes = runs.iter().flat_map(|run| [Some(run.fdatasync_before), run.fdatasync_after]);
+        let probes = || {
+            let both = runs.iter().flat_map(|run| [run.fdatasync_before, run.fdatasync_after]);
+            both.map(|probe| probe.p50_us)
+        };
         Median {
             row: "median",
             load: runs[0].load.clone(),
             runs: runs.len(),
             wrong_runs,
+            few: runs.iter().any(|run| run.few),
             events_per_s: of(&|figures| figures.events_per_s),
+            events_per_s_settled: of(&|figures| figures.events_per_s_settled),
             events_per_s_min: rates().min_by(f64::total_cmp),
             events_per_s_max: rates().max_by(f64::total_cmp),
             mb_per_s: of(&|figures| figures.mb_per_s),
@@ -184,7 +203,9 @@ impl Median {
             flushes_per_1000_appends: median(
                 figures.iter().filter_map(|figures| figures.flushes_per_1000_appends).collect(),
             ),
-            fdatasync_p50_us: median(probes.flatten().map(|probe| probe.p50_us).collect()),
+            fdatasync_p50_us: median(probes().collect()),
+            fdatasync_p50_us_min: probes().min_by(f64::total_cmp),
+            fdatasync_p50_us_max: probes().max_by(f64::total_cmp),
         }
     }
 
@@ -204,7 +225,8 @@ impl Median {
         match (self.events_per_s, &self.latency_us) {
             _ if self.wrong_runs > 0 => String::from("WRONG"),
             (Some(rate), Some(latency)) => {
-                format!("{} {}", short(rate), short_us(latency.p99))
+                let doubt = if self.few { "?" } else { "" };
+                format!("{}{doubt} {}", short(rate), short_us(latency.p99))
             }
             _ => String::from("-"),
         }
@@ -223,11 +245,13 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 /// The block of one durability, payload and batch: contenders as rows, threads as columns.
 pub(crate) fn table(options: &Options, medians: &[Median]) {
-    let Some(Median { load, fdatasync_p50_us, .. }) = medians.first() else { return };
-    let sync = fdatasync_p50_us.map_or(String::new(), |us| format!(", fdatasync p50 {us:.0} us"));
+    let Some(Median { load, .. }) = medians.first() else { return };
     eprintln!(
-        "\n{}, payload {} B, batch {}{sync}; events/s and p99 of one append",
-        load.durability, load.payload, load.batch
+        "\n{}, payload {} B, batch {}; events/s and p99 of one append; {}",
+        load.durability,
+        load.payload,
+        load.batch,
+        syncs(medians)
     );
     eprint!("{:<26}", "");
     options.threads.iter().for_each(|threads| eprint!("{:>18}", format!("{threads} threads")));
@@ -245,6 +269,19 @@ pub(crate) fn table(options: &Options, medians: &[Median]) {
         }
         eprintln!();
     }
+}
+
+/// How fast the device synced around these runs, and whether it was always the same device to them.
+fn syncs(medians: &[Median]) -> String {
+    let all = |get: fn(&Median) -> Option<f64>| medians.iter().filter_map(get);
+    let middle = median(all(|median| median.fdatasync_p50_us).collect());
+    let least = all(|median| median.fdatasync_p50_us_min).min_by(f64::total_cmp);
+    let most = all(|median| median.fdatasync_p50_us_max).max_by(f64::total_cmp);
+    let (Some(middle), Some(least), Some(most)) = (middle, least, most) else {
+        return String::from("no probe");
+    };
+    let doubt = if most > DOUBT * least { ": not a quiet machine" } else { "" };
+    format!("fdatasync p50 {middle:.0} us ({least:.0}-{most:.0}){doubt}")
 }
 
 fn short(rate: f64) -> String {
