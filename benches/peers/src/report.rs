@@ -107,6 +107,19 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// Why they say nothing, though the store holds what was acknowledged.
+    fn doubt(&self, load: &Load, probe: Probe) -> Option<String> {
+        if self.appends == 0 {
+            return Some(format!("nothing acknowledged until {:?} was over", self.ended_by));
+        }
+        // A sync that reaches no device, on a device that has seen the probe's, is none.
+        let reaches_device = probe.flushes_per_1000.is_some_and(|flushes| flushes > 500.0);
+        let unsynced = load.durability == "durable" && reaches_device && self.flushes == Some(0);
+        unsynced.then(|| String::from("acknowledged without a flush"))
+    }
+}
+
 impl Run {
     pub(crate) fn new(
         load: Load,
@@ -116,14 +129,8 @@ impl Run {
         [fdatasync_before, fdatasync_after]: [Probe; 2],
         machine: &Machine,
     ) -> Self {
-        // A sync that reaches no device, on a device that has seen the probe's, is none.
-        let reaches_device =
-            fdatasync_before.flushes_per_1000.is_some_and(|flushes| flushes > 500.0);
-        let flushes = figures.as_ref().and_then(|figures| figures.flushes);
-        let unsynced = load.durability == "durable" && reaches_device && flushes == Some(0);
         let few = figures.as_ref().is_some_and(|of| of.appends < 2 * load.threads as u64);
-        let wrong =
-            wrong.or_else(|| unsynced.then(|| String::from("acknowledged without a flush")));
+        let wrong = wrong.or_else(|| figures.as_ref()?.doubt(&load, fdatasync_before));
         Run {
             row: "run",
             load,
