@@ -122,10 +122,10 @@ impl Reply {
     }
 
     fn finish(&mut self, outcome: Outcome) {
-        let Some(addressee) = self.addressee.take() else { return };
         if let Err(failure) = &outcome {
             self.stop_lane(failure);
         }
+        let Some(addressee) = self.addressee.take() else { return };
         let Reply { lane, byte_len, .. } = self;
         let inlet = &lane.inlet;
         if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
