@@ -134,8 +134,9 @@ impl Reply {
         inlet.budget.give_back(*byte_len);
         let call = match addressee {
             Addressee::Ticket(promise) => {
-                lane.budget.give_back(*byte_len);
-                return lane.keep_cell(promise.complete(outcome));
+                lane.budget.make_room(*byte_len);
+                lane.keep_cell(promise.complete(outcome));
+                return lane.budget.settle();
             }
             Addressee::Flush(promise) => Job::Flushed(promise),
             Addressee::Callback(callback) => Job::Call {
@@ -303,7 +304,13 @@ impl Lane {
 
     fn stop(&self, failure: AppendFailure) {
         let _ = self.failure.set(failure);
+        self.accept_nothing_more();
+    }
+
+    /// Ends all waiting of submits: for the pipeline, and for the queue.
+    fn accept_nothing_more(&self) {
         self.budget.close();
+        self.inlet.budget.wake();
     }
 
     /// Why nothing more is accepted, if nothing is.
@@ -361,7 +368,9 @@ impl Lane {
     /// may hold up, must not keep other lanes out of the queue.
     fn take_permits(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
         self.budget.take(byte_len, patience)?;
-        self.inlet.budget.take(byte_len, patience).inspect_err(|_| self.budget.give_back(byte_len))
+        let is_over = || self.budget.is_closed();
+        let taken = self.inlet.budget.take_unless(byte_len, patience, is_over);
+        taken.inspect_err(|_| self.budget.give_back(byte_len))
     }
 
     fn refusal_for(&self, denied: Denied) -> Refusal {
@@ -413,7 +422,7 @@ impl Lane {
             let _ = answer.wait();
         } else {
             // Nothing passes any more, so all that is under way was accepted before.
-            self.budget.close();
+            self.accept_nothing_more();
             self.budget.wait_idle();
         }
         self.result().map_err(FlushError::Stopped)
@@ -422,7 +431,7 @@ impl Lane {
     /// Accepts nothing more, and blocks until everything accepted is answered, callbacks included. Does
     /// not block on the callback thread.
     pub(crate) fn close(&self) -> Result<(), AppendFailure> {
-        self.budget.close();
+        self.accept_nothing_more();
         if !is_callback_thread() {
             self.budget.wait_idle();
         }
