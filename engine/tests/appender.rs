@@ -8,14 +8,13 @@ mod faulty;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::{Rng, SOON, acked, append, expected, shared, soon};
 use faulty::{Fault, Faulty, Op};
-use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
     Ack, AppendFailure, AppenderOptions, Batch, Cause, CloseError, Event, FlushError, LimitError,
     MixedBatch, Options, Outcome, Placement, Receipt, Refusal, Store, StreamAppender, Ticket,
@@ -1297,4 +1296,383 @@ fn a_mixed_appender_is_a_pipeline_too() {
             (&["s.0", "s.1", "s.2"].map(String::from)[..], 3)
         );
     }
+}
+
+// Exactly one outcome, whatever happens.
+
+/// What ends a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    CloseAppenders,
+    AbortAppenders,
+    CloseStore,
+    DropStore,
+    /// An operation of the log, or of the order, fails or panics.
+    Fault {
+        op: Op,
+        file: &'static str,
+        panics: bool,
+    },
+    NoRoom,
+}
+
+const ENDINGS: [Ending; 12] = [
+    Ending::CloseAppenders,
+    Ending::AbortAppenders,
+    Ending::CloseStore,
+    Ending::DropStore,
+    Ending::Fault { op: Op::Sync, file: SEGMENT, panics: false },
+    Ending::Fault { op: Op::Write, file: SEGMENT, panics: false },
+    Ending::Fault { op: Op::Sync, file: SEGMENT, panics: true },
+    Ending::Fault { op: Op::Write, file: SEGMENT, panics: true },
+    Ending::Fault { op: Op::Write, file: "order-", panics: true },
+    Ending::Fault { op: Op::Write, file: "order-", panics: false },
+    Ending::Fault { op: Op::Create, file: NEXT_SEGMENT, panics: true },
+    Ending::NoRoom,
+];
+
+/// What became of an accepted batch, as its appender heard it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// With the position.
+    Stored(u64),
+    NotStored,
+    Unknown,
+}
+
+impl Fate {
+    fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Ok(receipt) => Fate::Stored(receipt.position),
+            Err(AppendFailure::NotAppended(_)) => Fate::NotStored,
+            Err(AppendFailure::Unknown(_)) => Fate::Unknown,
+        }
+    }
+}
+
+/// A batch that was submitted.
+#[derive(Debug)]
+struct Submitted {
+    lane: usize,
+    number: u64,
+    parts: u64,
+    accepted: bool,
+    /// Whether somebody listens.
+    heard: bool,
+    fates: Arc<Mutex<Vec<Fate>>>,
+    ticket: Option<Ticket>,
+}
+
+/// Thread and number of each batch with a callback, as the callbacks ran.
+type Seen = Arc<Mutex<Vec<(u64, u64, Fate)>>>;
+
+struct Producer {
+    thread: u64,
+    rng: Rng,
+    lanes: Vec<(StreamAppender, Seen)>,
+    payload_max: u64,
+}
+
+impl Producer {
+    /// Submits until nothing is accepted any more, or enough was.
+    fn run(mut self) -> Vec<Submitted> {
+        let mut all = Vec::new();
+        for number in 0..60 {
+            let (submitted, go_on) = self.submit(number);
+            all.push(submitted);
+            if !go_on {
+                break;
+            }
+        }
+        all
+    }
+
+    fn submit(&mut self, number: u64) -> (Submitted, bool) {
+        let lane = self.rng.below(self.lanes.len() as u64) as usize;
+        let (appender, seen) = &self.lanes[lane];
+        let (thread, parts) = (self.thread, 1 + self.rng.below(3));
+        let batch: Batch = (0..parts)
+            .map(|part| {
+                let mut payload = format!("{thread}.{part}.{number}").into_bytes();
+                payload.resize(payload.len().max(self.rng.below(self.payload_max) as usize), b' ');
+                Event::new(payload)
+            })
+            .collect();
+        let fates: Arc<Mutex<Vec<Fate>>> = Arc::default();
+        let callback = {
+            let (fates, seen) = (Arc::clone(&fates), Arc::clone(seen));
+            move |outcome: Outcome| {
+                fates.lock().unwrap().push(Fate::of(&outcome));
+                seen.lock().unwrap().push((thread, number, Fate::of(&outcome)));
+            }
+        };
+        let submitted = batch.clone();
+        let (heard, accepted) = match self.rng.below(8) {
+            0 | 1 => (true, appender.submit_with(submitted, callback).map(|()| None)),
+            2 => (true, appender.try_submit_with(submitted, callback).map(|()| None)),
+            3 => (false, appender.submit_and_forget(submitted).map(|()| None)),
+            4 => (true, appender.try_submit(submitted).map(Some)),
+            5 => {
+                let timeout = Duration::from_micros(self.rng.below(300));
+                (true, appender.submit_timeout(submitted, timeout).map(Some))
+            }
+            6 => (
+                false,
+                appender.submit(submitted).map(|ticket| {
+                    drop(ticket);
+                    None
+                }),
+            ),
+            _ => (true, appender.submit(submitted).map(Some)),
+        };
+        let mut submitted = Submitted {
+            lane,
+            number,
+            parts,
+            accepted: accepted.is_ok(),
+            heard,
+            fates,
+            ticket: None,
+        };
+        let mut go_on = true;
+        match accepted {
+            Ok(ticket) => submitted.ticket = ticket,
+            Err(refused) => {
+                assert!(refused.batch == batch, "a refused batch comes back whole");
+                go_on = matches!(refused.reason, Refusal::Full | Refusal::TimedOut);
+                let is_end = matches!(
+                    refused.reason,
+                    Refusal::Closed | Refusal::Stopped(_) | Refusal::Poisoned(_)
+                );
+                assert!(go_on || is_end, "{:?}", refused.reason);
+            }
+        }
+        if self.rng.once_in(6)
+            && let Some(mut ticket) = submitted.ticket.take()
+        {
+            let outcome = ticket.wait_timeout(SOON).expect("completes");
+            submitted.fates.lock().unwrap().push(Fate::of(&outcome));
+        }
+        (submitted, go_on)
+    }
+}
+
+#[test]
+fn every_accepted_batch_has_exactly_one_outcome_and_it_is_true() {
+    // More of them on demand.
+    let rounds = std::env::var("THALWEG_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let rounds: u64 = rounds.unwrap_or(20);
+    let mut rng = Rng::from_env();
+    let mut fates = BTreeMap::new();
+    for _ in 0..rounds {
+        for ending in ENDINGS {
+            let seed = rng.next();
+            println!("{ending:?}, THALWEG_SEED={seed}");
+            one_outcome_each(ending, Rng(seed), &mut fates);
+        }
+    }
+    println!("{fates:?}");
+}
+
+fn one_outcome_each(ending: Ending, mut rng: Rng, counts: &mut BTreeMap<&'static str, u64>) {
+    let storage = Faulty::default();
+    let queue_bytes = if rng.once_in(3) { 500 } else { 1 << 20 };
+    let opened = options().queue_bytes(queue_bytes).open_on(Arc::new(storage.clone()));
+    let store = opened.expect("opens");
+    append(&store, "before", "x");
+    let lanes: Vec<(StreamAppender, Seen)> = (0..1 + rng.below(3))
+        .map(|lane| {
+            let options = pipeline(1 + rng.below(16) as usize).ack(ACKS[rng.below(2) as usize]);
+            let appender = store.appender_with(format!("lane {lane}"), options);
+            (appender.expect("an appender"), Seen::default())
+        })
+        .collect();
+    match ending {
+        Ending::Fault { op, file, panics } => {
+            let fault = Fault { skip: rng.below(20), count: 1, ..Fault::always(op, file) };
+            if panics { storage.panic(fault) } else { storage.fail(fault) }
+        }
+        Ending::NoRoom => storage.fail(Fault::always(Op::Create, NEXT_SEGMENT)),
+        _ => {}
+    }
+    let fills = matches!(ending, Ending::NoRoom | Ending::Fault { file: NEXT_SEGMENT, .. });
+    let payload_max = if fills { 30_000 } else { 300 };
+    let producers: Vec<_> = (0..2 + rng.below(3))
+        .map(|thread| {
+            let (rng, lanes) = (Rng(rng.next()), lanes.clone());
+            let producer = Producer { thread, rng, lanes, payload_max };
+            std::thread::spawn(move || producer.run())
+        })
+        .collect();
+    std::thread::sleep(Duration::from_micros(rng.below(3000)));
+    let mut store = Some(store);
+    match ending {
+        Ending::CloseAppenders => lanes.iter().for_each(|(appender, _)| {
+            let appender = appender.clone();
+            soon("close", move || appender.close()).expect("closes");
+        }),
+        Ending::AbortAppenders => lanes.iter().for_each(|(appender, _)| appender.abort()),
+        Ending::CloseStore => {
+            let store = store.clone().expect("is there");
+            soon("close", move || store.close()).expect("closes");
+        }
+        Ending::DropStore => {
+            let store = store.take().expect("is there");
+            soon("drop", move || drop(store));
+        }
+        Ending::Fault { .. } | Ending::NoRoom => {}
+    }
+    let mut submitted: Vec<Vec<Submitted>> =
+        producers.into_iter().map(|producer| ended("a producer", producer)).collect();
+    for one in submitted.iter_mut().flatten() {
+        if let Some(mut ticket) = one.ticket.take() {
+            let outcome = ticket.wait_timeout(SOON).expect("completes");
+            one.fates.lock().unwrap().push(Fate::of(&outcome));
+        }
+    }
+    if let Some(store) = store {
+        let _ = soon("close", move || store.close());
+    }
+    let mut log = stored(&storage);
+    for (lane, (_, seen)) in lanes.iter().enumerate() {
+        let mut events = log.remove(&format!("lane {lane}")).unwrap_or_default();
+        events.iter_mut().for_each(|payload| payload.truncate(payload.trim_end().len()));
+        check_lane(lane, &events, &submitted, &seen.lock().unwrap(), counts);
+    }
+    let after = storage.inner.fork();
+    let again = options().open_on(shared(&after)).expect("opens again");
+    common::check(&again, &expected(&after));
+}
+
+fn check_lane(
+    lane: usize,
+    log: &[String],
+    submitted: &[Vec<Submitted>],
+    seen: &[(u64, u64, Fate)],
+    counts: &mut BTreeMap<&'static str, u64>,
+) {
+    let mut batches_in_log = 0;
+    for (thread, all) in submitted.iter().enumerate() {
+        let mut is_whole = true;
+        let mut after = 0;
+        for batch in all.iter().filter(|batch| batch.lane == lane) {
+            let fates = batch.fates.lock().unwrap();
+            let first = format!("{thread}.0.{}", batch.number);
+            let places: Vec<usize> = (0..log.len()).filter(|place| log[*place] == first).collect();
+            if let Some(&place) = places.first() {
+                for part in 0..batch.parts {
+                    let wanted = format!("{thread}.{part}.{}", batch.number);
+                    assert_eq!(log.get(place + part as usize), Some(&wanted), "torn");
+                }
+                batches_in_log += batch.parts;
+            }
+            assert!(places.len() <= 1, "{batch:?} is there twice");
+            let is_stored = !places.is_empty();
+            if !batch.accepted {
+                *counts.entry("refused").or_default() += 1;
+                assert!(fates.is_empty() && !is_stored, "{batch:?} was refused: {is_stored}");
+                continue;
+            }
+            assert_eq!(fates.len(), usize::from(batch.heard), "{batch:?}");
+            let name = match fates.first() {
+                Some(Fate::Stored(_)) => {
+                    assert!(is_stored, "{batch:?} is lost");
+                    "stored"
+                }
+                Some(Fate::NotStored) => {
+                    assert!(!is_stored, "{batch:?} is stored");
+                    "not stored"
+                }
+                Some(Fate::Unknown) => "unknown",
+                None => "unheard",
+            };
+            *counts.entry(name).or_default() += 1;
+            assert!(is_whole || !is_stored, "{batch:?} is stored, and one before it is not");
+            is_whole = is_stored;
+            if let Some(&place) = places.first() {
+                assert!(after <= place, "{batch:?} has overtaken one before it");
+                after = place;
+            }
+        }
+    }
+    assert_eq!(batches_in_log, log.len() as u64, "what nobody has submitted is in the log");
+    let mut last = 0;
+    let mut has_failed = false;
+    for (thread, number, fate) in seen {
+        if let Fate::Stored(position) = fate {
+            assert!(!has_failed, "{thread}.{number} is stored after one that is not");
+            assert!(last < *position, "a callback has overtaken another");
+            last = *position;
+        } else {
+            has_failed = true;
+        }
+    }
+    for thread in 0..submitted.len() as u64 {
+        let own = seen.iter().filter(|(other, ..)| *other == thread).map(|(_, number, _)| number);
+        assert!(own.is_sorted(), "callbacks of one thread in its order");
+    }
+}
+
+// Group commit.
+
+/// One sync for a group, and one group for whatever has come meanwhile. Syncs for 1,000 appends are
+/// printed, for devices of two speeds.
+#[test]
+fn a_group_takes_one_sync_however_many_appends_it_has() {
+    for sync_us in [0, 500] {
+        for threads in [1, 16, 64_u64] {
+            let appends = if threads == 1 { 200 } else { 960 / threads };
+            let storage = Faulty::default();
+            let store = open(&storage);
+            append(&store, "before", "x");
+            if sync_us > 0 {
+                storage.slow_down(Op::Sync, SEGMENT, Duration::from_micros(sync_us));
+            }
+            let count = |op| storage.on_segments(op, "thalweg-writer");
+            let (writes, syncs) = (count(Op::Write), count(Op::Sync));
+            std::thread::scope(|scope| {
+                for thread in 0..threads {
+                    let appender = store.appender(format!("s{thread}")).expect("an appender");
+                    scope.spawn(move || {
+                        for number in 0..appends {
+                            let ticket = appender.append([number as u8; 64]).expect("accepted");
+                            ticket.wait().expect("appended");
+                        }
+                    });
+                }
+            });
+            let (groups, syncs) = (count(Op::Write) - writes, count(Op::Sync) - syncs);
+            assert_eq!(store.stats().segments, 1, "nothing but groups was written");
+            let all = threads * appends;
+            assert!(syncs <= groups && groups <= all, "{syncs} syncs, {groups} groups, {all}");
+            // Each append was waited for, and a thread has one under way.
+            assert!(syncs >= appends, "{syncs} syncs for {appends} waits in a row");
+            println!(
+                "{threads} threads, {sync_us} us a sync: {} groups and {} syncs for 1,000 appends",
+                groups * 1000 / all,
+                syncs * 1000 / all
+            );
+        }
+    }
+}
+
+/// What has come during a sync goes into one group, however much it is.
+#[test]
+fn what_waits_during_a_sync_goes_into_the_next_group_together() {
+    let storage = Faulty::default();
+    let store = open(&storage);
+    let held = hold_the_writer(&store, &storage);
+    let syncs = storage.on_segments(Op::Sync, "thalweg-writer");
+    let tickets: Vec<Ticket> = (0..64)
+        .flat_map(|stream| {
+            let appender = store.appender(format!("s{stream}")).expect("an appender");
+            [0, 1].map(|number| appender.append([number]).expect("accepted"))
+        })
+        .collect();
+    storage.let_go();
+    held.wait().expect("appended");
+    for ticket in tickets {
+        ticket.wait().expect("appended");
+    }
+    assert_eq!(storage.on_segments(Op::Sync, "thalweg-writer") - syncs, 1);
 }
