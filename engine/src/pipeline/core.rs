@@ -10,6 +10,7 @@
 //! `delivered` counts instead: it is the number of events that readers may see, and it moves with
 //! `committed`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -295,6 +296,16 @@ impl Core {
     /// Ends every wait: the store is closed.
     pub(crate) fn close(&self) {
         self.wake_all();
+    }
+
+    /// Runs what belongs to a user, on the callback thread. A panic in it is counted.
+    pub(crate) fn catch_callback(&self, callback: impl FnOnce()) {
+        // Whatever the callback leaves half done is its own.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
+            self.callback_panics.add(&*panic);
+            // Even dropping what it panicked with may panic.
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
+        }
     }
 
     /// Accepts no more appends, and ends every wait of one.

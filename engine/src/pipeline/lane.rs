@@ -12,7 +12,6 @@
 //! not store, so what is stored of a lane is a prefix of what was submitted.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -90,33 +89,38 @@ pub(crate) enum Addressee {
 
 /// The right to one answer. Dropping it answers too: whoever had it has failed.
 pub(crate) struct Reply {
-    lane: Arc<Lane>,
+    /// None only while it is dropped.
+    lane: Option<Arc<Lane>>,
     byte_len: u64,
     /// None once it is answered.
     addressee: Option<Addressee>,
 }
 
 impl Reply {
+    fn lane(&self) -> &Arc<Lane> {
+        self.lane.as_ref().expect("a reply has its lane until it is dropped")
+    }
+
     /// Why the batch must not be written, if it must not.
     pub(crate) fn refusal(&self) -> Option<&AppendFailure> {
-        self.lane.failure.get()
+        self.lane().failure.get()
     }
 
     /// What the batch waits for.
     pub(crate) fn ack(&self) -> Ack {
-        self.lane.ack
+        self.lane().ack
     }
 
     /// Stops the lane: nothing that was submitted to it later is stored.
     pub(crate) fn stop_lane(&self, failure: &AppendFailure) {
-        if self.lane.stops && !matches!(self.addressee, Some(Addressee::Flush(_))) {
-            self.lane.stop(failure.clone());
+        if self.lane().stops && !matches!(self.addressee, Some(Addressee::Flush(_))) {
+            self.lane().stop(failure.clone());
         }
     }
 
     /// Takes back the buffer of a batch that is in a frame by now.
     pub(crate) fn keep_buffer(&self, buffer: EncodedBatch) {
-        self.lane.keep_buffer(buffer);
+        self.lane().keep_buffer(buffer);
     }
 
     /// Answers.
@@ -125,34 +129,36 @@ impl Reply {
     }
 
     fn finish(&mut self, outcome: Outcome) {
-        let Some(addressee) = self.addressee.take() else { return };
         if let Err(failure) = &outcome {
             self.stop_lane(failure);
         }
-        let Reply { lane, byte_len, .. } = self;
+        let Some(addressee) = self.addressee.take() else { return };
+        let byte_len = self.byte_len;
+        let lane = self.lane();
         let inlet = &lane.inlet;
         if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
             inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        inlet.budget.give_back(*byte_len);
+        inlet.budget.give_back(byte_len);
         let call = match addressee {
             Addressee::Ticket(promise) => {
-                lane.budget.give_back(*byte_len);
-                return lane.keep_cell(promise.complete(outcome));
+                lane.budget.make_room(byte_len);
+                lane.keep_cell(promise.complete(outcome));
+                return lane.budget.settle();
             }
             Addressee::Flush(promise) => Job::Flushed(promise),
             Addressee::Callback(callback) => Job::Call {
                 callback: Callback::Once(callback),
                 outcome,
                 lane: Arc::clone(lane),
-                byte_len: *byte_len,
+                byte_len,
                 answered: inlet.core.now(),
             },
             Addressee::DefaultCallback(callback) => Job::Call {
                 callback: Callback::Default(callback),
                 outcome,
                 lane: Arc::clone(lane),
-                byte_len: *byte_len,
+                byte_len,
                 answered: inlet.core.now(),
             },
         };
@@ -164,11 +170,12 @@ impl Reply {
     /// Gives everything back: the batch was not accepted after all.
     fn withdraw(mut self) -> Option<Addressee> {
         let addressee = self.addressee.take();
-        if self.lane.ack == Ack::Ordered {
-            self.lane.inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
+        let lane = self.lane();
+        if lane.ack == Ack::Ordered {
+            lane.inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        self.lane.inlet.budget.give_back(self.byte_len);
-        self.lane.budget.give_back(self.byte_len);
+        lane.inlet.budget.give_back(self.byte_len);
+        lane.budget.give_back(self.byte_len);
         addressee
     }
 }
@@ -176,8 +183,17 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.addressee.is_some() {
-            let failure = AppendFailure::Unknown(self.lane.inlet.core.cause_of_death());
+            let failure = AppendFailure::Unknown(self.lane().inlet.core.cause_of_death());
             self.finish(Err(failure));
+        }
+        // The handles may be gone. What the default callback has hold of is the user's, the last handle
+        // of the store perhaps, and is not for the writer or the committer to drop.
+        if let Some(lane) = self.lane.take().and_then(Arc::into_inner)
+            && let Some(callback) = lane.default_callback
+        {
+            let inlet = lane.inlet;
+            let job = Job::LetGo { callback, core: Arc::clone(&inlet.core) };
+            let _ = inlet.callbacks.send(callbacks::Message::Run(job));
         }
     }
 }
@@ -198,6 +214,11 @@ pub(crate) enum Job {
         answered: Option<Instant>,
     },
     Flushed(Promise<()>),
+    /// Drops the default callback of an appender that is gone.
+    LetGo {
+        callback: DefaultCallback,
+        core: Arc<Core>,
+    },
 }
 
 /// A callback, of one batch or of all.
@@ -211,19 +232,17 @@ impl callbacks::Job for Job {
         match self {
             Job::Flushed(promise) => drop(promise.complete(())),
             Job::Call { callback, outcome, lane, byte_len, answered } => {
-                // Whatever the callback leaves half done is its own.
-                let call = AssertUnwindSafe(|| match callback {
+                lane.inlet.core.catch_callback(|| match callback {
                     Callback::Once(callback) => callback(outcome),
                     Callback::Default(callback) => callback(outcome),
                 });
-                if let Err(panic) = catch_unwind(call) {
-                    lane.inlet.core.callback_panics.add(&*panic);
-                    // Even dropping what it panicked with may panic.
-                    let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
-                }
                 lane.inlet.core.record(answered, |timings| &timings.callback);
                 lane.budget.give_back(byte_len);
+                if let Some(lane) = Arc::into_inner(lane) {
+                    lane.inlet.core.catch_callback(|| drop(lane.default_callback));
+                }
             }
+            Job::LetGo { callback, core } => core.catch_callback(|| drop(callback)),
         }
     }
 }
@@ -326,7 +345,13 @@ impl Lane {
 
     fn stop(&self, failure: AppendFailure) {
         let _ = self.failure.set(failure);
+        self.accept_nothing_more();
+    }
+
+    /// Ends all waiting of submits: for the pipeline, and for the queue.
+    fn accept_nothing_more(&self) {
         self.budget.close();
+        self.inlet.budget.wake();
     }
 
     /// Why nothing more is accepted, if nothing is.
@@ -365,7 +390,8 @@ impl Lane {
             // orderer looks, and each of these hands over what came before it.
             inlet.core.ordered_acks.fetch_add(1, Ordering::Relaxed);
         }
-        let reply = Reply { lane: Arc::clone(self), byte_len, addressee: Some(addressee) };
+        let lane = Some(Arc::clone(self));
+        let reply = Reply { lane, byte_len, addressee: Some(addressee) };
         let keys = inlet.core.keys;
         let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
             request.batch.unsealed_streams().any(|stream| is_sealed(keys.stream(stream)))
@@ -393,7 +419,9 @@ impl Lane {
     /// may hold up, must not keep other lanes out of the queue.
     fn take_permits(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
         self.budget.take(byte_len, patience)?;
-        self.inlet.budget.take(byte_len, patience).inspect_err(|_| self.budget.give_back(byte_len))
+        let is_over = || self.budget.is_closed();
+        let taken = self.inlet.budget.take_unless(byte_len, patience, is_over);
+        taken.inspect_err(|_| self.budget.give_back(byte_len))
     }
 
     fn refusal_for(&self, denied: Denied) -> Refusal {
@@ -426,7 +454,7 @@ impl Lane {
         let (promise, mut answer) = completion();
         let sent = self.inlet.budget.take(0, Patience::Endless).is_ok() && {
             let addressee = Some(Addressee::Flush(promise));
-            let reply = Reply { lane: Arc::clone(self), byte_len: 0, addressee };
+            let reply = Reply { lane: Some(Arc::clone(self)), byte_len: 0, addressee };
             let request = Request { batch: EncodedBatch::new(), reply, sent: None };
             match gate.pass(request, |_, _| false) {
                 Ok(()) => true,
@@ -445,7 +473,7 @@ impl Lane {
             let _ = answer.wait();
         } else {
             // Nothing passes any more, so all that is under way was accepted before.
-            self.budget.close();
+            self.accept_nothing_more();
             self.budget.wait_idle();
         }
         self.result().map_err(FlushError::Stopped)
@@ -454,7 +482,7 @@ impl Lane {
     /// Accepts nothing more, and blocks until everything accepted is answered, callbacks included. Does
     /// not block on the callback thread.
     pub(crate) fn close(&self) -> Result<(), AppendFailure> {
-        self.budget.close();
+        self.accept_nothing_more();
         if !is_callback_thread() {
             self.budget.wait_idle();
         }

@@ -75,14 +75,27 @@ impl Group {
     fn len(&self) -> usize {
         self.durable.len() + self.ordered.len()
     }
+
+    fn pop(&mut self) -> Option<Member> {
+        self.durable.pop_front().or_else(|| self.ordered.pop_front())
+    }
 }
 
-/// A request in the frame that is being made.
+/// A request in hand.
 #[derive(Debug)]
 struct Member {
     reply: Reply,
-    /// None for a request that has no batch.
-    records: Option<Records>,
+    part: Part,
+}
+
+/// What a request has to do with the frame that is being made.
+#[derive(Debug)]
+enum Part {
+    Records(Records),
+    /// Its lane has stopped. It is answered in its turn.
+    Refused(AppendFailure),
+    /// It has no batch, and waits for its turn.
+    Nothing,
 }
 
 /// What the frame has of a request.
@@ -135,25 +148,25 @@ impl Writer {
         }
     }
 
-    /// Puts a request into the group. One whose lane has stopped is answered instead.
+    /// Puts a request into the group.
     fn add(&mut self, request: Request) {
         let Request { batch, reply, sent } = request;
         self.core.record(sent, |timings| &timings.queue);
-        if let Some(failure) = reply.refusal() {
-            let failure = failure.clone().not_appended();
-            return self.answer(reply, Err(failure));
-        }
-        let records = (!batch.is_empty()).then(|| Records {
-            offset: self.group.frame.push(&batch),
-            byte_len: batch.byte_len(),
-            count: batch.count(),
-        });
+        let part = match reply.refusal() {
+            Some(failure) => Part::Refused(failure.clone().not_appended()),
+            None if batch.is_empty() => Part::Nothing,
+            None => Part::Records(Records {
+                offset: self.group.frame.push(&batch),
+                byte_len: batch.byte_len(),
+                count: batch.count(),
+            }),
+        };
         reply.keep_buffer(batch);
         let members = match reply.ack() {
             Ack::Durable => &mut self.group.durable,
             Ack::Ordered => &mut self.group.ordered,
         };
-        members.push_back(Member { reply, records });
+        members.push_back(Member { reply, part });
     }
 
     /// Answers a request for which no order is to be awaited. Those of a lane that waits for the order
@@ -175,11 +188,12 @@ impl Writer {
     }
 
     fn answer_all(&mut self, failure: &AppendFailure) {
-        while let Some(Member { reply, .. }) = self.group.durable.pop_front() {
-            self.answer(reply, Err(failure.clone()));
-        }
-        while let Some(Member { reply, .. }) = self.group.ordered.pop_front() {
-            self.answer(reply, Err(failure.clone()));
+        while let Some(member) = self.group.pop() {
+            let failure = match member.part {
+                Part::Refused(failure) => failure,
+                Part::Records(_) | Part::Nothing => failure.clone(),
+            };
+            self.answer(member.reply, Err(failure));
         }
     }
 
@@ -267,13 +281,14 @@ impl GroupCommit for Writer {
 
     fn hand_over(&mut self) {
         let (position, _) = self.group.written;
-        while let Some(Member { reply, records }) = self.group.ordered.pop_front() {
-            let due = match records {
-                Some(records) => Due::Ordered {
+        while let Some(Member { reply, part }) = self.group.ordered.pop_front() {
+            let due = match part {
+                Part::Records(records) => Due::Ordered {
                     receipt: records.receipt(position),
                     event_count: records.count as usize,
                 },
-                None => Due::Now(Ok(Receipt::default())),
+                Part::Refused(failure) => Due::Now(Err(failure)),
+                Part::Nothing => Due::Now(Ok(Receipt::default())),
             };
             self.await_order(Awaiting { reply, due });
         }
@@ -289,8 +304,12 @@ impl GroupCommit for Writer {
 
     fn acknowledge(&mut self) {
         let (position, _) = self.group.written;
-        while let Some(Member { reply, records }) = self.group.durable.pop_front() {
-            reply.answer(Ok(records.map_or_else(Receipt::default, |it| it.receipt(position))));
+        while let Some(Member { reply, part }) = self.group.durable.pop_front() {
+            reply.answer(match part {
+                Part::Records(records) => Ok(records.receipt(position)),
+                Part::Refused(failure) => Err(failure),
+                Part::Nothing => Ok(Receipt::default()),
+            });
         }
         // Those who wait for an answer come first: they may have the next append.
         self.core.orderer_work.notify_all();
