@@ -182,7 +182,7 @@ impl Orderer {
             && progress.cut_at < durable
         {
             // A segment is in the list before anything in it is durable.
-            progress.lookup.segments = self.core.segments.list();
+            progress.lookup.segments = self.core.segments.snapshot();
             let segments = &progress.lookup.segments;
             let segment = segment_at(segments, progress.cut_at).expect("the log begins before");
             if progress.cut_at >= segment.end() {
@@ -294,7 +294,7 @@ impl Orderer {
     }
 
     fn reply(&self, question: Question, progress: &mut Progress) {
-        progress.lookup.segments = self.core.segments.list();
+        progress.lookup.segments = self.core.segments.snapshot();
         self.refresh(&mut progress.lookup);
         answer(question, &self.partitions, &progress.lookup);
     }
@@ -328,7 +328,7 @@ impl Orderer {
         // With buffered durability the order can be ahead of what is on the device. What a
         // checkpoint counts must not be, so the segment is synced before it is written; segments
         // before the last one are synced when they are sealed.
-        let unsynced = (ordered > synced).then(|| self.core.segments.list().last().cloned());
+        let unsynced = (ordered > synced).then(|| self.core.segments.snapshot().last().cloned());
         let snapshot = Snapshot {
             store_id: self.store_id,
             ordered,
