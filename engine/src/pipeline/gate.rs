@@ -73,14 +73,21 @@ impl<T> Gate<T> {
         if !state.seals.is_empty() && appends_to(&message, &|stream| state.is_sealed(stream)) {
             return Err(Shut::Sealed(message));
         }
+        if !step!("gate.send_inside") {
+            let sender = sender.clone();
+            drop(state);
+            return sender.send(message).map_err(Shut::Closed);
+        }
         sender.send(message).map_err(Shut::Closed)
     }
 
     /// Closes the gate: what has passed is in the queue, nothing passes any more, and the receiver of
     /// the queue finds its end after what is in there.
     pub fn close(&self) {
-        let sender = self.state.write().sender.take();
+        let mut state = self.state.write();
+        let sender = if step!("gate.take_sender") { state.sender.take() } else { None };
         // Waking the receiver needs no lock of ours.
+        drop(state);
         drop(sender);
     }
 
@@ -93,35 +100,42 @@ impl<T> Gate<T> {
         let mut state = self.state.write();
         let Some(sender) = &state.sender else { return Err(Shut::Closed(message)) };
         sender.send(message).map_err(Shut::Closed)?;
-        if step!("gate.shut_with_seal") {
-            state.seals.entry(stream).or_default().under_way += 1;
+        if !step!("gate.shut_with_seal") {
+            drop(state);
+            state = self.state.write();
         }
+        state.seals.entry(stream).or_default().under_way += 1;
         Ok(())
     }
 
     /// Ends what [`Gate::seal`] began: the seal is in the log at `position`, or it is not stored.
     pub fn decide(&self, stream: u64, position: Option<u64>) {
         let mut state = self.state.write();
-        if let Some(seal) = state.seals.get_mut(&stream) {
-            seal.under_way -= 1;
+        state.seals.entry(stream).or_default().under_way -= 1;
+        if !step!("gate.decide_at_once") {
+            drop(state);
+            state = self.state.write();
         }
-        drop(state);
+        // Under the same guard: between the two, the stream would be open.
         if let Some(position) = position {
-            self.learn(stream, position, true);
+            state.learn(stream, position, true);
         }
     }
 
     /// The log has a seal of the stream, or an unseal, at `position`.
     pub fn learn(&self, stream: u64, position: u64, sealed: bool) {
-        let mut state = self.state.write();
-        let seal = state.seals.entry(stream).or_default();
-        if position >= seal.position {
-            (seal.position, seal.sealed) = (position, sealed);
-        }
+        self.state.write().learn(stream, position, sealed);
     }
 }
 
 impl<T> State<T> {
+    fn learn(&mut self, stream: u64, position: u64, sealed: bool) {
+        let seal = self.seals.entry(stream).or_default();
+        if position >= seal.position {
+            (seal.position, seal.sealed) = (position, sealed);
+        }
+    }
+
     fn is_sealed(&self, stream: u64) -> bool {
         self.seals.get(&stream).is_some_and(|seal| seal.sealed || seal.under_way > 0)
     }
