@@ -2,7 +2,7 @@
 //!
 //! A batch takes a permit of its lane, which is the appender's pipeline, and one of the queue, which
 //! bounds the memory of all of them; both may have to be waited for, and nothing is held meanwhile that
-//! others need. Then it passes the gate. From there on it is accepted, and its [`Reply`] is answered
+//! others need: see `room`. Then it passes the gate. From there on it is accepted, and its [`Reply`] is answered
 //! exactly once: by the writer or the committer, or, if they let go of it, by being dropped.
 //!
 //! The answers of a lane come from one thread, since all its batches wait for the same: so they come
@@ -25,6 +25,7 @@ use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::Core;
 use crate::pipeline::gate::{Gate, Shut};
 use crate::pipeline::permits::{Budget, Denied, Patience};
+use crate::pipeline::room::Room;
 use crate::sync::{Arc, Cell, Completion, Ordering, Promise, Sender, completion};
 
 /// Most batches in the queue.
@@ -131,11 +132,10 @@ impl Reply {
         if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
             inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        inlet.budget.give_back(*byte_len);
+        lane.room.leave_queue(*byte_len);
         let call = match addressee {
             Addressee::Ticket(promise) => {
-                lane.budget.give_back(*byte_len);
-                return lane.keep_cell(promise.complete(outcome));
+                return lane.keep_cell(lane.room.answer(*byte_len, promise, outcome));
             }
             Addressee::Flush(promise) => Job::Flushed(promise),
             Addressee::Callback(callback) => Job::Call {
@@ -162,8 +162,8 @@ impl Reply {
         if self.lane.ack == Ack::Ordered {
             self.lane.inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        self.lane.inlet.budget.give_back(self.byte_len);
-        self.lane.budget.give_back(self.byte_len);
+        self.lane.room.leave_queue(self.byte_len);
+        self.lane.room.leave_lane(self.byte_len);
         addressee
     }
 }
@@ -210,7 +210,7 @@ impl callbacks::Job for Job {
                     // Even dropping what it panicked with may panic.
                     let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
                 }
-                lane.budget.give_back(byte_len);
+                lane.room.leave_lane(byte_len);
             }
         }
     }
@@ -226,8 +226,7 @@ impl fmt::Debug for Job {
 pub(crate) struct Lane {
     inlet: Arc<Inlet>,
     ack: Ack,
-    /// Permits of the pipeline.
-    budget: Arc<Budget>,
+    room: Room,
     /// Whether the lane stops at its first failure.
     stops: bool,
     /// The first failure.
@@ -257,10 +256,11 @@ impl Lane {
         let AppenderOptions { pipeline, pipeline_bytes, ack, default_callback } = options;
         let budget = Arc::new(Budget::new(*pipeline as u64, *pipeline_bytes));
         inlet.core.budgets.add(&budget);
+        let room = Room::new(budget, Arc::clone(&inlet.budget));
         Lane {
             inlet,
             ack: *ack,
-            budget,
+            room,
             stops: true,
             failure: OnceLock::new(),
             default_callback: default_callback.clone(),
@@ -275,7 +275,8 @@ impl Lane {
         let options = AppenderOptions::new().ack(ack);
         let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, u64::MAX));
         inlet.core.budgets.add(&budget);
-        Lane { budget, stops: false, ..Lane::new(inlet, &options) }
+        let room = Room::new(budget, Arc::clone(&inlet.budget));
+        Lane { room, stops: false, ..Lane::new(inlet, &options) }
     }
 
     pub(crate) fn inlet(&self) -> &Arc<Inlet> {
@@ -303,7 +304,7 @@ impl Lane {
 
     fn stop(&self, failure: AppendFailure) {
         let _ = self.failure.set(failure);
-        self.budget.close();
+        self.room.close();
     }
 
     /// Why nothing more is accepted, if nothing is.
@@ -328,9 +329,8 @@ impl Lane {
         if batch.is_empty() {
             return Err((Refusal::Empty, batch));
         }
-        let patience = if is_callback_thread() { Patience::None } else { patience };
         let byte_len = batch.byte_len();
-        if let Err(denied) = self.take_permits(byte_len, patience) {
+        if let Err(denied) = self.room.take(byte_len, patience) {
             return Err((self.refusal_for(denied), batch));
         }
         let (addressee, completion) = self.addressee(way);
@@ -355,13 +355,6 @@ impl Lane {
                 Err((Refusal::Sealed, batch))
             }
         }
-    }
-
-    /// A permit of the lane, and then one of the queue: who waits for the lane, which a slow callback
-    /// may hold up, must not keep other lanes out of the queue.
-    fn take_permits(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
-        self.budget.take(byte_len, patience)?;
-        self.inlet.budget.take(byte_len, patience).inspect_err(|_| self.budget.give_back(byte_len))
     }
 
     fn refusal_for(&self, denied: Denied) -> Refusal {
@@ -413,8 +406,8 @@ impl Lane {
             let _ = answer.wait();
         } else {
             // Nothing passes any more, so all that is under way was accepted before.
-            self.budget.close();
-            self.budget.wait_idle();
+            self.room.close();
+            self.room.wait_answered();
         }
         self.result().map_err(FlushError::Stopped)
     }
@@ -422,10 +415,8 @@ impl Lane {
     /// Accepts nothing more, and blocks until everything accepted is answered, callbacks included. Does
     /// not block on the callback thread.
     pub(crate) fn close(&self) -> Result<(), AppendFailure> {
-        self.budget.close();
-        if !is_callback_thread() {
-            self.budget.wait_idle();
-        }
+        self.room.close();
+        self.room.wait_answered();
         self.result()
     }
 

@@ -15,6 +15,8 @@ pub(crate) mod lane;
 pub(crate) mod permits;
 #[cfg(test)]
 mod permits_tests;
+#[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
+pub(crate) mod room;
 
 #[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
 pub(crate) mod gate;

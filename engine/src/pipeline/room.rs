@@ -1,0 +1,83 @@
+//! Room for a batch: a permit of its lane, which is the appender's pipeline, and one of the queue.
+//!
+//! The permit of the queue is given back when the batch is answered. That of the lane is given back
+//! together with the answer, if it goes to a ticket, and after the callback, if it goes to one.
+//!
+//! # What it prevents
+//!
+//! *A lane that keeps others out.* The lane's permit is taken first. Its giver may be a slow callback,
+//! and whoever waits for it holds nothing.
+//!
+//! *A permit that is lost.* Who gets the lane's and not the queue's gives it back, or closing the lane
+//! would wait for it for ever.
+//!
+//! *A ticket without its outcome after the close, or a full pipeline after the outcome.* Outcome and
+//! permit go together; see [`Promise::complete_and`].
+//!
+//! *A callback that waits for callbacks.* On the thread that runs them nothing here waits.
+
+use crate::pipeline::callbacks::is_callback_thread;
+use crate::pipeline::permits::{Budget, Denied, Patience};
+use crate::sync::{Arc, Cell, Promise, step};
+
+/// What the batches of one lane take room from.
+#[derive(Debug)]
+pub struct Room {
+    lane: Arc<Budget>,
+    /// Shared by all lanes.
+    queue: Arc<Budget>,
+}
+
+impl Room {
+    /// The room of a lane.
+    pub fn new(lane: Arc<Budget>, queue: Arc<Budget>) -> Self {
+        Room { lane, queue }
+    }
+
+    /// Takes both permits for a batch. Waits as `patience` has it, and never on the callback thread.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Budget::take`].
+    pub fn take(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
+        let waits = !(is_callback_thread() && step!("room.callback_takes_or_leaves"));
+        let patience = if waits { patience } else { Patience::None };
+        let in_order = step!("room.lane_before_queue");
+        let (first, second) =
+            if in_order { (&self.lane, &self.queue) } else { (&self.queue, &self.lane) };
+        first.take(byte_len, patience)?;
+        second.take(byte_len, patience).inspect_err(|_| {
+            if step!("room.give_back_the_first") {
+                first.give_back(byte_len);
+            }
+        })
+    }
+
+    /// Gives back the permit of the queue.
+    pub fn leave_queue(&self, byte_len: u64) {
+        self.queue.give_back(byte_len);
+    }
+
+    /// Gives back the permit of the lane.
+    pub fn leave_lane(&self, byte_len: u64) {
+        self.lane.give_back(byte_len);
+    }
+
+    /// Answers a ticket, and gives back the permit of the lane with it.
+    pub fn answer<T>(&self, byte_len: u64, promise: Promise<T>, outcome: T) -> Option<Cell<T>> {
+        promise.complete_and(outcome, || self.leave_lane(byte_len))
+    }
+
+    /// Takes no more from the lane, and ends every wait for its permits.
+    pub fn close(&self) {
+        self.lane.close();
+    }
+
+    /// Blocks until every batch of a closed lane is answered, callbacks included. Does not block on the
+    /// callback thread.
+    pub fn wait_answered(&self) {
+        if !(is_callback_thread() && step!("room.callback_closes_and_leaves")) {
+            self.lane.wait_idle();
+        }
+    }
+}
