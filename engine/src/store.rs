@@ -345,7 +345,7 @@ impl Store {
     /// The state of the store, in numbers. Never blocks.
     pub fn stats(&self) -> Stats {
         let core = self.core();
-        let segments = core.segments.list();
+        let segments = core.segments.snapshot();
         let committed = core.committed.get();
         let (callback_panics, first_callback_panic) = core.callback_panics.get();
         Stats {

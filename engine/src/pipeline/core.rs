@@ -238,7 +238,7 @@ impl Core {
     /// A view of everything as it is now.
     pub(crate) fn lookup(&self) -> Lookup {
         Lookup {
-            segments: self.segments.list(),
+            segments: self.segments.snapshot(),
             order: self.order.reader(),
             tips: self.tips.reader(),
             verified_from: self.ordered_from,

@@ -2,7 +2,7 @@
 //!
 //! A batch takes a permit of its lane, which is the appender's pipeline, and one of the queue, which
 //! bounds the memory of all of them; both may have to be waited for, and nothing is held meanwhile that
-//! others need. Then it passes the gate. From there on it is accepted, and its [`Reply`] is answered
+//! others need: see `room`. Then it passes the gate. From there on it is accepted, and its [`Reply`] is answered
 //! exactly once: by the writer or the committer, or, if they let go of it, by being dropped.
 //!
 //! The answers of a lane come from one thread, since all its batches wait for the same: so they come
@@ -25,6 +25,7 @@ use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::Core;
 use crate::pipeline::gate::{Gate, Shut};
 use crate::pipeline::permits::{Budget, Denied, Patience};
+use crate::pipeline::room::Room;
 use crate::sync::{Arc, Cell, Completion, Ordering, Promise, Sender, completion};
 
 /// Most batches in the queue.
@@ -139,12 +140,10 @@ impl Reply {
         if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
             inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        inlet.budget.give_back(byte_len);
+        lane.room.leave_queue(byte_len);
         let call = match addressee {
             Addressee::Ticket(promise) => {
-                lane.budget.make_room(byte_len);
-                lane.keep_cell(promise.complete(outcome));
-                return lane.budget.settle();
+                return lane.keep_cell(lane.room.answer(byte_len, promise, outcome));
             }
             Addressee::Flush(promise) => Job::Flushed(promise),
             Addressee::Callback(callback) => Job::Call {
@@ -174,8 +173,8 @@ impl Reply {
         if lane.ack == Ack::Ordered {
             lane.inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        lane.inlet.budget.give_back(self.byte_len);
-        lane.budget.give_back(self.byte_len);
+        lane.room.leave_queue(self.byte_len);
+        lane.room.leave_lane(self.byte_len);
         addressee
     }
 }
@@ -237,7 +236,7 @@ impl callbacks::Job for Job {
                     Callback::Default(callback) => callback(outcome),
                 });
                 lane.inlet.core.record(answered, |timings| &timings.callback);
-                lane.budget.give_back(byte_len);
+                lane.room.leave_lane(byte_len);
                 if let Some(lane) = Arc::into_inner(lane) {
                     lane.inlet.core.catch_callback(|| drop(lane.default_callback));
                 }
@@ -257,8 +256,7 @@ impl fmt::Debug for Job {
 pub(crate) struct Lane {
     inlet: Arc<Inlet>,
     ack: Ack,
-    /// Permits of the pipeline.
-    budget: Arc<Budget>,
+    room: Room,
     /// Whether the lane stops at its first failure.
     stops: bool,
     /// The first failure.
@@ -299,10 +297,11 @@ impl Lane {
         let AppenderOptions { pipeline, pipeline_bytes, ack, default_callback } = options;
         let budget = Arc::new(Budget::new(*pipeline as u64, *pipeline_bytes));
         inlet.core.budgets.add(&budget);
+        let room = Room::new(budget, Arc::clone(&inlet.budget));
         Lane {
             inlet,
             ack: *ack,
-            budget,
+            room,
             stops: true,
             failure: OnceLock::new(),
             default_callback: default_callback.clone(),
@@ -317,7 +316,8 @@ impl Lane {
         let options = AppenderOptions::new().ack(ack);
         let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, u64::MAX));
         inlet.core.budgets.add(&budget);
-        Lane { budget, stops: false, ..Lane::new(inlet, &options) }
+        let room = Room::new(budget, Arc::clone(&inlet.budget));
+        Lane { room, stops: false, ..Lane::new(inlet, &options) }
     }
 
     pub(crate) fn inlet(&self) -> &Arc<Inlet> {
@@ -345,13 +345,7 @@ impl Lane {
 
     fn stop(&self, failure: AppendFailure) {
         let _ = self.failure.set(failure);
-        self.accept_nothing_more();
-    }
-
-    /// Ends all waiting of submits: for the pipeline, and for the queue.
-    fn accept_nothing_more(&self) {
-        self.budget.close();
-        self.inlet.budget.wake();
+        self.room.close();
     }
 
     /// Why nothing more is accepted, if nothing is.
@@ -377,10 +371,9 @@ impl Lane {
         if batch.is_empty() {
             return Err((Refusal::Empty, batch));
         }
-        let patience = if is_callback_thread() { Patience::None } else { patience };
         let byte_len = batch.byte_len();
         let start = inlet.core.now();
-        if let Err(denied) = self.take_permits(byte_len, patience) {
+        if let Err(denied) = self.room.take(byte_len, patience) {
             return Err((self.refusal_for(denied), batch));
         }
         inlet.core.record(start, |timings| &timings.slot_wait);
@@ -413,15 +406,6 @@ impl Lane {
                 Err((Refusal::Sealed, batch))
             }
         }
-    }
-
-    /// A permit of the lane, and then one of the queue: who waits for the lane, which a slow callback
-    /// may hold up, must not keep other lanes out of the queue.
-    fn take_permits(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
-        self.budget.take(byte_len, patience)?;
-        let is_over = || self.budget.is_closed();
-        let taken = self.inlet.budget.take_unless(byte_len, patience, is_over);
-        taken.inspect_err(|_| self.budget.give_back(byte_len))
     }
 
     fn refusal_for(&self, denied: Denied) -> Refusal {
@@ -473,8 +457,8 @@ impl Lane {
             let _ = answer.wait();
         } else {
             // Nothing passes any more, so all that is under way was accepted before.
-            self.accept_nothing_more();
-            self.budget.wait_idle();
+            self.room.close();
+            self.room.wait_answered();
         }
         self.result().map_err(FlushError::Stopped)
     }
@@ -482,10 +466,8 @@ impl Lane {
     /// Accepts nothing more, and blocks until everything accepted is answered, callbacks included. Does
     /// not block on the callback thread.
     pub(crate) fn close(&self) -> Result<(), AppendFailure> {
-        self.accept_nothing_more();
-        if !is_callback_thread() {
-            self.budget.wait_idle();
-        }
+        self.room.close();
+        self.room.wait_answered();
         self.result()
     }
 

@@ -81,6 +81,8 @@ pub(crate) struct Orderer {
     pub(crate) calls: channel::Receiver<Call>,
     pub(crate) cuts: channel::Sender<Cut>,
     pub(crate) committer: Sender<Commit>,
+    /// Where the log ended when it was opened, until the order has come there.
+    pub(crate) opened_at: Option<u64>,
     /// Learns of seals; none for a store that is open for reading only.
     pub(crate) gate: Option<Arc<Gate<Request>>>,
     /// Bounds the windows that the committer has in front of it.
@@ -189,7 +191,7 @@ impl Orderer {
             && progress.cut_at < durable
         {
             // A segment is in the list before anything in it is durable.
-            progress.lookup.segments = self.core.segments.list();
+            progress.lookup.segments = self.core.segments.snapshot();
             let segments = &progress.lookup.segments;
             let segment = segment_at(segments, progress.cut_at).expect("the log begins before");
             if progress.cut_at >= segment.end() {
@@ -268,6 +270,9 @@ impl Orderer {
         if let Some(gate) = &self.gate {
             // Before whoever waits for the seal can hear of it.
             ordered.seals.iter().for_each(|seal| gate.learn(seal.stream_key, seal.sealed));
+            if self.opened_at.take_if(|end| cut.to >= *end).is_some() {
+                gate.settle();
+            }
         }
         progress.lookup.in_flight.push_back(Arc::clone(&ordered));
         let commit = Commit::Window { ordered, positions: cut.positions, to: cut.to };
@@ -308,7 +313,7 @@ impl Orderer {
     }
 
     fn reply(&self, question: Question, progress: &mut Progress) {
-        progress.lookup.segments = self.core.segments.list();
+        progress.lookup.segments = self.core.segments.snapshot();
         self.refresh(&mut progress.lookup);
         answer(question, &self.partitions, &progress.lookup);
     }
@@ -342,7 +347,7 @@ impl Orderer {
         // With buffered durability the order can be ahead of what is on the device. What a
         // checkpoint counts must not be, so the segment is synced before it is written; segments
         // before the last one are synced when they are sealed.
-        let unsynced = (ordered > synced).then(|| self.core.segments.list().last().cloned());
+        let unsynced = (ordered > synced).then(|| self.core.segments.snapshot().last().cloned());
         let snapshot = Snapshot {
             store_id: self.store_id,
             ordered,

@@ -6,6 +6,7 @@
 
 pub use std::sync::Arc;
 pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+pub use std::thread_local;
 
 pub use crossbeam::utils::CachePadded;
 pub use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
