@@ -107,12 +107,12 @@ impl Store {
         options: AppenderOptions,
     ) -> Result<StreamAppender, Refusal> {
         let name = name.as_ref();
-        let lane = self.lane(&options)?;
+        let lane = Lane::new(self.inlet_for(&options)?, &options);
         if !(1..=thalweg_wal::format::STREAM_LEN_MAX).contains(&name.len()) {
             let limit = thalweg_wal::LimitError::Stream { len: name.len() };
             return Err(Refusal::Limit(limit));
         }
-        Ok(StreamAppender::new(lane, name))
+        Ok(StreamAppender::new(Arc::new(lane), name))
     }
 
     /// An appender of batches of any streams.
@@ -121,15 +121,17 @@ impl Store {
     ///
     /// The store is open for reading only, or an option has a value that an appender cannot work with.
     pub fn mixed_appender(&self, options: AppenderOptions) -> Result<MixedAppender, Refusal> {
-        Ok(MixedAppender::new(self.lane(&options)?))
+        let lane = Lane::of_encoded(self.inlet_for(&options)?, &options);
+        Ok(MixedAppender::new(Arc::new(lane)))
     }
 
-    fn lane(&self, options: &AppenderOptions) -> Result<Arc<Lane>, Refusal> {
+    /// Where an appender with these options appends.
+    fn inlet_for(&self, options: &AppenderOptions) -> Result<Arc<Inlet>, Refusal> {
         options.check()?;
         if self.core().read_only {
             return Err(Refusal::ReadOnly);
         }
-        Ok(Arc::new(Lane::new(Arc::clone(&self.inner.inlet), options)))
+        Ok(Arc::clone(&self.inner.inlet))
     }
 
     /// Hands one batch of events of any streams to the writer. Blocks while the store's queue is full,

@@ -84,6 +84,7 @@ pub(crate) enum Addressee {
     Ticket(Promise<Outcome>),
     Callback(OnceCallback),
     DefaultCallback(DefaultCallback),
+    Nobody,
     /// It has no permit of the lane, and waits for those before it.
     Flush(Promise<()>),
 }
@@ -145,6 +146,7 @@ impl Reply {
             Addressee::Ticket(promise) => {
                 return lane.keep_cell(lane.room.answer(byte_len, promise, outcome));
             }
+            Addressee::Nobody => return lane.room.leave_lane(byte_len),
             Addressee::Flush(promise) => Job::Flushed(promise),
             Addressee::Callback(callback) => Job::Call {
                 callback: Callback::Once(callback),
@@ -305,9 +307,16 @@ impl Lane {
             stops: true,
             failure: OnceLock::new(),
             default_callback: default_callback.clone(),
-            buffers: ArrayQueue::new(*pipeline),
-            cells: ArrayQueue::new(*pipeline),
+            // One for each batch under way, one for each that is being made or read, and one that is with
+            // the writer for a moment longer: with fewer, a steady flow would allocate now and then.
+            buffers: ArrayQueue::new(2 * pipeline + 2),
+            cells: ArrayQueue::new(2 * pipeline + 2),
         }
+    }
+
+    /// The lane of a new appender of batches that come encoded, for which no buffers need be kept.
+    pub(crate) fn of_encoded(inlet: Arc<Inlet>, options: &AppenderOptions) -> Self {
+        Lane { buffers: ArrayQueue::new(1), ..Lane::new(inlet, options) }
     }
 
     /// A lane for batches that have nothing to do with each other: bounded by the queue alone, and it
@@ -317,7 +326,7 @@ impl Lane {
         let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, u64::MAX));
         inlet.core.budgets.add(&budget);
         let room = Room::new(budget, Arc::clone(&inlet.budget));
-        Lane { room, stops: false, ..Lane::new(inlet, &options) }
+        Lane { room, stops: false, ..Lane::of_encoded(inlet, &options) }
     }
 
     pub(crate) fn inlet(&self) -> &Arc<Inlet> {
@@ -330,7 +339,8 @@ impl Lane {
     }
 
     pub(crate) fn keep_buffer(&self, mut buffer: EncodedBatch) {
-        if buffer.capacity() <= BUFFER_BYTES_KEPT {
+        // A flush brings one that never had room for anything.
+        if (1..=BUFFER_BYTES_KEPT).contains(&buffer.capacity()) {
             buffer.clear();
             let _ = self.buffers.push(buffer);
         }
@@ -422,7 +432,8 @@ impl Lane {
             (Way::DefaultCallback, Some(callback)) => {
                 (Addressee::DefaultCallback(Arc::clone(callback)), None)
             }
-            (Way::Ticket | Way::DefaultCallback, _) => {
+            (Way::DefaultCallback, None) => (Addressee::Nobody, None),
+            (Way::Ticket, _) => {
                 let (promise, completion) = self.cells.pop().unwrap_or_default().split();
                 (Addressee::Ticket(promise), Some(completion))
             }

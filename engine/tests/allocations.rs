@@ -1,0 +1,420 @@
+//! In a steady state an append allocates nothing on the threads that it passes: the appender's, the
+//! writer's, and that of the callbacks.
+
+#![allow(unsafe_code)] // An allocator that counts.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use thalweg::storage::{Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile};
+use thalweg::{Ack, AppenderOptions, Batch, Event, NewEvent, Options, Store, StreamAppender};
+
+/// Threads that can be told apart.
+const THREADS_MAX: usize = 512;
+
+/// Allocations of each thread while [`COUNTS`] is set. The last one is for all further threads.
+static ALLOCATIONS: [AtomicU64; THREADS_MAX] = [const { AtomicU64::new(0) }; THREADS_MAX];
+static COUNTS: AtomicBool = AtomicBool::new(false);
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// The threads that have said who they are, and where the first allocation of each came from.
+static KNOWN: Mutex<Vec<(String, usize)>> = Mutex::new(Vec::new());
+static FIRST: Mutex<Vec<(usize, Backtrace)>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static THREAD: Cell<usize> = const { Cell::new(usize::MAX) };
+    static IS_KNOWN: Cell<bool> = const { Cell::new(false) };
+    /// Whether the thread is counting, which allocates too.
+    static IS_COUNTING: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: everything is handed on to the system's allocator as it came; counting returns no memory and
+// does not unwind.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.realloc(pointer, layout, len) }
+    }
+}
+
+fn this_thread() -> usize {
+    THREAD.with(|thread| {
+        if thread.get() == usize::MAX {
+            thread.set(NEXT.fetch_add(1, Ordering::Relaxed).min(THREADS_MAX - 1));
+        }
+        thread.get()
+    })
+}
+
+fn count() {
+    if !COUNTS.load(Ordering::Relaxed) || IS_COUNTING.replace(true) {
+        return;
+    }
+    let thread = this_thread();
+    let is_first = ALLOCATIONS[thread].fetch_add(1, Ordering::Relaxed) == 0;
+    if is_first
+        && IS_KNOWN.get()
+        && let Ok(mut first) = FIRST.lock()
+    {
+        first.push((thread, Backtrace::force_capture()));
+    }
+    IS_COUNTING.set(false);
+}
+
+/// Lets the test find the calling thread by its name.
+fn introduce() {
+    if !IS_KNOWN.replace(true) {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        KNOWN.lock().unwrap().push((name, this_thread()));
+    }
+}
+
+/// What is counted is the process's, so there is one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    KNOWN.lock().unwrap().clear();
+    IS_KNOWN.set(false);
+    introduce();
+    alone
+}
+
+/// Runs `what`, and returns how often each known thread has allocated meanwhile, and all of them.
+fn allocations(what: impl FnOnce()) -> (Vec<(String, u64)>, u64) {
+    ALLOCATIONS.iter().for_each(|count| count.store(0, Ordering::SeqCst));
+    FIRST.lock().unwrap().clear();
+    COUNTS.store(true, Ordering::SeqCst);
+    what();
+    COUNTS.store(false, Ordering::SeqCst);
+    let of = |thread: usize| ALLOCATIONS[thread].load(Ordering::SeqCst);
+    let known = KNOWN.lock().unwrap();
+    let counts = known.iter().map(|(name, thread)| (name.clone(), of(*thread))).collect();
+    (counts, (0..THREADS_MAX).map(of).sum())
+}
+
+/// Where the first allocation of each known thread came from.
+fn first_allocations() -> String {
+    FIRST
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(thread, trace)| format!("thread {thread}:\n{trace}"))
+        .collect()
+}
+
+/// A directory in memory, in which the engine's threads say who they are. Writes wait while it is held.
+#[derive(Debug, Clone, Default)]
+struct Introducing(MemoryStorage, Arc<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Whether writes wait, and whether one does.
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl Held {
+    fn set(&self, is_held: bool) {
+        *self.state.lock().unwrap() = (is_held, false);
+        self.changed.notify_all();
+    }
+
+    /// Waits while it is held.
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 = state.0;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |state| state.0).unwrap());
+    }
+
+    fn wait_until_one_waits(&self) {
+        let state = self.state.lock().unwrap();
+        drop(self.changed.wait_while(state, |state| !state.1).unwrap());
+    }
+}
+
+#[derive(Debug)]
+struct IntroducingFile(Arc<dyn StorageFile>, Arc<Held>);
+
+impl Storage for Introducing {
+    fn describe(&self, name: &str) -> String {
+        self.0.describe(name)
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(IntroducingFile(self.0.create(name, len)?, Arc::clone(&self.1))))
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(IntroducingFile(self.0.open(name, access)?, Arc::clone(&self.1))))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.0.sync_dir()
+    }
+
+    fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
+        self.0.try_lock(name, holder)
+    }
+}
+
+impl StorageFile for IntroducingFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn read_device_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_device_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        introduce();
+        self.1.pass();
+        self.0.write_at(buf, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        self.0.map()
+    }
+}
+
+fn open() -> (Store, Arc<Held>) {
+    let storage = Introducing::default();
+    let options = Options::new().segment_bytes(64 << 20).scanners(1).orderers(1);
+    let store = options.open_on(Arc::new(storage.clone())).expect("opens");
+    // A store begins with small segments. In the large ones that follow, no segment is begun, nor
+    // asked for, in what is measured.
+    let appender = store.appender("warm up").expect("an appender");
+    while store.stats().segments < 8 {
+        appender.append(vec![0; 1 << 20]).expect("accepted").wait().expect("appended");
+    }
+    (store, storage.1)
+}
+
+fn chained() -> NewEvent {
+    Event::new(vec![7; 100])
+}
+
+fn batches(count: usize, events: usize, event: &NewEvent) -> Vec<Batch> {
+    (0..count).map(|_| Batch::from(vec![event.clone(); events])).collect()
+}
+
+const APPENDS: usize = 2000;
+
+/// Allocations of the threads that are known, and of all.
+type Counts = (Vec<(String, u64)>, u64);
+
+fn submit_and_wait(appender: &StreamAppender, batch: Batch) {
+    appender.submit(batch).expect("accepted").wait().expect("appended");
+}
+
+fn steady(on: (&Store, &StreamAppender, &Held), append: impl Fn(&StreamAppender, Batch)) -> Counts {
+    steady_of(on, chained(), append)
+}
+
+/// Measures after a warm-up, in which the pipeline was as full as it can be, so that whatever is kept
+/// for later is there.
+fn steady_of(
+    (store, appender, held): (&Store, &StreamAppender, &Held),
+    event: NewEvent,
+    append: impl Fn(&StreamAppender, Batch),
+) -> Counts {
+    held.set(true);
+    let other = store.appender("warm up").expect("an appender");
+    let first = other.append("has the writer wait").expect("accepted");
+    held.wait_until_one_waits();
+    // What waits for room has a buffer too.
+    let filling = appender.clone();
+    let mut batches_to_fill = batches(AppenderOptions::PIPELINE_MAX, 1, &event).into_iter();
+    let filling = std::thread::spawn(move || {
+        let mut tickets = Vec::new();
+        while let Some(batch) = batches_to_fill.next() {
+            match filling.submit_timeout(batch, Duration::from_millis(10)) {
+                Ok(ticket) => tickets.push(ticket),
+                Err(_) => break,
+            }
+        }
+        tickets
+    });
+    let tickets = filling.join().expect("the pipeline is full");
+    held.set(false);
+    first.wait().expect("appended");
+    tickets.into_iter().for_each(|ticket| drop(ticket.wait().expect("appended")));
+    for batch in batches(2 * APPENDS, 1, &event) {
+        append(appender, batch);
+    }
+    appender.flush().expect("flushes");
+    // A queue may grow once more in what is measured, when threads meet as they have not before; in
+    // what follows, it has grown.
+    let mut attempts = (0..5).map(|_| {
+        let batches = batches(APPENDS, 1, &event);
+        allocations(|| batches.into_iter().for_each(|batch| append(appender, batch)))
+    });
+    let is_steady = |(counts, _): &Counts| {
+        let on_the_way = counts.iter().filter(|(name, _)| is_on_the_way(name));
+        on_the_way.map(|(_, count)| count).sum::<u64>() == 0
+    };
+    let mut last = attempts.next().expect("there are some");
+    while !is_steady(&last) {
+        match attempts.next() {
+            Some(next) => last = next,
+            None => break,
+        }
+    }
+    last
+}
+
+/// Whether it is a thread that an append of this thread passes.
+fn is_on_the_way(name: &str) -> bool {
+    let this = std::thread::current();
+    ["thalweg-writer", "thalweg-callback"].contains(&name) || this.name() == Some(name)
+}
+
+/// Whoever waits for the order goes through a channel to the committer that allocates a block for every
+/// so many messages.
+const ORDERED_PER_BLOCK: u64 = 31;
+
+fn assert_none(what: &str, ack: Ack, (counts, all): Counts) {
+    let all = all * 1000 / APPENDS as u64;
+    println!("{what}: {all} allocations for 1,000 appends in the whole process");
+    let appender = std::thread::current().name().unwrap_or_default().to_owned();
+    let of = |thread: &str| {
+        let counts = counts.iter().filter(|(name, _)| name == thread);
+        counts.map(|(_, count)| count).sum::<u64>()
+    };
+    let allowed = match ack {
+        Ack::Durable => 0,
+        Ack::Ordered => APPENDS as u64 / ORDERED_PER_BLOCK + 2,
+    };
+    assert_eq!(of(&appender), 0, "{what}: {counts:?}\n{}", first_allocations());
+    assert_eq!(of("thalweg-callback"), 0, "{what}: {counts:?}\n{}", first_allocations());
+    assert!(of("thalweg-writer") <= allowed, "{what}: {counts:?}\n{}", first_allocations());
+    assert!(counts.iter().any(|(name, _)| name == "thalweg-writer"), "{counts:?}");
+}
+
+#[test]
+fn an_append_that_is_waited_for_allocates_nothing() {
+    let _alone = alone();
+    let (store, held) = open();
+    for pipeline in [1, 2, 16] {
+        let options = AppenderOptions::new().pipeline(pipeline);
+        let appender = store.appender_with("s", options).expect("an appender");
+        let counts = steady((&store, &appender, &held), submit_and_wait);
+        let what = format!("submit and wait, pipeline {pipeline}");
+        assert_none(&what, Ack::Durable, counts);
+    }
+}
+
+#[test]
+fn an_append_that_is_forgotten_allocates_nothing() {
+    let _alone = alone();
+    let (store, held) = open();
+    for ack in [Ack::Durable, Ack::Ordered] {
+        for pipeline in [1, 2, 16] {
+            for has_callback in [false, true] {
+                let mut options = AppenderOptions::new().pipeline(pipeline).ack(ack);
+                if has_callback {
+                    options = options.on_outcome(|outcome| {
+                        introduce();
+                        assert!(outcome.is_ok());
+                    });
+                }
+                let appender = store.appender_with("s", options).expect("an appender");
+                let counts = steady((&store, &appender, &held), |appender, batch| {
+                    appender.submit_and_forget(batch).expect("accepted");
+                });
+                let what =
+                    format!("forgotten, {ack:?}, pipeline {pipeline}, callback: {has_callback}");
+                assert_none(&what, ack, counts);
+            }
+        }
+    }
+}
+
+/// Encoding lists the parents of an event in a vector of their own. Nothing else allocates for them.
+#[test]
+fn an_event_with_parents_allocates_at_most_the_list_of_them() {
+    let _alone = alone();
+    let (store, held) = open();
+    let appender = store.appender("s").expect("an appender");
+    let root = Event::new("root").id("root").parents::<&str>([]);
+    appender.append_event(root).expect("accepted").wait().expect("appended");
+    let (counts, _) = steady_of(
+        (&store, &appender, &held),
+        Event::new("x").parents(["root", "root"]),
+        submit_and_wait,
+    );
+    let this = std::thread::current().name().unwrap_or_default().to_owned();
+    for (name, count) in &counts {
+        let allowed = if *name == this { APPENDS as u64 } else { 0 };
+        let is_on_the_way = *name == this || name == "thalweg-writer";
+        assert!(!is_on_the_way || *count <= allowed, "{counts:?}\n{}", first_allocations());
+    }
+}
+
+/// What the engine allocates for a group is spread over the events in it. What it allocates for each
+/// event is the orderer's: three times for one that is chained.
+#[test]
+fn a_group_allocates_no_more_than_its_events_do() {
+    const EVENTS: usize = 64;
+    const BATCHES: usize = 200;
+    let _alone = alone();
+    let (store, _) = open();
+    let appender = store.appender_with("s", AppenderOptions::new().pipeline(16)).expect("opens");
+    let run = |batches: Vec<Batch>| {
+        let mut last = None;
+        for batch in batches {
+            last = Some(appender.submit(batch).expect("accepted"));
+        }
+        let end = last.expect("a batch").wait().expect("appended").end;
+        store.wait_committed(end).expect("committed");
+    };
+    run(batches(BATCHES, EVENTS, &chained()));
+    let measured = batches(BATCHES, EVENTS, &chained());
+    let (counts, all) = allocations(|| run(measured));
+    let per_append = all as f64 / (BATCHES * EVENTS) as f64;
+    println!("{per_append:.3} allocations for an event in the whole process, {counts:?}");
+    assert!(per_append < 4.0, "{per_append} allocations for an event: {counts:?}");
+    assert!(counts.iter().all(|(_, count)| *count < 10 * BATCHES as u64), "{counts:?}");
+}
