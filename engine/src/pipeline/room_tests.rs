@@ -135,6 +135,29 @@ fn a_full_lane_keeps_nobody_out() {
     slow.wait_answered();
 }
 
+#[test]
+fn a_full_queue_costs_no_permit() {
+    let queue = Arc::new(Budget::new(1, 100));
+    let lanes = [room(1, &queue), room(1, &queue)];
+    thread::scope(|scope| {
+        for room in &lanes {
+            scope.spawn(move || {
+                for _ in 0..1_000 {
+                    match room.take(1, Patience::None) {
+                        Ok(()) => {
+                            room.leave_queue(1);
+                            room.leave_lane(1);
+                        }
+                        Err(denied) => assert_eq!(denied, Denied::Full),
+                    }
+                }
+                room.close();
+                room.wait_answered();
+            });
+        }
+    });
+}
+
 /// All that an append passes, as `Lane::submit` and the shutdown of a store use it.
 #[test]
 fn every_accepted_request_is_answered_once_and_before_its_lane_is_closed() {
