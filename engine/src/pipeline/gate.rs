@@ -8,9 +8,8 @@
 //! Nobody waits under the lock. The queue has room for whoever has a permit, and the locks inside the
 //! queue are held for a push or a pop.
 //!
-//! A stream is shut from the moment its seal passes. When the seal is in the log, and the order has
-//! told at which position, it stays shut; if the seal is not stored, the stream opens again. Of
-//! several seals and unseals of one stream, the one at the highest position counts.
+//! A stream is shut from the moment its seal passes. Once the order has come to the seal, it is the order
+//! that says whether the stream is sealed; if the seal is not stored, the stream opens again.
 
 use std::collections::HashMap;
 
@@ -32,11 +31,9 @@ struct State<T> {
 
 #[derive(Debug, Default)]
 struct Seal {
-    /// Seals on their way.
+    /// Seals that have passed and are not decided.
     under_way: u32,
-    /// Position of the newest seal or unseal that is in the log.
-    position: u64,
-    /// What that one was.
+    /// Whether the stream is sealed as far as it is ordered.
     sealed: bool,
 }
 
@@ -52,7 +49,7 @@ pub enum Shut<T> {
 impl<T> Gate<T> {
     /// An open gate to `queue`, in front of which these streams are sealed.
     pub fn new(queue: Sender<T>, sealed: impl IntoIterator<Item = u64>) -> Self {
-        let seal = |key| (key, Seal { under_way: 0, position: 0, sealed: true });
+        let seal = |key| (key, Seal { under_way: 0, sealed: true });
         let seals = sealed.into_iter().map(seal).collect();
         Gate { state: ReaderBiased::new(State { sender: Some(queue), seals }) }
     }
@@ -108,34 +105,22 @@ impl<T> Gate<T> {
         Ok(())
     }
 
-    /// Ends what [`Gate::seal`] began: the seal is in the log at `position`, or it is not stored.
-    pub fn decide(&self, stream: u64, position: Option<u64>) {
-        let mut state = self.state.write();
-        state.seals.entry(stream).or_default().under_way -= 1;
-        if !step!("gate.decide_at_once") {
-            drop(state);
-            state = self.state.write();
-        }
-        // Under the same guard: between the two, the stream would be open.
-        if let Some(position) = position {
-            state.learn(stream, position, true);
+    /// Ends what [`Gate::seal`] began: the seal is ordered, which [`Gate::learn`] was told, or it is not
+    /// stored.
+    pub fn decide(&self, stream: u64) {
+        if let Some(seal) = self.state.write().seals.get_mut(&stream) {
+            seal.under_way -= 1;
         }
     }
 
-    /// The log has a seal of the stream, or an unseal, at `position`.
-    pub fn learn(&self, stream: u64, position: u64, sealed: bool) {
-        self.state.write().learn(stream, position, sealed);
+    /// The order has come to a seal of the stream, or to where it is taken off. Called in the order of
+    /// the log.
+    pub fn learn(&self, stream: u64, sealed: bool) {
+        self.state.write().seals.entry(stream).or_default().sealed = sealed;
     }
 }
 
 impl<T> State<T> {
-    fn learn(&mut self, stream: u64, position: u64, sealed: bool) {
-        let seal = self.seals.entry(stream).or_default();
-        if position >= seal.position {
-            (seal.position, seal.sealed) = (position, sealed);
-        }
-    }
-
     fn is_sealed(&self, stream: u64) -> bool {
         self.seals.get(&stream).is_some_and(|seal| seal.sealed || seal.under_way > 0)
     }

@@ -62,7 +62,8 @@ fn no_append_is_behind_a_seal() {
                     thread::yield_now();
                 }
                 gate.seal(stream, Seal(stream)).unwrap();
-                gate.decide(stream, Some(stream));
+                gate.learn(stream, true);
+                gate.decide(stream);
             }
         });
         gate.close();
@@ -78,28 +79,27 @@ fn no_append_is_behind_a_seal() {
 }
 
 #[test]
-fn of_several_seals_the_highest_position_counts() {
+fn a_stream_is_sealed_while_a_seal_is_under_way_or_ordered() {
     let (sender, _receiver) = queue(None);
     let gate = Gate::new(sender, [3]);
     assert!(matches!(append(&gate, 3), Err(Shut::Sealed(Append(3)))), "it was sealed before");
     gate.seal(1, Seal(1)).unwrap();
     assert!(matches!(append(&gate, 1), Err(Shut::Sealed(Append(1)))), "its seal is under way");
     append(&gate, 2).expect("another stream");
-    gate.decide(1, None);
+    gate.decide(1);
     append(&gate, 1).expect("the seal is not stored");
     gate.seal(1, Seal(1)).unwrap();
     gate.seal(1, Seal(1)).unwrap();
-    gate.decide(1, None);
+    gate.decide(1);
     assert!(matches!(append(&gate, 1), Err(Shut::Sealed(_))), "one seal is still under way");
-    gate.decide(1, Some(10));
-    gate.learn(1, 30, false);
-    gate.learn(1, 20, true);
-    append(&gate, 1).expect("the unseal is the newest");
+    gate.learn(1, true);
+    gate.decide(1);
+    assert!(matches!(append(&gate, 1), Err(Shut::Sealed(_))), "it is ordered");
+    gate.learn(1, false);
+    append(&gate, 1).expect("the seal was taken off");
     gate.seal(1, Seal(1)).unwrap();
-    gate.learn(1, 50, false);
+    gate.learn(1, false);
     assert!(matches!(append(&gate, 1), Err(Shut::Sealed(_))), "a seal is under way");
-    gate.decide(1, Some(40));
-    append(&gate, 1).expect("an unseal is behind the seal");
     gate.close();
     assert!(matches!(gate.seal(1, Seal(1)), Err(Shut::Closed(Seal(1)))));
 }

@@ -12,8 +12,8 @@
 //! not store, so what is stored of a lane is a prefix of what was submitted.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
 use thalweg_wal::EncodedBatch;
@@ -38,7 +38,7 @@ const BUFFER_BYTES_KEPT: usize = 1 << 20;
 pub(crate) struct Inlet {
     pub(crate) core: Arc<Core>,
     /// None for a store that is open for reading only.
-    pub(crate) gate: Option<Gate<Request>>,
+    pub(crate) gate: Option<Arc<Gate<Request>>>,
     /// Bounds what is in the queue and in the hands of the writer and the committer.
     pub(crate) budget: Arc<Budget>,
     pub(crate) callbacks: Sender<callbacks::Message<Job>>,
@@ -47,7 +47,7 @@ pub(crate) struct Inlet {
 impl Inlet {
     pub(crate) fn new(
         core: Arc<Core>,
-        gate: Option<Gate<Request>>,
+        gate: Option<Arc<Gate<Request>>>,
         queue_bytes: u64,
         callbacks: Sender<callbacks::Message<Job>>,
     ) -> Self {
@@ -70,6 +70,8 @@ pub(crate) struct Request {
     /// Nothing, for a request that only wants to be answered in its turn.
     pub(crate) batch: EncodedBatch,
     pub(crate) reply: Reply,
+    /// When it was sent, if timings are recorded.
+    pub(crate) sent: Option<Instant>,
 }
 
 /// What a callback is called with.
@@ -88,33 +90,38 @@ pub(crate) enum Addressee {
 
 /// The right to one answer. Dropping it answers too: whoever had it has failed.
 pub(crate) struct Reply {
-    lane: Arc<Lane>,
+    /// None only while it is dropped.
+    lane: Option<Arc<Lane>>,
     byte_len: u64,
     /// None once it is answered.
     addressee: Option<Addressee>,
 }
 
 impl Reply {
+    fn lane(&self) -> &Arc<Lane> {
+        self.lane.as_ref().expect("a reply has its lane until it is dropped")
+    }
+
     /// Why the batch must not be written, if it must not.
     pub(crate) fn refusal(&self) -> Option<&AppendFailure> {
-        self.lane.failure.get()
+        self.lane().failure.get()
     }
 
     /// What the batch waits for.
     pub(crate) fn ack(&self) -> Ack {
-        self.lane.ack
+        self.lane().ack
     }
 
     /// Stops the lane: nothing that was submitted to it later is stored.
     pub(crate) fn stop_lane(&self, failure: &AppendFailure) {
-        if self.lane.stops && !matches!(self.addressee, Some(Addressee::Flush(_))) {
-            self.lane.stop(failure.clone());
+        if self.lane().stops && !matches!(self.addressee, Some(Addressee::Flush(_))) {
+            self.lane().stop(failure.clone());
         }
     }
 
     /// Takes back the buffer of a batch that is in a frame by now.
     pub(crate) fn keep_buffer(&self, buffer: EncodedBatch) {
-        self.lane.keep_buffer(buffer);
+        self.lane().keep_buffer(buffer);
     }
 
     /// Answers.
@@ -123,32 +130,35 @@ impl Reply {
     }
 
     fn finish(&mut self, outcome: Outcome) {
-        let Some(addressee) = self.addressee.take() else { return };
         if let Err(failure) = &outcome {
             self.stop_lane(failure);
         }
-        let Reply { lane, byte_len, .. } = self;
+        let Some(addressee) = self.addressee.take() else { return };
+        let byte_len = self.byte_len;
+        let lane = self.lane();
         let inlet = &lane.inlet;
         if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
             inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        lane.room.leave_queue(*byte_len);
+        lane.room.leave_queue(byte_len);
         let call = match addressee {
             Addressee::Ticket(promise) => {
-                return lane.keep_cell(lane.room.answer(*byte_len, promise, outcome));
+                return lane.keep_cell(lane.room.answer(byte_len, promise, outcome));
             }
             Addressee::Flush(promise) => Job::Flushed(promise),
             Addressee::Callback(callback) => Job::Call {
                 callback: Callback::Once(callback),
                 outcome,
                 lane: Arc::clone(lane),
-                byte_len: *byte_len,
+                byte_len,
+                answered: inlet.core.now(),
             },
             Addressee::DefaultCallback(callback) => Job::Call {
                 callback: Callback::Default(callback),
                 outcome,
                 lane: Arc::clone(lane),
-                byte_len: *byte_len,
+                byte_len,
+                answered: inlet.core.now(),
             },
         };
         // The thread ends after the last answer.
@@ -159,11 +169,12 @@ impl Reply {
     /// Gives everything back: the batch was not accepted after all.
     fn withdraw(mut self) -> Option<Addressee> {
         let addressee = self.addressee.take();
-        if self.lane.ack == Ack::Ordered {
-            self.lane.inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
+        let lane = self.lane();
+        if lane.ack == Ack::Ordered {
+            lane.inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        self.lane.room.leave_queue(self.byte_len);
-        self.lane.room.leave_lane(self.byte_len);
+        lane.room.leave_queue(self.byte_len);
+        lane.room.leave_lane(self.byte_len);
         addressee
     }
 }
@@ -171,8 +182,17 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.addressee.is_some() {
-            let failure = AppendFailure::Unknown(self.lane.inlet.core.cause_of_death());
+            let failure = AppendFailure::Unknown(self.lane().inlet.core.cause_of_death());
             self.finish(Err(failure));
+        }
+        // The handles may be gone. What the default callback has hold of is the user's, the last handle
+        // of the store perhaps, and is not for the writer or the committer to drop.
+        if let Some(lane) = self.lane.take().and_then(Arc::into_inner)
+            && let Some(callback) = lane.default_callback
+        {
+            let inlet = lane.inlet;
+            let job = Job::LetGo { callback, core: Arc::clone(&inlet.core) };
+            let _ = inlet.callbacks.send(callbacks::Message::Run(job));
         }
     }
 }
@@ -185,8 +205,19 @@ impl fmt::Debug for Reply {
 
 /// What the callback thread runs.
 pub(crate) enum Job {
-    Call { callback: Callback, outcome: Outcome, lane: Arc<Lane>, byte_len: u64 },
+    Call {
+        callback: Callback,
+        outcome: Outcome,
+        lane: Arc<Lane>,
+        byte_len: u64,
+        answered: Option<Instant>,
+    },
     Flushed(Promise<()>),
+    /// Drops the default callback of an appender that is gone.
+    LetGo {
+        callback: DefaultCallback,
+        core: Arc<Core>,
+    },
 }
 
 /// A callback, of one batch or of all.
@@ -199,19 +230,18 @@ impl callbacks::Job for Job {
     fn run(self) {
         match self {
             Job::Flushed(promise) => drop(promise.complete(())),
-            Job::Call { callback, outcome, lane, byte_len } => {
-                // Whatever the callback leaves half done is its own.
-                let call = AssertUnwindSafe(|| match callback {
+            Job::Call { callback, outcome, lane, byte_len, answered } => {
+                lane.inlet.core.catch_callback(|| match callback {
                     Callback::Once(callback) => callback(outcome),
                     Callback::Default(callback) => callback(outcome),
                 });
-                if let Err(panic) = catch_unwind(call) {
-                    lane.inlet.core.callback_panics.add(&*panic);
-                    // Even dropping what it panicked with may panic.
-                    let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
-                }
+                lane.inlet.core.record(answered, |timings| &timings.callback);
                 lane.room.leave_lane(byte_len);
+                if let Some(lane) = Arc::into_inner(lane) {
+                    lane.inlet.core.catch_callback(|| drop(lane.default_callback));
+                }
             }
+            Job::LetGo { callback, core } => core.catch_callback(|| drop(callback)),
         }
     }
 }
@@ -241,6 +271,17 @@ impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lane").field("ack", &self.ack).finish_non_exhaustive()
     }
+}
+
+/// How a batch passes the gate.
+#[derive(Clone, Copy)]
+pub(crate) enum Passage {
+    /// It appends to streams, none of which may be sealed.
+    Append,
+    /// It seals the stream with this key.
+    Seal(u64),
+    /// It takes the seal off a stream.
+    Unseal,
 }
 
 /// Where the outcome of a submit goes.
@@ -321,6 +362,7 @@ impl Lane {
     pub(crate) fn submit(
         self: &Arc<Self>,
         batch: EncodedBatch,
+        passage: Passage,
         way: Way,
         patience: Patience,
     ) -> Result<Option<Completion<Outcome>>, (Refusal, EncodedBatch)> {
@@ -330,27 +372,36 @@ impl Lane {
             return Err((Refusal::Empty, batch));
         }
         let byte_len = batch.byte_len();
+        let start = inlet.core.now();
         if let Err(denied) = self.room.take(byte_len, patience) {
             return Err((self.refusal_for(denied), batch));
         }
+        inlet.core.record(start, |timings| &timings.slot_wait);
         let (addressee, completion) = self.addressee(way);
         if self.ack == Ack::Ordered {
             // Relaxed: the request travels through the queue, the log and `durable` before the
             // orderer looks, and each of these hands over what came before it.
             inlet.core.ordered_acks.fetch_add(1, Ordering::Relaxed);
         }
-        let reply = Reply { lane: Arc::clone(self), byte_len, addressee: Some(addressee) };
+        let lane = Some(Arc::clone(self));
+        let reply = Reply { lane, byte_len, addressee: Some(addressee) };
         let keys = inlet.core.keys;
         let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
-            request.batch.streams().any(|stream| is_sealed(keys.stream(stream)))
+            request.batch.unsealed_streams().any(|stream| is_sealed(keys.stream(stream)))
         };
-        match gate.pass(Request { batch, reply }, appends_to) {
+        let request = Request { batch, reply, sent: inlet.core.now() };
+        let passed = match passage {
+            Passage::Append => gate.pass(request, appends_to),
+            Passage::Seal(stream) => gate.seal(stream, request),
+            Passage::Unseal => gate.pass(request, |_, _| false),
+        };
+        match passed {
             Ok(()) => Ok(completion),
-            Err(Shut::Closed(Request { batch, reply })) => {
+            Err(Shut::Closed(Request { batch, reply, .. })) => {
                 drop(reply.withdraw());
                 Err((inlet.refusal(), batch))
             }
-            Err(Shut::Sealed(Request { batch, reply })) => {
+            Err(Shut::Sealed(Request { batch, reply, .. })) => {
                 drop(reply.withdraw());
                 Err((Refusal::Sealed, batch))
             }
@@ -387,8 +438,8 @@ impl Lane {
         let (promise, mut answer) = completion();
         let sent = self.inlet.budget.take(0, Patience::Endless).is_ok() && {
             let addressee = Some(Addressee::Flush(promise));
-            let reply = Reply { lane: Arc::clone(self), byte_len: 0, addressee };
-            let request = Request { batch: EncodedBatch::new(), reply };
+            let reply = Reply { lane: Some(Arc::clone(self)), byte_len: 0, addressee };
+            let request = Request { batch: EncodedBatch::new(), reply, sent: None };
             match gate.pass(request, |_, _| false) {
                 Ok(()) => true,
                 Err(

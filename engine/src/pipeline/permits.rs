@@ -6,6 +6,10 @@
 //! room is let in when it is alone. Permits are not handed out in turn: a large batch among many small
 //! ones may wait long.
 //!
+//! A permit is given back at once, or in two steps around the answer to its batch: [`Budget::make_room`]
+//! before, so that whoever has the answer finds the room, and [`Budget::settle`] after, so that whoever
+//! finds the budget idle finds the answers.
+//!
 //! The word is changed by read-modify-write only. Taking hands nothing over, so it changes the word
 //! relaxed: what a batch carries is handed over by the queue, and the event count's fences keep a
 //! waiter from sleeping through the change that it waits for. Giving back is a release, because whoever
@@ -16,9 +20,13 @@ use std::time::Instant;
 
 use crate::sync::{AtomicU64, CachePadded, EventCount, Ordering, ord, step};
 
-/// Bits of the word that count bytes; those above count batches, and the top bit closes.
-const BYTE_BITS: u32 = 48;
-const ONE_BATCH: u64 = 1 << BYTE_BITS;
+/// Bits of the word that count bytes. Those above count answers that are being given, then batches, and
+/// the top bit closes.
+const BYTE_BITS: u32 = 40;
+const ONE_ANSWER: u64 = 1 << BYTE_BITS;
+/// As many answers can be given at once as there are threads that answer one appender: a few.
+const ANSWER_BITS: u32 = 8;
+const ONE_BATCH: u64 = ONE_ANSWER << ANSWER_BITS;
 const CLOSED: u64 = 1 << 63;
 /// Most batches that the word can count.
 pub const BATCH_COUNT_MAX: u64 = (CLOSED - 1) / ONE_BATCH;
@@ -60,7 +68,7 @@ impl Budget {
         Budget {
             used: CachePadded::new(AtomicU64::new(0)),
             batch_max: batch_max.min(BATCH_COUNT_MAX),
-            byte_max: byte_max.min(ONE_BATCH / 2),
+            byte_max: byte_max.min(ONE_ANSWER / 2),
             changed: EventCount::new(),
         }
     }
@@ -72,11 +80,30 @@ impl Budget {
     ///
     /// As for [`Denied`]; nothing was taken.
     pub fn take(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
+        self.take_unless(byte_len, patience, || false)
+    }
+
+    /// As [`Budget::take`], and finds the budget closed, too, once `is_over` says so. Whoever makes it say
+    /// so has to [`Budget::wake`] those who wait.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Denied`]; nothing was taken.
+    pub fn take_unless(
+        &self,
+        byte_len: u64,
+        patience: Patience,
+        is_over: impl Fn() -> bool,
+    ) -> Result<(), Denied> {
         loop {
+            if is_over() {
+                return Err(Denied::Closed);
+            }
             if let Some(taken) = self.try_take(byte_len) {
                 return taken;
             }
-            let is_ready = || self.is_worth_a_try(self.used.load(Ordering::Relaxed), byte_len);
+            let is_ready =
+                || is_over() || self.is_worth_a_try(self.used.load(Ordering::Relaxed), byte_len);
             match patience {
                 Patience::None => return Err(Denied::Full),
                 Patience::Endless => self.changed.wait_until(is_ready),
@@ -115,8 +142,8 @@ impl Budget {
 
     /// Whether a batch of `byte_len` bytes need not wait: there is room, or the end.
     fn is_worth_a_try(&self, used: u64, byte_len: u64) -> bool {
-        let batches = (used & !CLOSED) >> BYTE_BITS;
-        let bytes = used & (ONE_BATCH - 1);
+        let batches = (used & !CLOSED) / ONE_BATCH;
+        let bytes = used & (ONE_ANSWER - 1);
         let room = batches < self.batch_max && bytes + byte_len <= self.byte_max;
         let alone = batches == 0 && step!("permit.alone");
         let closed = used & CLOSED != 0 && step!("permit.closed_wakes");
@@ -132,6 +159,31 @@ impl Budget {
         }
     }
 
+    /// First step of giving a permit back: there is room again. [`Budget::settle`] has to follow.
+    pub fn make_room(&self, byte_len: u64) {
+        // Relaxed: who takes the room is handed nothing, and `settle` follows for who waits for the end.
+        self.used.fetch_sub(ONE_BATCH + byte_len - ONE_ANSWER, Ordering::Relaxed);
+        if step!("permit.room_notify") {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Second step of giving a permit back.
+    pub fn settle(&self) {
+        // Release: pairs with the Acquire load in `is_idle`.
+        let before = self.used.fetch_sub(ONE_ANSWER, ord!("permit.settle_release", Release));
+        // Only a budget that is closed is waited for to be idle. One that is closed after this is seen
+        // without this answer by whoever closes it.
+        if before & CLOSED != 0 && step!("permit.settle_notify") {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Wakes those who wait, so that they look again whether their wait is over.
+    pub fn wake(&self) {
+        self.changed.notify_all();
+    }
+
     /// Ends all waiting for permits, now and later. Permits that are out stay good. Whoever is denied
     /// one sees what was done before.
     pub fn close(&self) {
@@ -142,7 +194,14 @@ impl Budget {
         }
     }
 
-    /// Blocks until no permit is out. What was done under the permits is visible afterwards.
+    /// Whether nothing is taken any more. If so, what was done before the close is visible.
+    pub fn is_closed(&self) -> bool {
+        // Acquire: pairs with the Release in `close`.
+        self.used.load(ord!("permit.is_closed_acquire", Acquire)) & CLOSED != 0
+    }
+
+    /// Blocks until no permit is out; for a budget that is closed. What was done under the permits is
+    /// visible afterwards.
     pub fn wait_idle(&self) {
         self.changed.wait_until(|| self.is_idle());
     }
@@ -150,6 +209,6 @@ impl Budget {
     fn is_idle(&self) -> bool {
         // Acquire: pairs with the Release in `give_back`.
         let used = self.used.load(ord!("permit.idle_acquire", Acquire));
-        used & !CLOSED < ONE_BATCH
+        used & !CLOSED < ONE_ANSWER
     }
 }

@@ -1,7 +1,7 @@
 //! Room for a batch: a permit of its lane, which is the appender's pipeline, and one of the queue.
 //!
 //! The permit of the queue is given back when the batch is answered. That of the lane is given back
-//! together with the answer, if it goes to a ticket, and after the callback, if it goes to one.
+//! around the answer, if it goes to a ticket, and after the callback, if it goes to one.
 //!
 //! # What it prevents
 //!
@@ -11,8 +11,10 @@
 //! *A permit that is lost.* Who gets the lane's and not the queue's gives it back, or closing the lane
 //! would wait for it for ever.
 //!
-//! *A ticket without its outcome after the close, or a full pipeline after the outcome.* Outcome and
-//! permit go together; see [`Promise::complete_and`].
+//! *A wait that outlasts the lane.* Closing a lane ends the waits for the queue of its batches, too.
+//!
+//! *A full pipeline after an outcome, or a closed lane before one.* The permit comes back in two steps;
+//! see `permits`.
 //!
 //! *A callback that waits for callbacks.* On the thread that runs them nothing here waits.
 
@@ -42,13 +44,15 @@ impl Room {
     pub fn take(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
         let waits = !(is_callback_thread() && step!("room.callback_takes_or_leaves"));
         let patience = if waits { patience } else { Patience::None };
-        let in_order = step!("room.lane_before_queue");
-        let (first, second) =
-            if in_order { (&self.lane, &self.queue) } else { (&self.queue, &self.lane) };
-        first.take(byte_len, patience)?;
-        second.take(byte_len, patience).inspect_err(|_| {
+        if !step!("room.lane_before_queue") {
+            self.queue.take(byte_len, patience)?;
+            return self.lane.take(byte_len, patience);
+        }
+        self.lane.take(byte_len, patience)?;
+        let is_over = || self.lane.is_closed();
+        self.queue.take_unless(byte_len, patience, is_over).inspect_err(|_| {
             if step!("room.give_back_the_first") {
-                first.give_back(byte_len);
+                self.lane.give_back(byte_len);
             }
         })
     }
@@ -63,14 +67,32 @@ impl Room {
         self.lane.give_back(byte_len);
     }
 
-    /// Answers a ticket, and gives back the permit of the lane with it.
+    /// Answers a ticket, and gives back the permit of the lane around it.
     pub fn answer<T>(&self, byte_len: u64, promise: Promise<T>, outcome: T) -> Option<Cell<T>> {
-        promise.complete_and(outcome, || self.leave_lane(byte_len))
+        let is_room_first = step!("room.room_before_outcome");
+        if is_room_first {
+            self.lane.make_room(byte_len);
+        }
+        let is_settled_last = step!("room.settled_after_outcome");
+        if !is_settled_last {
+            self.lane.settle();
+        }
+        let cell = promise.complete(outcome);
+        if !is_room_first {
+            self.lane.make_room(byte_len);
+        }
+        if is_settled_last {
+            self.lane.settle();
+        }
+        cell
     }
 
-    /// Takes no more from the lane, and ends every wait for its permits.
+    /// Takes no more from the lane, and ends every wait of its batches for room.
     pub fn close(&self) {
         self.lane.close();
+        if step!("room.wake_the_queue") {
+            self.queue.wake();
+        }
     }
 
     /// Blocks until every batch of a closed lane is answered, callbacks included. Does not block on the

@@ -11,19 +11,18 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, SendError, Sender};
+use crossbeam::channel;
 use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare, SpareRequest};
 
 use crate::error::{AppendFailure, Cause, Outcome};
 use crate::event::{Ack, Receipt};
 use crate::options::Durability;
-use crate::pipeline::committer::{Awaiting, Due};
+use crate::pipeline::committer::{Awaiting, Commit, Due};
 use crate::pipeline::core::Core;
 use crate::pipeline::group_commit::{self, GroupCommit, Panic};
 use crate::pipeline::lane::{Reply, Request};
-use crate::pipeline::orderer::Message;
 use crate::pipeline::threads::message_of;
-use crate::sync::{self, Arc, RecvError};
+use crate::sync::{Arc, Receiver, RecvError, Sender};
 
 /// A frame is closed when it has this many bytes, though a batch may make it longer.
 const GROUP_BYTES: u64 = 8 << 20;
@@ -38,13 +37,11 @@ pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
     pub(crate) log: LogWriter,
     pub(crate) durability: Durability,
-    pub(crate) requests: sync::Receiver<Request>,
-    /// Tells the orderer that the log has grown.
-    pub(crate) orderer: Sender<Message>,
-    /// Hands appends that wait for the order to the committer.
-    pub(crate) awaiting: Sender<Awaiting>,
-    pub(crate) preparer: Sender<SpareRequest>,
-    pub(crate) spares: Receiver<Option<Spare>>,
+    pub(crate) requests: Receiver<Request>,
+    /// Takes appends that wait for the order.
+    pub(crate) committer: Sender<Commit>,
+    pub(crate) preparer: channel::Sender<SpareRequest>,
+    pub(crate) spares: channel::Receiver<Option<Spare>>,
     pub(crate) group: Group,
 }
 
@@ -78,14 +75,27 @@ impl Group {
     fn len(&self) -> usize {
         self.durable.len() + self.ordered.len()
     }
+
+    fn pop(&mut self) -> Option<Member> {
+        self.durable.pop_front().or_else(|| self.ordered.pop_front())
+    }
 }
 
-/// A request in the frame that is being made.
+/// A request in hand.
 #[derive(Debug)]
 struct Member {
     reply: Reply,
-    /// None for a request that has no batch.
-    records: Option<Records>,
+    part: Part,
+}
+
+/// What a request has to do with the frame that is being made.
+#[derive(Debug)]
+enum Part {
+    Records(Records),
+    /// Its lane has stopped. It is answered in its turn.
+    Refused(AppendFailure),
+    /// It has no batch, and waits for its turn.
+    Nothing,
 }
 
 /// What the frame has of a request.
@@ -138,24 +148,25 @@ impl Writer {
         }
     }
 
-    /// Puts a request into the group. One whose lane has stopped is answered instead.
+    /// Puts a request into the group.
     fn add(&mut self, request: Request) {
-        let Request { batch, reply } = request;
-        if let Some(failure) = reply.refusal() {
-            let failure = failure.clone().not_appended();
-            return self.answer(reply, Err(failure));
-        }
-        let records = (!batch.is_empty()).then(|| Records {
-            offset: self.group.frame.push(&batch),
-            byte_len: batch.byte_len(),
-            count: batch.count(),
-        });
+        let Request { batch, reply, sent } = request;
+        self.core.record(sent, |timings| &timings.queue);
+        let part = match reply.refusal() {
+            Some(failure) => Part::Refused(failure.clone().not_appended()),
+            None if batch.is_empty() => Part::Nothing,
+            None => Part::Records(Records {
+                offset: self.group.frame.push(&batch),
+                byte_len: batch.byte_len(),
+                count: batch.count(),
+            }),
+        };
         reply.keep_buffer(batch);
         let members = match reply.ack() {
             Ack::Durable => &mut self.group.durable,
             Ack::Ordered => &mut self.group.ordered,
         };
-        members.push_back(Member { reply, records });
+        members.push_back(Member { reply, part });
     }
 
     /// Answers a request for which no order is to be awaited. Those of a lane that waits for the order
@@ -171,18 +182,18 @@ impl Writer {
     }
 
     fn await_order(&self, awaiting: Awaiting) {
-        // The committer outlives the writer; if it has died, the batch is stored all the same.
-        if let Err(SendError(awaiting)) = self.awaiting.send(awaiting) {
-            awaiting.complete_undecided();
-        }
+        // The committer outlives the writer, and answers even if it has failed.
+        let sent = self.committer.send(Commit::Awaiting(awaiting));
+        debug_assert!(sent.is_ok(), "the committer takes all that the writer hands over");
     }
 
     fn answer_all(&mut self, failure: &AppendFailure) {
-        while let Some(Member { reply, .. }) = self.group.durable.pop_front() {
-            self.answer(reply, Err(failure.clone()));
-        }
-        while let Some(Member { reply, .. }) = self.group.ordered.pop_front() {
-            self.answer(reply, Err(failure.clone()));
+        while let Some(member) = self.group.pop() {
+            let failure = match member.part {
+                Part::Refused(failure) => failure,
+                Part::Records(_) | Part::Nothing => failure.clone(),
+            };
+            self.answer(member.reply, Err(failure));
         }
     }
 
@@ -233,6 +244,7 @@ impl GroupCommit for Writer {
     }
 
     fn write(&mut self) -> Result<(), AppendError> {
+        let start = self.core.now();
         if self.group.frame.is_empty() {
             let end = self.log.end();
             self.group.written = (end, end);
@@ -247,6 +259,10 @@ impl GroupCommit for Writer {
         }
         self.core.written.set(appended.end);
         self.group.written = (appended.position, appended.end);
+        self.core.record(start, |timings| &timings.write);
+        if let Some(timings) = &self.core.timings {
+            timings.group.add(self.group.len() as u64);
+        }
         Ok(())
     }
 
@@ -254,22 +270,25 @@ impl GroupCommit for Writer {
         if self.group.frame.is_empty() {
             return Ok(());
         }
+        let start = self.core.now();
         match self.durability {
             Durability::Sync => self.core.synced.set(self.log.sync()?),
             Durability::Buffered => self.log.show(),
         }
+        self.core.record(start, |timings| &timings.sync);
         Ok(())
     }
 
     fn hand_over(&mut self) {
         let (position, _) = self.group.written;
-        while let Some(Member { reply, records }) = self.group.ordered.pop_front() {
-            let due = match records {
-                Some(records) => Due::Ordered {
+        while let Some(Member { reply, part }) = self.group.ordered.pop_front() {
+            let due = match part {
+                Part::Records(records) => Due::Ordered {
                     receipt: records.receipt(position),
                     event_count: records.count as usize,
                 },
-                None => Due::Now(Ok(Receipt::default())),
+                Part::Refused(failure) => Due::Now(Err(failure)),
+                Part::Nothing => Due::Now(Ok(Receipt::default())),
             };
             self.await_order(Awaiting { reply, due });
         }
@@ -281,15 +300,19 @@ impl GroupCommit for Writer {
         }
         let (_, end) = self.group.written;
         self.core.durable.publish(end);
-        // A full inbox means that the orderer is awake, and it looks at `durable` before it sleeps.
-        let _ = self.orderer.try_send(Message::Durable);
     }
 
     fn acknowledge(&mut self) {
         let (position, _) = self.group.written;
-        while let Some(Member { reply, records }) = self.group.durable.pop_front() {
-            reply.answer(Ok(records.map_or_else(Receipt::default, |it| it.receipt(position))));
+        while let Some(Member { reply, part }) = self.group.durable.pop_front() {
+            reply.answer(match part {
+                Part::Records(records) => Ok(records.receipt(position)),
+                Part::Refused(failure) => Err(failure),
+                Part::Nothing => Ok(Receipt::default()),
+            });
         }
+        // Those who wait for an answer come first: they may have the next append.
+        self.core.orderer_work.notify_all();
     }
 
     fn fail(&mut self, failure: AppendError) {

@@ -5,29 +5,23 @@
 //! The two halves share a [`Cell`]: a value and a state, which leaves `PENDING` once:
 //!
 //! ```text
-//! PENDING --- complete(value) --> CERTAIN --> COMPLETE
-//!    \------- promise dropped ----------------> ABANDONED
+//! PENDING --- complete(value) --> COMPLETE
+//!    \------- promise dropped --> ABANDONED
 //!
 //! promise                        receiver
 //! P1  write the value            R1  state (Acquire): PENDING? sleep, again
-//! P2  state = CERTAIN            R2  CERTAIN? wait for COMPLETE, again
-//! P3  act on it                  R3  ABANDONED? then Err
-//! P4  state = COMPLETE (Release) R4  take the value
-//! P5  notify
-//! P6  holders -= 1 (AcqRel)      R5  holders -= 1 (AcqRel)
+//! P2  state = COMPLETE (Release) R2  ABANDONED? then Err
+//! P3  notify                     R3  take the value
+//! P4  holders -= 1 (AcqRel)      R4  holders -= 1 (AcqRel)
 //! ```
 //!
-//! Whoever leaves last, at P6 or R5, owns the cell again and may use it for another hand-off, so
+//! Whoever leaves last, at P4 or R4, owns the cell again and may use it for another hand-off, so
 //! that a steady flow of them allocates nothing.
-//!
-//! P2 and P3 are for a promise whose value comes together with something else, such as room for the
-//! next request: [`Promise::complete_and`]. Who learns of the one finds the other, whichever of the two
-//! it looks at first.
 //!
 //! # The races it prevents
 //!
-//! *A torn value.* The promise touches the value only at P1, the receiver only at R4. R4 follows
-//! an Acquire load that read what the Release store P4 wrote, so P1 happens before R4. The
+//! *A torn value.* The promise touches the value only at P1, the receiver only at R3. R3 follows
+//! an Acquire load that read what the Release store P2 wrote, so P1 happens before R3. The
 //! receiver is one thread at a time, because taking needs `&mut Completion`.
 //!
 //! *A receiver that waits for nobody.* A promise ends in `complete` or in its `Drop`, also when
@@ -46,12 +40,10 @@ use super::{Arc, AtomicU8, EventCount, Ordering, UnsafeCell};
 
 /// The promise is alive and has given no value.
 const PENDING: u8 = 0;
-/// The value is in the cell, and the promise has something left to do before it may be taken.
-const CERTAIN: u8 = 1;
 /// The value is in the cell, or the receiver has taken it.
-const COMPLETE: u8 = 2;
+const COMPLETE: u8 = 1;
 /// The promise is gone and there is no value.
-const ABANDONED: u8 = 3;
+const ABANDONED: u8 = 2;
 
 /// Creates a promise and the completion that waits for it.
 pub fn completion<T>() -> (Promise<T>, Completion<T>) {
@@ -100,7 +92,7 @@ impl<T> fmt::Debug for Cell<T> {
 }
 
 struct Shared<T> {
-    /// Stored by the promise; loaded by the receiver.
+    /// Stored by the promise, once in each hand-off; loaded by both halves.
     state: AtomicU8,
     /// How many of the two halves are left.
     holders: AtomicU8,
@@ -116,7 +108,7 @@ struct Shared<T> {
 // two accesses to the cell ordered. `state`, `holders` and `ended` are `Sync` by themselves.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
-/// Steps P6 and R5: gives up one half, and returns the cell if the other half is gone already.
+/// Steps P4 and R4: gives up one half, and returns the cell if the other half is gone already.
 fn leave<T>(shared: Arc<Shared<T>>) -> Option<Cell<T>> {
     // Release: what this half did with the cell happens before what the last one does.
     // Acquire: pairs with it.
@@ -142,38 +134,12 @@ impl<T> Promise<T> {
     /// Gives the value and wakes the receiver. Never blocks for longer than it takes to wake it.
     /// Returns the cell if the receiver is gone, and the value is dropped then.
     pub fn complete(mut self, value: T) -> Option<Cell<T>> {
-        self.put(value);
-        self.finish()
-    }
-
-    /// Gives the value together with what `act` does: whoever sees what it did finds the value there,
-    /// and whoever has the value sees what it did. `act` must be short: the receiver may wait for it,
-    /// even one that only asks. It must not panic.
-    pub fn complete_and(mut self, value: T, act: impl FnOnce()) -> Option<Cell<T>> {
-        let shared = self.put(value);
-        if step!("compl.certain") {
-            // Relaxed: whoever sees the effects of `act` by means that order them sees this; and
-            // the receiver goes on only when the state has changed once more.
-            shared.state.store(CERTAIN, Ordering::Relaxed);
-        }
-        act();
-        self.finish()
-    }
-
-    /// Step P1.
-    fn put(&mut self, value: T) -> &Shared<T> {
-        let shared = self.shared.as_ref().expect("a promise has its cell until it is kept");
+        let shared = self.shared.take().expect("only this function takes it, with the promise");
         shared.value.with_mut(|cell| {
             // SAFETY: the state is `PENDING`, since only this promise changes it and doing so
             // consumes the promise. While it is, the receiver does not touch the cell.
             unsafe { *cell = Some(value) }
         });
-        shared
-    }
-
-    /// Steps P4 to P6.
-    fn finish(&mut self) -> Option<Cell<T>> {
-        let shared = self.shared.take().expect("a promise has its cell until it is kept");
         // Release: pairs with the Acquire load in `try_take`; the value is visible to whoever
         // sees the state.
         shared.state.store(COMPLETE, ord!("compl.release", Release));
@@ -238,19 +204,14 @@ impl<T> Completion<T> {
         self.try_take()
     }
 
-    /// Returns the value if the promise has given one or ended, without waiting for that.
+    /// Returns the value if the promise has ended, without blocking.
     ///
     /// # Panics
     ///
     /// If the value was taken before.
     pub fn try_take(&mut self) -> Option<Result<T, Abandoned>> {
-        // Acquire: pairs with the Release store in `finish`; makes the value visible.
-        let mut state = self.shared().state.load(ord!("compl.acquire", Acquire));
-        if state == CERTAIN && step!("compl.await_act") {
-            self.shared().ended.wait_until(|| self.is_ended());
-            state = self.shared().state.load(ord!("compl.acquire_late", Acquire));
-        }
-        match state {
+        // Acquire: pairs with the Release store in `complete`; makes the value visible.
+        match self.shared().state.load(ord!("compl.acquire", Acquire)) {
             PENDING => None,
             ABANDONED => Some(Err(Abandoned)),
             _ => {
@@ -268,7 +229,7 @@ impl<T> Completion<T> {
     /// Says whether the promise has ended, in a value or without one.
     pub fn is_ended(&self) -> bool {
         // Relaxed: whoever then takes the value loads the state again, with Acquire.
-        self.shared().state.load(Ordering::Relaxed) > CERTAIN
+        self.shared().state.load(Ordering::Relaxed) != PENDING
     }
 
     /// Gives up waiting. Returns the cell if the promise has ended and is gone.

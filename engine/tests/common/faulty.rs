@@ -1,6 +1,7 @@
 //! A directory in memory whose operations fail, panic, or wait, when a test says so.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use thalweg::storage::{Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile};
 
 /// What is done to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
     Create,
     Write,
@@ -59,6 +60,8 @@ struct Plan {
     panics: bool,
     /// Operations so far.
     ops: u64,
+    /// Operations on segments so far, by what they are and by the name of the thread.
+    on_segments: HashMap<(Op, String), u64>,
     /// Which operations wait: on files with names that begin so.
     held: Option<(Op, &'static str)>,
     /// How many wait.
@@ -88,6 +91,12 @@ impl Faulty {
         self.state.plan.lock().unwrap().ops
     }
 
+    /// How many operations on segments this thread has begun.
+    pub fn on_segments(&self, op: Op, thread: &str) -> u64 {
+        let plan = self.state.plan.lock().unwrap();
+        plan.on_segments.get(&(op, thread.to_owned())).copied().unwrap_or(0)
+    }
+
     /// Makes operations on a file, by the beginning of its name, take this long.
     pub fn slow_down(&self, op: Op, file: &'static str, by: Duration) {
         self.state.plan.lock().unwrap().slow = Some((op, file, by));
@@ -114,6 +123,10 @@ impl Faulty {
         let is_it = |other: Op, name: &str| other == op && file.starts_with(name);
         let mut plan = self.state.plan.lock().unwrap();
         plan.ops += 1;
+        if file.starts_with("segment-") {
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            *plan.on_segments.entry((op, thread)).or_default() += 1;
+        }
         if let Some((_, _, by)) = plan.slow.filter(|(slow, name, _)| is_it(*slow, name)) {
             drop(plan);
             std::thread::sleep(by);

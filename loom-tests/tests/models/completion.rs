@@ -1,8 +1,6 @@
 //! Models of the one-shot completion.
 
 use loom::alloc::Track;
-use loom::sync::Arc;
-use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use loom_tests::explore;
 use loom_tests::sync::{Abandoned, Cell, completion};
@@ -97,48 +95,6 @@ fn abandoned_cell_is_not_lost() {
         let worker = thread::spawn(move || drop(promise));
         assert_eq!(completion.wait().map(Track::into_inner), Err(Abandoned));
         completion.release().map(use_again);
-        worker.join().unwrap();
-    });
-}
-
-#[test]
-fn act_shows_the_value() {
-    explore("completion with an act, looked for by its act", None, 540, || {
-        let (promise, mut completion) = completion();
-        let has_acted = Arc::new(AtomicBool::new(false));
-        let worker = thread::spawn({
-            let has_acted = Arc::clone(&has_acted);
-            move || {
-                let act = || has_acted.store(true, Ordering::Release);
-                promise.complete_and(Track::new(7), act);
-            }
-        });
-        if has_acted.load(Ordering::Acquire) {
-            let value = completion.try_take().expect("the value comes with the act");
-            assert_eq!(value.map(Track::into_inner), Ok(7));
-        }
-        drop(completion);
-        worker.join().unwrap();
-    });
-}
-
-#[test]
-fn value_shows_the_act() {
-    explore("completion with an act, looked for by its value", None, 420, || {
-        let (promise, mut completion) = completion();
-        let has_acted = Arc::new(AtomicBool::new(false));
-        let worker = thread::spawn({
-            let has_acted = Arc::clone(&has_acted);
-            move || {
-                let act = || has_acted.store(true, Ordering::Relaxed);
-                promise.complete_and(Track::new(7), act);
-            }
-        });
-        if let Some(value) = completion.try_take() {
-            assert_eq!(value.map(Track::into_inner), Ok(7));
-            assert!(has_acted.load(Ordering::Relaxed), "the act comes with the value");
-        }
-        drop(completion);
         worker.join().unwrap();
     });
 }

@@ -262,7 +262,7 @@ impl GroupCommit for Device {
 
 #[test]
 fn published_is_safe() {
-    explore("an append, and a reader that waits for it", Some(2), 1_600, || {
+    explore("an append, and a reader that waits for it", Some(2), 1_400, || {
         let (store, requests) = Store::new();
         let writer = Device::new(&store, requests, Fault::None).spawn();
         let reader = thread::spawn({
@@ -279,7 +279,7 @@ fn published_is_safe() {
 
 #[test]
 fn two_appenders_commit() {
-    explore("two appenders and a close", Some(1), 650, || {
+    explore("two appenders and a close", Some(1), 500, || {
         let (store, requests) = Store::new();
         let writer = Device::new(&store, requests, Fault::None).spawn();
         let appender = thread::spawn({
@@ -299,7 +299,7 @@ fn two_appenders_commit() {
 
 #[test]
 fn published_is_handed_over() {
-    explore("an append that waits for the order", Some(2), 2_000, || {
+    explore("an append that waits for the order", Some(2), 1_800, || {
         let (store, requests) = Store::new();
         let mut device = Device::new(&store, requests, Fault::None);
         let (sender, awaiting) = queue(None);
@@ -349,25 +349,25 @@ fn meet(fault: Fault) {
 
 #[test]
 fn write_fails() {
-    explore("a write fails", Some(1), 320, || meet(Fault::Write));
+    explore("a write fails", Some(1), 220, || meet(Fault::Write));
 }
 
 #[test]
 fn sync_fails() {
-    explore("a sync fails", Some(2), 8_600, || meet(Fault::Sync));
+    explore("a sync fails", Some(2), 6_100, || meet(Fault::Sync));
 }
 
 #[test]
 fn write_panics() {
-    explore("a write panics", Some(2), 8_600, || meet(Fault::PanicInWrite));
+    explore("a write panics", Some(2), 6_100, || meet(Fault::PanicInWrite));
 }
 
 #[test]
 fn publication_panics() {
-    explore("a publication panics", Some(1), 320, || meet(Fault::PanicInPublish));
+    explore("a publication panics", Some(1), 220, || meet(Fault::PanicInPublish));
 }
 
 #[test]
 fn answer_panics() {
-    explore("an answer panics", Some(1), 460, || meet(Fault::PanicInAnswer));
+    explore("an answer panics", Some(1), 320, || meet(Fault::PanicInAnswer));
 }

@@ -177,8 +177,24 @@ fn full_queue_costs_no_permit() {
 }
 
 #[test]
+fn close_ends_the_wait_for_the_queue() {
+    explore("a lane is closed while it waits for the queue", None, 1_000, || {
+        let queue = queue_budget(1);
+        let (room, other) = (room(1, &queue), room(1, &queue));
+        other.take(1, Patience::None).unwrap();
+        let taker = thread::spawn({
+            let room = Arc::clone(&room);
+            move || assert_eq!(room.take(1, Patience::Endless), Err(Denied::Closed))
+        });
+        room.close();
+        room.wait_answered();
+        taker.join().unwrap();
+    });
+}
+
+#[test]
 fn ticket_has_its_outcome_after_the_close() {
-    explore("a ticket is answered while its lane is closed", Some(3), 320, || {
+    explore("a ticket is answered while its lane is closed", Some(3), 190, || {
         let room = room(1, &queue_budget(4));
         room.take(1, Patience::None).unwrap();
         let (promise, mut ticket) = completion();
@@ -198,7 +214,7 @@ fn ticket_has_its_outcome_after_the_close() {
 
 #[test]
 fn ticket_has_made_room() {
-    explore("the next batch after a ticket's outcome", None, 150, || {
+    explore("the next batch after a ticket's outcome", None, 780, || {
         let room = room(1, &queue_budget(1));
         room.take(1, Patience::None).unwrap();
         let (promise, mut ticket) = completion();
