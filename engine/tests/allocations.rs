@@ -269,7 +269,7 @@ fn steady_of(
     let mut batches_to_fill = batches(AppenderOptions::PIPELINE_MAX, 1, &event).into_iter();
     let filling = std::thread::spawn(move || {
         let mut tickets = Vec::new();
-        while let Some(batch) = batches_to_fill.next() {
+        for batch in batches_to_fill.by_ref() {
             match filling.submit_timeout(batch, Duration::from_millis(10)) {
                 Ok(ticket) => tickets.push(ticket),
                 Err(_) => break,

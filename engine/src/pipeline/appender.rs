@@ -85,6 +85,36 @@ impl StreamAppender {
         self.submit(Batch::from([event]))
     }
 
+    /// Appends one event if the stream's tips are exactly `tips` at the event's place in the log, and
+    /// lists them as its parents: see [`NewEvent::if_tips`]. Whether they were, the receipt of
+    /// [`Ack::Ordered`](crate::Ack::Ordered) says. Blocks as [`StreamAppender::submit`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`StreamAppender::submit`].
+    pub fn append_if_tips<T: Into<Vec<u8>>>(
+        &self,
+        tips: impl IntoIterator<Item = T>,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<Ticket, BatchRefused> {
+        self.append_event(Event::new(payload.as_ref()).if_tips(tips))
+    }
+
+    /// Appends one event, chained on the stream's tips, if it becomes the one with the local sequence
+    /// `local`: see [`NewEvent::if_local`]. Whether it did, the receipt of
+    /// [`Ack::Ordered`](crate::Ack::Ordered) says. Blocks as [`StreamAppender::submit`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`StreamAppender::submit`].
+    pub fn append_if_local(
+        &self,
+        local: u64,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<Ticket, BatchRefused> {
+        self.append_event(Event::new(payload.as_ref()).if_local(local))
+    }
+
     /// Hands a batch to the writer. Blocks while the pipeline or the store's queue is full, and not for
     /// the disk.
     ///

@@ -135,6 +135,75 @@ fn a_full_lane_keeps_nobody_out() {
     slow.wait_answered();
 }
 
+#[test]
+fn a_full_queue_costs_no_permit() {
+    let queue = Arc::new(Budget::new(1, 100));
+    let lanes = [room(1, &queue), room(1, &queue)];
+    thread::scope(|scope| {
+        for room in &lanes {
+            scope.spawn(move || {
+                for _ in 0..1_000 {
+                    match room.take(1, Patience::None) {
+                        Ok(()) => {
+                            room.leave_queue(1);
+                            room.leave_lane(1);
+                        }
+                        Err(denied) => assert_eq!(denied, Denied::Full),
+                    }
+                }
+                room.close();
+                room.wait_answered();
+            });
+        }
+    });
+}
+
+#[test]
+fn whoever_has_an_outcome_finds_room() {
+    const ROUNDS: u64 = 3_000;
+    let room = room(1, &Arc::new(Budget::new(1, 100)));
+    let (sender, requests) = queue::<Promise<u64>>(Some(1));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                let Some(promise) = requests.recv() else { return };
+                room.leave_queue(1);
+                room.answer(1, promise, number);
+            }
+        });
+        for number in 0..ROUNDS {
+            room.take(1, Patience::None).expect("the one before has its outcome");
+            let (promise, mut ticket) = completion();
+            sender.send(promise).unwrap();
+            while !ticket.is_ended() {
+                std::hint::spin_loop();
+            }
+            assert_eq!(ticket.try_take(), Some(Ok(number)));
+        }
+        drop(sender);
+    });
+}
+
+#[test]
+fn closing_a_lane_ends_its_waits_for_the_queue() {
+    for round in 0..100 {
+        let queue = Arc::new(Budget::new(1, 100));
+        let (lane, other) = (room(1, &queue), room(1, &queue));
+        other.take(1, Patience::None).unwrap();
+        thread::scope(|scope| {
+            let blocked = scope.spawn(|| lane.take(1, Patience::Endless));
+            if round % 2 == 0 {
+                thread::yield_now();
+            }
+            lane.close();
+            lane.wait_answered();
+            assert_eq!(blocked.join().unwrap(), Err(Denied::Closed));
+        });
+        other.leave_queue(1);
+        other.take(1, Patience::None).expect_err("its lane is full");
+    }
+}
+
 /// All that an append passes, as `Lane::submit` and the shutdown of a store use it.
 #[test]
 fn every_accepted_request_is_answered_once_and_before_its_lane_is_closed() {

@@ -245,6 +245,35 @@ fn a_failed_watermark_still_answers_for_what_it_reached() {
 }
 
 #[test]
+fn another_thread_may_fail_a_watermark() {
+    for round in 0..300 {
+        let watermark = Watermark::new(0);
+        let cause = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let (watermark, cause) = (&watermark, &cause);
+            scope.spawn(move || watermark.publish(1));
+            scope.spawn(move || {
+                if watermark.get() == 1 || round % 2 == 0 {
+                    // Relaxed on both sides: the failure alone orders them.
+                    cause.store(1, Ordering::Relaxed);
+                    let seen = watermark.get();
+                    watermark.fail();
+                    assert!(watermark.get() >= seen);
+                }
+            });
+            if watermark.is_failed() {
+                assert_eq!(cause.load(Ordering::Relaxed), 1);
+            }
+            match watermark.wait_for(1) {
+                Ok(position) => assert_eq!(position, 1),
+                Err(Failed) => assert_eq!(cause.load(Ordering::Relaxed), 1),
+            }
+        });
+        assert_eq!(watermark.wait_for(1), Ok(1), "progress wins over failure");
+    }
+}
+
+#[test]
 fn a_watermark_wait_times_out_and_can_be_repeated() {
     let watermark = Watermark::new(5);
     let soon = Instant::now() + Duration::from_millis(5);

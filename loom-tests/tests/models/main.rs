@@ -18,4 +18,5 @@ mod queue;
 mod reader_biased;
 mod room;
 mod segments;
+mod siblings;
 mod watermark;

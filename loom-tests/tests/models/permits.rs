@@ -219,3 +219,63 @@ fn close_releases_all_the_blocked() {
         }
     });
 }
+
+#[test]
+fn settled_shows_the_answer() {
+    explore("closed, and idle once the answer is given", None, 1_700, || {
+        let budget = Arc::new(Budget::new(1, 100));
+        let answer = Arc::new(UnsafeCell::new(0));
+        budget.take(1, Patience::None).unwrap();
+        let answering = thread::spawn({
+            let (budget, answer) = (Arc::clone(&budget), Arc::clone(&answer));
+            move || {
+                budget.make_room(1);
+                answer.with_mut(|_| ());
+                budget.settle();
+            }
+        });
+        budget.close();
+        budget.wait_idle();
+        answer.with(|_| ());
+        answering.join().unwrap();
+    });
+}
+
+#[test]
+fn room_before_the_answer() {
+    explore("room is made for one who waits", None, 56, || {
+        let budget = Arc::new(Budget::new(1, 100));
+        budget.take(1, Patience::None).unwrap();
+        let taker = thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || budget.take(1, Patience::Endless).unwrap()
+        });
+        budget.make_room(1);
+        // It needs no more than that.
+        taker.join().unwrap();
+        budget.settle();
+        assert_eq!(budget.take(1, Patience::None), Err(Denied::Full));
+    });
+}
+
+#[test]
+fn closed_elsewhere() {
+    explore("another budget is closed for a reason", None, 56, || {
+        let budgets = Arc::new((Budget::new(1, 100), Budget::new(1, 100)));
+        let reason = Arc::new(UnsafeCell::new(0));
+        budgets.0.take(1, Patience::None).unwrap();
+        let taker = thread::spawn({
+            let (budgets, reason) = (Arc::clone(&budgets), Arc::clone(&reason));
+            move || {
+                let is_over = || budgets.1.is_closed();
+                let taken = budgets.0.take_unless(1, Patience::Endless, is_over);
+                assert_eq!(taken, Err(Denied::Closed));
+                reason.with(|_| ());
+            }
+        });
+        reason.with_mut(|_| ());
+        budgets.1.close();
+        budgets.0.wake();
+        taker.join().unwrap();
+    });
+}

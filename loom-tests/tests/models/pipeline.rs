@@ -87,10 +87,7 @@ fn close_against_an_appender() {
     explore("an appender, a writer and a close", Some(3), 5_200, || {
         let (store, requests) = Store::new(1, 1);
         let appender = spawn_appender(&store, 1);
-        let writer = thread::spawn({
-            let store = Arc::clone(&store);
-            move || store.answer_all(&requests)
-        });
+        let writer = spawn_writer(&store, requests);
         store.close();
         let accepted = usize::from(appender.join().unwrap());
         assert_eq!(writer.join().unwrap(), accepted);
@@ -98,31 +95,40 @@ fn close_against_an_appender() {
     });
 }
 
-/// Two appenders, of which one has to wait for the other, and a close.
-fn close_against_two(pipeline: u64, queue_len: u64) {
-    let (store, requests) = Store::new(pipeline, queue_len);
-    let appenders = [spawn_appender(&store, 0), spawn_appender(&store, 1)];
-    let writer = thread::spawn({
-        let store = Arc::clone(&store);
-        move || store.answer_all(&requests)
-    });
-    store.close();
-    let accepted = appenders.map(|appender| usize::from(appender.join().unwrap()));
-    assert_eq!(writer.join().unwrap(), accepted.iter().sum());
-    store.assert_idle();
+fn spawn_writer(store: &Arc<Store>, requests: Receiver<Request>) -> thread::JoinHandle<usize> {
+    let store = Arc::clone(store);
+    thread::spawn(move || store.answer_all(&requests))
 }
 
 #[test]
-fn close_against_a_full_lane() {
-    explore("two appenders in a lane of one, a writer and a close", Some(2), 14_000, || {
-        close_against_two(1, 2);
-    });
+fn close_after_an_append() {
+    explore(
+        "two appenders in a lane of one, of which one closes, and a writer",
+        Some(2),
+        61_000,
+        || {
+            let (store, requests) = Store::new(1, 2);
+            let appender = spawn_appender(&store, 1);
+            let writer = spawn_writer(&store, requests);
+            assert!(store.append(0), "nobody else closes");
+            store.close();
+            let accepted = 1 + usize::from(appender.join().unwrap());
+            assert_eq!(writer.join().unwrap(), accepted);
+            store.assert_idle();
+        },
+    );
 }
 
 #[test]
-fn close_against_a_full_queue() {
-    explore("two appenders to a queue of one, a writer and a close", Some(2), 15_000, || {
-        close_against_two(2, 1);
+fn close_against_two_appenders() {
+    explore("two appenders to a queue of one, a writer and a close", Some(2), 41_000, || {
+        let (store, requests) = Store::new(2, 1);
+        let appenders = [spawn_appender(&store, 0), spawn_appender(&store, 1)];
+        let writer = spawn_writer(&store, requests);
+        store.close();
+        let accepted = appenders.map(|appender| usize::from(appender.join().unwrap()));
+        assert_eq!(writer.join().unwrap(), accepted.iter().sum());
+        store.assert_idle();
     });
 }
 
@@ -131,7 +137,7 @@ fn lane_closes_for_an_appender_that_waits() {
     explore(
         "an appender that waits for its lane, and a close of the lane",
         Some(2),
-        15_000,
+        12_000,
         || {
             let (store, requests) = Store::new(1, 1);
             store.room.take(1, Patience::None).unwrap();
