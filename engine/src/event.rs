@@ -9,6 +9,9 @@ use thalweg_wal::{EncodedBatch, EventFields, LimitError, Lineage, Record, Segmen
 use crate::error::ReadError;
 use crate::pipeline::subscriber::ParentSource;
 
+/// More parents than this are listed in a vector.
+const FEW_PARENTS: usize = 16;
+
 /// An event to be appended. Made by [`Event::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
@@ -154,13 +157,23 @@ impl NewEvent {
     }
 
     fn encode_into(&self, stream: &[u8], batch: &mut EncodedBatch) -> Result<(), LimitError> {
-        let parents: Vec<&[u8]> = self.parents.iter().flatten().map(Vec::as_slice).collect();
+        // Nearly every event has few parents, and their list needs no allocation.
+        let mut few = [&[][..]; FEW_PARENTS];
+        let many: Vec<&[u8]>;
+        let listed = self.parents.as_deref().unwrap_or_default();
+        let parents = if let Some(few) = few.get_mut(..listed.len()) {
+            few.iter_mut().zip(listed).for_each(|(few, parent)| *few = parent);
+            &*few
+        } else {
+            many = listed.iter().map(Vec::as_slice).collect();
+            &many
+        };
         batch.push(&EventFields {
             stream,
             id: self.id.as_deref(),
             lineage: match self.parents {
-                Some(_) if self.if_tips => Lineage::IfTips(&parents),
-                Some(_) => Lineage::Parents(&parents),
+                Some(_) if self.if_tips => Lineage::IfTips(parents),
+                Some(_) => Lineage::Parents(parents),
                 None => Lineage::Chained,
             },
             require_parents: self.require_parents,

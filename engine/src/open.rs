@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use crossbeam::channel::{bounded, unbounded};
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
@@ -31,6 +32,9 @@ use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
 use crate::sync::{self, Arc, Mutex, Watermark};
 
+/// How long to spin where each thread has a core of its own: longer than a buffered append takes, and
+/// less than a core's time is worth.
+const SPIN: Duration = Duration::from_micros(20);
 /// Ordered windows that the committer may have in front of it.
 const WINDOWS_MAX: u64 = 2;
 
@@ -242,6 +246,7 @@ fn start(
     writing: Option<(LogWriter, WriteLock)>,
 ) -> Result<Store, OpenError> {
     let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
+    let mut cores = Cores::for_options(&options);
     let heads = heads(&state.partitions);
     let (sealed, settled) = (sealed(&state.partitions), state.ordered >= log_end);
     let core = Arc::new(Core::new(CoreParts {
@@ -258,6 +263,7 @@ fn start(
         ordered: state.ordered,
         delivered: state.frontier.global,
         timings: options.timings,
+        spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
 
     let (calls_in, calls) = unbounded();
@@ -269,7 +275,6 @@ fn start(
     let (spare_requests_in, spare_requests) = unbounded();
     let (spares_in, spares) = unbounded();
 
-    let mut cores = Cores::for_options(&options);
     let mut others = Vec::new();
     let writer_core = cores.take();
     for _ in 0..options.scanners {
@@ -335,7 +340,7 @@ fn start(
             core: Arc::clone(&core),
             log,
             durability: options.durability,
-            requests,
+            requests: requests.spinning(core.spin),
             committer: committer_in,
             preparer: spare_requests_in,
             spares,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thalweg_wal::SEGMENT_LEN_MIN;
 use thalweg_wal::storage::Storage;
@@ -10,6 +11,7 @@ use thalweg_wal::storage::Storage;
 use crate::error::{OpenError, Outcome, Refusal};
 use crate::event::Ack;
 use crate::pipeline::lane::DefaultCallback;
+use crate::pipeline::threads::SINGLE_THREADS;
 use crate::store::Store;
 
 /// What a completed append survives.
@@ -52,6 +54,8 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) queue_bytes: u64,
     pub(crate) timings: bool,
+    /// None for what suits the machine.
+    pub(crate) spin: Option<Duration>,
 }
 
 /// Most threads that an option may ask for.
@@ -69,15 +73,22 @@ impl Options {
     /// The defaults.
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let scanners = (cores / 4).clamp(1, 4);
+        // Those that the single threads leave, if that is a pool worth having.
+        let orderers = match cores.saturating_sub(SINGLE_THREADS + scanners) {
+            0 | 1 => cores,
+            left => left.min(16),
+        };
         Options {
             create: true,
             segment_bytes: 64 << 20,
-            scanners: (cores / 4).clamp(1, 4),
-            orderers: cores.min(16),
+            scanners,
+            orderers,
             pin: true,
             durability: Durability::Sync,
             queue_bytes: 64 << 20,
             timings: false,
+            spin: None,
         }
     }
 
@@ -105,8 +116,9 @@ impl Options {
         self
     }
 
-    /// Number of threads that put events in order, at least one. Default: the number of cores, at
-    /// most 16. The order is the same for every number.
+    /// Number of threads that put events in order, at least one. Default: the cores that the other
+    /// threads leave, at most 16; all of them if those are fewer than two. The order is the same for
+    /// every number.
     #[must_use]
     pub fn orderers(mut self, threads: usize) -> Self {
         self.orderers = threads;
@@ -131,6 +143,15 @@ impl Options {
     #[must_use]
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
         self.queue_bytes = bytes;
+        self
+    }
+
+    /// How long the writer waits for an append, and a thread for its ticket, without going to sleep.
+    /// Spares both the way through the scheduler, at the price of a core. Default: 20 microseconds where
+    /// each thread of the store is pinned to a core of its own, else not at all.
+    #[must_use]
+    pub fn spin(mut self, time: Duration) -> Self {
+        self.spin = Some(time);
         self
     }
 

@@ -178,6 +178,13 @@ impl Table {
         self.slots.find(key, matches)
     }
 
+    /// Has the processor fetch where the search for `key` begins.
+    #[inline]
+    pub fn touch(&self, key: u64) {
+        // A load that nobody needs: it has to happen, and nothing waits for it.
+        std::hint::black_box(load_own(&self.slots.slots[self.slots.start(key)].key));
+    }
+
     /// Adds an entry and returns its slot, which stays the same until the table grows.
     #[inline]
     pub fn insert(&mut self, key: u64, value: u64) -> usize {

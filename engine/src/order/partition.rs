@@ -21,6 +21,8 @@ use crate::order::tips::{Tip, Tips};
 use crate::pipeline::lookup::{Fault, Lookup};
 use crate::sync::Arc;
 
+/// Records whose places in the table of known events are fetched at once.
+const LOOKED_UP_TOGETHER: usize = 16;
 /// More parents than this are told apart through a set.
 const FEW_PARENTS: usize = 16;
 
@@ -288,7 +290,12 @@ impl Partition {
         self.named_tips_bytes = 0;
         // Slots stay where they are until the window is placed.
         self.known.reserve(records.len());
-        records.iter().try_for_each(|scanned| self.arrive(scanned, lookup))
+        records.chunks(LOOKED_UP_TOGETHER).try_for_each(|records| {
+            // The table is larger than any cache: the processor gets these slots side by side, where
+            // the machine below would wait for each.
+            records.iter().for_each(|scanned| self.known.touch(scanned.key));
+            records.iter().try_for_each(|scanned| self.arrive(scanned, lookup))
+        })
     }
 
     fn arrive(&mut self, scanned: &Scanned, lookup: &Lookup) -> Result<(), Fault> {
@@ -562,16 +569,17 @@ impl Partition {
     /// Replaces all tips of the stream by the chained event that is being delivered.
     fn chain(&mut self, trigger: u32, stream: u32) -> Chain {
         let state = &mut self.streams[stream as usize];
-        let locals: Vec<u64> = state.tips.sorted().iter().map(|tip| tip.local).collect();
-        state.tips.clear();
-        match locals[..] {
-            [] => Chain::Root,
-            [local] if local + 1 == state.delivered => Chain::Previous,
+        let chain = match state.tips.only() {
+            _ if state.tips.len() == 0 => Chain::Root,
+            Some(tip) if tip.local + 1 == state.delivered => Chain::Previous,
             _ => {
+                let locals = state.tips.sorted().iter().map(|tip| tip.local).collect();
                 self.chains.push(ChainedOn { trigger, locals, slot: 0 });
                 Chain::Tips(self.chains.len() - 1)
             }
-        }
+        };
+        state.tips.clear();
+        chain
     }
 
     fn release_children(

@@ -104,7 +104,24 @@ impl Tips {
 
     /// Takes all tips out.
     pub(crate) fn clear(&mut self) {
-        *self = Tips::default();
+        match self {
+            // The room for one is needed again at once.
+            Tips::Few(tips) if tips.capacity() == 1 => tips.clear(),
+            _ => *self = Tips::default(),
+        }
+    }
+
+    /// The tip, if there is one and no other.
+    #[inline]
+    pub(crate) fn only(&self) -> Option<&Tip> {
+        match self {
+            Tips::Few(tips) => match &tips[..] {
+                [tip] => Some(tip),
+                _ => None,
+            },
+            // Many are more than one.
+            Tips::Many(_) => None,
+        }
     }
 
     /// All tips in the order of their delivery.

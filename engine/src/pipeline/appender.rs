@@ -378,6 +378,7 @@ impl Ticket {
     /// If [`Ticket::wait_timeout`] or [`Ticket::try_wait`] has given the outcome already.
     pub fn wait(mut self) -> Result<Receipt, AppendFailure> {
         let completion = self.completion.as_mut().expect("the outcome of a ticket is given once");
+        completion.spin(self.lane.inlet().core.spin);
         let outcome = completion.wait();
         self.given(outcome)
     }

@@ -102,6 +102,8 @@ pub(crate) struct Core {
     /// Where appends wait: closed when nothing more is accepted.
     pub(crate) budgets: Budgets,
     pub(crate) callback_panics: Panics,
+    /// How long the writer, and who waits for it, spin before they sleep.
+    pub(crate) spin: Duration,
     /// Where the time of appends goes, if somebody wants to know.
     pub(crate) timings: Option<Recorders>,
     /// 1 when the last callback has returned. Published by the callback thread.
@@ -198,6 +200,8 @@ pub(crate) struct CoreParts {
     pub(crate) delivered: u64,
     /// Whether to record where the time of appends goes.
     pub(crate) timings: bool,
+    /// How long the writer, and who waits for it, spin before they sleep.
+    pub(crate) spin: Duration,
 }
 
 impl Core {
@@ -229,6 +233,7 @@ impl Core {
             counts: Counts::default(),
             budgets: Budgets::default(),
             callback_panics: Panics::default(),
+            spin: parts.spin,
             timings: parts.timings.then(Recorders::new),
             callbacks_ended: Watermark::new(0),
             poison: OnceLock::new(),

@@ -14,7 +14,7 @@ use crate::pipeline::core::Core;
 use crate::sync::Arc;
 
 /// Threads of the pipeline besides scanners and pool: writer, orderer, committer.
-const SINGLE_THREADS: usize = 3;
+pub(crate) const SINGLE_THREADS: usize = 3;
 
 /// Which core each thread is pinned to: none, or one each.
 #[derive(Debug, Default)]
@@ -31,6 +31,11 @@ impl Cores {
         let ids = core_affinity::get_core_ids().unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(ids.len());
         if options.pin && cores >= wanted { Cores { ids, next: 0 } } else { Cores::default() }
+    }
+
+    /// Whether each thread has one.
+    pub(crate) fn are_enough(&self) -> bool {
+        !self.ids.is_empty()
     }
 
     /// The next core, if threads are pinned.

@@ -34,9 +34,9 @@
 #![allow(unsafe_code)] // The cell that carries the value.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Arc, AtomicU8, EventCount, Ordering, UnsafeCell};
+use super::{Arc, AtomicU8, EventCount, Ordering, UnsafeCell, spin};
 
 /// The promise is alive and has given no value.
 const PENDING: u8 = 0;
@@ -177,6 +177,11 @@ pub struct Completion<T> {
 impl<T> Completion<T> {
     fn shared(&self) -> &Shared<T> {
         self.shared.as_ref().expect("a completion has its cell until it is dropped")
+    }
+
+    /// Spins for up to `time` until the promise has ended. Does not say whether it has.
+    pub fn spin(&self, time: Duration) {
+        spin(time, || self.is_ended());
     }
 
     /// Blocks until the promise has ended, and returns its value.

@@ -63,6 +63,11 @@ pub fn set_thread_slot_hint(hint: usize) {
     SLOT_HINT.with(|slot| slot.set(hint));
 }
 
+/// Asks once: a model has no clock, and spinning changes no state.
+pub fn spin(_: std::time::Duration, mut is_ready: impl FnMut() -> bool) -> bool {
+    is_ready()
+}
+
 /// Waits by letting another model thread run.
 #[derive(Debug)]
 pub struct Backoff(());

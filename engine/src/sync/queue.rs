@@ -24,10 +24,10 @@
 //! outlive the receiver too, for as long as there is a sender, as flume has it: so a receiver that
 //! gives up has to go on receiving until the end, or whoever waits for an answer waits for ever.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::channel;
-use super::{Arc, EventCount};
+use super::{Arc, EventCount, spin};
 
 /// Creates a queue that never has more than `capacity` messages, or any number.
 pub fn queue<T>(capacity: Option<usize>) -> (Sender<T>, Receiver<T>) {
@@ -37,7 +37,7 @@ pub fn queue<T>(capacity: Option<usize>) -> (Sender<T>, Receiver<T>) {
     };
     let changed = Arc::new(EventCount::new());
     let sender = Sender { channel: Some(sender), changed: Arc::clone(&changed) };
-    (sender, Receiver { channel: receiver, changed })
+    (sender, Receiver { channel: receiver, changed, spin: Duration::ZERO })
 }
 
 /// The sending end.
@@ -84,6 +84,8 @@ impl<T> Drop for Sender<T> {
 pub struct Receiver<T> {
     channel: channel::Receiver<T>,
     changed: Arc<EventCount>,
+    /// How long to spin before going to sleep.
+    spin: Duration,
 }
 
 /// A wait for a message ended without one.
@@ -96,6 +98,12 @@ pub enum RecvError {
 }
 
 impl<T> Receiver<T> {
+    /// The same receiver, which spins for up to `time` before it goes to sleep.
+    #[must_use]
+    pub fn spinning(self, time: Duration) -> Self {
+        Receiver { spin: time, ..self }
+    }
+
     /// The next message, if there is one. Never waits.
     ///
     /// # Errors
@@ -114,7 +122,11 @@ impl<T> Receiver<T> {
             match self.try_recv() {
                 Ok(message) => return Some(message),
                 Err(RecvError::Ended) => return None,
-                Err(RecvError::TimedOut) => self.changed.wait_until(|| self.is_worth_a_try()),
+                Err(RecvError::TimedOut) => {
+                    if !spin(self.spin, || self.is_worth_a_try()) {
+                        self.changed.wait_until(|| self.is_worth_a_try());
+                    }
+                }
             }
         }
     }
@@ -127,7 +139,9 @@ impl<T> Receiver<T> {
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvError> {
         match self.try_recv() {
             Err(RecvError::TimedOut) => {
-                self.changed.wait_deadline(|| self.is_worth_a_try(), deadline);
+                if !spin(self.spin, || self.is_worth_a_try()) {
+                    self.changed.wait_deadline(|| self.is_worth_a_try(), deadline);
+                }
                 self.try_recv()
             }
             received => received,
