@@ -94,7 +94,9 @@ fn abandoned_cell_is_not_lost() {
         let (promise, mut completion) = Cell::new().split();
         let worker = thread::spawn(move || drop(promise));
         assert_eq!(completion.wait().map(Track::into_inner), Err(Abandoned));
-        completion.release().map(use_again);
+        if let Some(cell) = completion.release() {
+            use_again(cell);
+        }
         worker.join().unwrap();
     });
 }
