@@ -243,7 +243,7 @@ fn start(
 ) -> Result<Store, OpenError> {
     let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
     let heads = heads(&state.partitions);
-    let sealed = sealed(&state.partitions);
+    let (sealed, settled) = (sealed(&state.partitions), state.ordered >= log_end);
     let core = Arc::new(Core::new(CoreParts {
         storage,
         keys: Keys::new(&store_id),
@@ -306,7 +306,7 @@ fn start(
     others.extend(pool_threads.into_iter().map(Ok));
     // A message for each permit.
     let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
-    let gate = writing.is_some().then(|| Arc::new(Gate::new(requests_in, sealed)));
+    let gate = writing.is_some().then(|| Arc::new(Gate::new(requests_in, sealed, settled)));
     let orderer = Orderer {
         core: Arc::clone(&core),
         partitions: state.partitions,
@@ -315,6 +315,7 @@ fn start(
         calls,
         cuts: cuts_in,
         committer: committer_in.clone(),
+        opened_at: (!settled).then_some(log_end),
         gate: gate.clone(),
         windows,
         frontier: state.frontier,

@@ -463,6 +463,7 @@ fn a_sealed_stream_takes_nothing_until_the_seal_is_taken_off() {
     assert_eq!(append_sealed(&open(&storage.fork()), "s", [event("c")]), [sealed]);
     store.checkpoint().expect("a checkpoint");
     let behind = open(&storage.fork());
+    behind.wait_committed(behind.durable_end()).expect("committed");
     let batch = Batch::from([event("c")]);
     let refused = behind.appender("s").expect("an appender").submit(batch).expect_err("sealed");
     assert!(matches!(refused.reason, Refusal::Sealed), "{:?}", refused.reason);

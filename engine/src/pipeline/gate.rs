@@ -10,6 +10,10 @@
 //!
 //! A stream is shut from the moment its seal passes. Once the order has come to the seal, it is the order
 //! that says whether the stream is sealed; if the seal is not stored, the stream opens again.
+//!
+//! After a crash the order has to come to the end of the log first. Until then nobody knows which streams
+//! are sealed, and the gate lets everything pass that is not sealed before its eyes: the order rejects
+//! what comes to a sealed stream.
 
 use std::collections::HashMap;
 
@@ -27,6 +31,8 @@ struct State<T> {
     sender: Option<Sender<T>>,
     /// Streams that are or were sealed, by their keys.
     seals: HashMap<u64, Seal>,
+    /// Whether the order has come to where the log ended when it was opened.
+    settled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,11 +53,12 @@ pub enum Shut<T> {
 }
 
 impl<T> Gate<T> {
-    /// An open gate to `queue`, in front of which these streams are sealed.
-    pub fn new(queue: Sender<T>, sealed: impl IntoIterator<Item = u64>) -> Self {
+    /// An open gate to `queue`. The streams `sealed` are sealed as far as the log is ordered; `settled`
+    /// says whether that is to its end.
+    pub fn new(queue: Sender<T>, sealed: impl IntoIterator<Item = u64>, settled: bool) -> Self {
         let seal = |key| (key, Seal { under_way: 0, sealed: true });
         let seals = sealed.into_iter().map(seal).collect();
-        Gate { state: ReaderBiased::new(State { sender: Some(queue), seals }) }
+        Gate { state: ReaderBiased::new(State { sender: Some(queue), seals, settled }) }
     }
 
     /// Pushes a message. The caller has a permit for it, so there is room. If any stream is sealed,
@@ -118,10 +125,18 @@ impl<T> Gate<T> {
     pub fn learn(&self, stream: u64, sealed: bool) {
         self.state.write().seals.entry(stream).or_default().sealed = sealed;
     }
+
+    /// The order has come to where the log ended when it was opened: from now on it is known which
+    /// streams are sealed.
+    pub fn settle(&self) {
+        self.state.write().settled = true;
+    }
 }
 
 impl<T> State<T> {
     fn is_sealed(&self, stream: u64) -> bool {
-        self.seals.get(&stream).is_some_and(|seal| seal.sealed || seal.under_way > 0)
+        self.seals
+            .get(&stream)
+            .is_some_and(|seal| seal.under_way > 0 || (seal.sealed && self.settled))
     }
 }

@@ -28,7 +28,7 @@ fn drain(receiver: &Receiver<Message>) -> Vec<Message> {
 fn what_passes_before_the_close_is_received_and_nothing_else() {
     for round in 0..200 {
         let (sender, receiver) = queue(None);
-        let gate = Gate::new(sender, []);
+        let gate = Gate::new(sender, [], true);
         thread::scope(|scope| {
             let append_all = || (0..).take_while(|_| append(&gate, 1).is_ok()).count();
             let appenders = [scope.spawn(append_all), scope.spawn(append_all)];
@@ -48,7 +48,7 @@ fn what_passes_before_the_close_is_received_and_nothing_else() {
 fn no_append_is_behind_a_seal() {
     for round in 0..200 {
         let (sender, receiver) = queue(None);
-        let gate = Gate::new(sender, [9]);
+        let gate = Gate::new(sender, [9], true);
         thread::scope(|scope| {
             for stream in 1..=2 {
                 let gate = &gate;
@@ -79,9 +79,9 @@ fn no_append_is_behind_a_seal() {
 }
 
 #[test]
-fn a_stream_is_sealed_while_a_seal_is_under_way_or_ordered() {
+fn a_stream_is_shut_while_it_is_sealed_or_being_sealed() {
     let (sender, _receiver) = queue(None);
-    let gate = Gate::new(sender, [3]);
+    let gate = Gate::new(sender, [3], true);
     assert!(matches!(append(&gate, 3), Err(Shut::Sealed(Append(3)))), "it was sealed before");
     gate.seal(1, Seal(1)).unwrap();
     assert!(matches!(append(&gate, 1), Err(Shut::Sealed(Append(1)))), "its seal is under way");
@@ -94,12 +94,31 @@ fn a_stream_is_sealed_while_a_seal_is_under_way_or_ordered() {
     assert!(matches!(append(&gate, 1), Err(Shut::Sealed(_))), "one seal is still under way");
     gate.learn(1, true);
     gate.decide(1);
-    assert!(matches!(append(&gate, 1), Err(Shut::Sealed(_))), "it is ordered");
+    assert!(matches!(append(&gate, 1), Err(Shut::Sealed(_))), "it is sealed");
     gate.learn(1, false);
-    append(&gate, 1).expect("the seal was taken off");
+    append(&gate, 1).expect("the seal is taken off");
     gate.seal(1, Seal(1)).unwrap();
+    gate.learn(1, true);
     gate.learn(1, false);
     assert!(matches!(append(&gate, 1), Err(Shut::Sealed(_))), "a seal is under way");
+    gate.decide(1);
+    append(&gate, 1).expect("an unseal is behind the seal");
     gate.close();
     assert!(matches!(gate.seal(1, Seal(1)), Err(Shut::Closed(Seal(1)))));
+}
+
+#[test]
+fn before_the_order_has_caught_up_only_new_seals_shut_a_stream() {
+    let (sender, _receiver) = queue(None);
+    let gate = Gate::new(sender, [3], false);
+    append(&gate, 3).expect("an unseal may be in the tail of the log");
+    gate.seal(1, Seal(1)).unwrap();
+    assert!(matches!(append(&gate, 1), Err(Shut::Sealed(_))), "it is sealed now");
+    gate.learn(4, true);
+    append(&gate, 4).expect("the same may be unsealed further on");
+    gate.settle();
+    for stream in [1, 3, 4] {
+        assert!(matches!(append(&gate, stream), Err(Shut::Sealed(_))), "{stream} is sealed");
+    }
+    append(&gate, 2).expect("it is not");
 }

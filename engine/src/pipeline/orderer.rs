@@ -81,6 +81,8 @@ pub(crate) struct Orderer {
     pub(crate) calls: channel::Receiver<Call>,
     pub(crate) cuts: channel::Sender<Cut>,
     pub(crate) committer: Sender<Commit>,
+    /// Where the log ended when it was opened, until the order has come there.
+    pub(crate) opened_at: Option<u64>,
     /// Learns of seals; none for a store that is open for reading only.
     pub(crate) gate: Option<Arc<Gate<Request>>>,
     /// Bounds the windows that the committer has in front of it.
@@ -268,6 +270,9 @@ impl Orderer {
         if let Some(gate) = &self.gate {
             // Before whoever waits for the seal can hear of it.
             ordered.seals.iter().for_each(|seal| gate.learn(seal.stream_key, seal.sealed));
+            if self.opened_at.take_if(|end| cut.to >= *end).is_some() {
+                gate.settle();
+            }
         }
         progress.lookup.in_flight.push_back(Arc::clone(&ordered));
         let commit = Commit::Window { ordered, positions: cut.positions, to: cut.to };

@@ -196,7 +196,7 @@ impl Budget {
 
     /// Whether nothing is taken any more. If so, what was done before the close is visible.
     pub fn is_closed(&self) -> bool {
-        // Acquire: pairs with the Release in `close`.
+        // Acquire: as in `try_take`.
         self.used.load(ord!("permit.is_closed_acquire", Acquire)) & CLOSED != 0
     }
 

@@ -11,10 +11,10 @@
 //! *A permit that is lost.* Who gets the lane's and not the queue's gives it back, or closing the lane
 //! would wait for it for ever.
 //!
-//! *A wait that outlasts the lane.* Closing a lane ends the waits for the queue of its batches, too.
+//! *A ticket without its outcome after the close, or a full pipeline after the outcome.* There is room
+//! before the outcome is given, and the permit counts as out until after.
 //!
-//! *A full pipeline after an outcome, or a closed lane before one.* The permit comes back in two steps;
-//! see `permits`.
+//! *A wait for the queue that outlives its lane.* The wait is over when the lane is closed, too.
 //!
 //! *A callback that waits for callbacks.* On the thread that runs them nothing here waits.
 
@@ -44,13 +44,12 @@ impl Room {
     pub fn take(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
         let waits = !(is_callback_thread() && step!("room.callback_takes_or_leaves"));
         let patience = if waits { patience } else { Patience::None };
-        if !step!("room.lane_before_queue") {
-            self.queue.take(byte_len, patience)?;
-            return self.lane.take(byte_len, patience);
-        }
-        self.lane.take(byte_len, patience)?;
-        let is_over = || self.lane.is_closed();
-        self.queue.take_unless(byte_len, patience, is_over).inspect_err(|_| {
+        let in_order = step!("room.lane_before_queue");
+        let (first, second) =
+            if in_order { (&self.lane, &self.queue) } else { (&self.queue, &self.lane) };
+        first.take(byte_len, patience)?;
+        let is_over = || self.lane.is_closed() && step!("room.lane_ends_queue_wait");
+        second.take_unless(byte_len, patience, is_over).inspect_err(|_| {
             if step!("room.give_back_the_first") {
                 self.lane.give_back(byte_len);
             }
@@ -69,28 +68,26 @@ impl Room {
 
     /// Answers a ticket, and gives back the permit of the lane around it.
     pub fn answer<T>(&self, byte_len: u64, promise: Promise<T>, outcome: T) -> Option<Cell<T>> {
-        let is_room_first = step!("room.room_before_outcome");
-        if is_room_first {
-            self.lane.make_room(byte_len);
+        if !step!("room.settle_after_answer") {
+            self.leave_lane(byte_len);
+            return promise.complete(outcome);
         }
-        let is_settled_last = step!("room.settled_after_outcome");
-        if !is_settled_last {
-            self.lane.settle();
+        let makes_room_first = step!("room.make_room_before_answer");
+        if makes_room_first {
+            self.lane.make_room(byte_len);
         }
         let cell = promise.complete(outcome);
-        if !is_room_first {
+        if !makes_room_first {
             self.lane.make_room(byte_len);
         }
-        if is_settled_last {
-            self.lane.settle();
-        }
+        self.lane.settle();
         cell
     }
 
-    /// Takes no more from the lane, and ends every wait of its batches for room.
+    /// Takes no more from the lane, and ends every wait of a submit to it.
     pub fn close(&self) {
         self.lane.close();
-        if step!("room.wake_the_queue") {
+        if step!("room.wake_queue") {
             self.queue.wake();
         }
     }

@@ -209,7 +209,7 @@ fn closing_a_lane_ends_its_waits_for_the_queue() {
 fn every_accepted_request_is_answered_once_and_before_its_lane_is_closed() {
     for round in 0..100 {
         let (sender, requests) = queue(Some(2));
-        let gate = Gate::new(sender, []);
+        let gate = Gate::new(sender, [], true);
         let queue = Arc::new(Budget::new(2, 100));
         let lanes = [room(1, &queue), room(2, &queue)];
         thread::scope(|scope| {

@@ -23,7 +23,7 @@ use Message::{Append, Seal};
 
 fn gate() -> (Arc<Gate<Message>>, Receiver<Message>) {
     let (sender, receiver) = queue(Some(4));
-    (Arc::new(Gate::new(sender, [])), receiver)
+    (Arc::new(Gate::new(sender, [], true)), receiver)
 }
 
 fn append(gate: &Gate<Message>, number: u32) -> Result<(), Shut<Message>> {
@@ -148,5 +148,18 @@ fn unseal_against_append() {
         append(&gate, 9).expect("the stream is open again");
         gate.close();
         assert_eq!(appender.join().unwrap() + 1, drain(&receiver).len() as u32);
+    });
+}
+
+#[test]
+fn settled_gate_refuses() {
+    explore("an append while the order comes to the end of the log", None, 7_900, || {
+        let (sender, receiver) = queue(Some(4));
+        let gate = Arc::new(Gate::new(sender, [STREAM], false));
+        let appender = spawn_appender(&gate, 1, 1);
+        gate.settle();
+        assert!(matches!(append(&gate, 9), Err(Shut::Sealed(Append(9)))));
+        gate.close();
+        assert_eq!(appender.join().unwrap(), drain(&receiver).len() as u32);
     });
 }

@@ -105,7 +105,7 @@ impl Store {
         let budget = Arc::new(Budget::new(RECORDS as u64, 100));
         let lane = Arc::new(Budget::new(RECORDS as u64, 100));
         let store = Arc::new(Self {
-            gate: Gate::new(sender, []),
+            gate: Gate::new(sender, [], true),
             room: Arc::new(Room::new(lane, Arc::clone(&budget))),
             budget,
             records: [(); RECORDS].map(|()| UnsafeCell::new(0)),

@@ -34,8 +34,8 @@ impl Report {
 
 /// Mutants that no execution can tell from the original, with the reason.
 ///
-/// There are none at present. An ordering that is redundant today, but would not be if a fence
-/// nearby became a lighter barrier, belongs here; one that is plainly redundant is `Relaxed`.
+/// There are none at present. An ordering that is redundant today, but would not be if a fence nearby became a lighter barrier,
+/// belongs here; one that is plainly redundant is `Relaxed`.
 const EQUIVALENT: &[(&str, &str)] = &[];
 
 macro_rules! mutants {
@@ -160,15 +160,17 @@ mutants! {
     // A permit of the lane is lost, and closing waits for it.
     room_give_back_the_first:
         "room.give_back_the_first" fails "room::full_queue_costs_no_permit" with Deadlock;
-    // A batch waits for the queue though its lane is closed.
-    room_wake_the_queue:
-        "room.wake_the_queue" fails "room::close_ends_the_wait_for_the_queue" with Deadlock;
-    // The pipeline is full after an outcome, or closed before one.
-    room_room_before_outcome:
-        "room.room_before_outcome" fails "room::ticket_has_made_room" with Assertion;
-    room_settled_after_outcome:
-        "room.settled_after_outcome" fails "room::ticket_has_its_outcome_after_the_close"
-        with Assertion;
+    // A submit waits for the queue though its lane is closed: it does not look, or is not woken, or
+    // does not see why.
+    room_lane_ends_queue_wait:
+        "room.lane_ends_queue_wait" fails "room::close_ends_a_wait_for_the_queue" with Deadlock;
+    room_wake_queue: "room.wake_queue" fails "room::close_ends_a_wait_for_the_queue" with Deadlock;
+    // The lane is closed and a ticket has no outcome, or has one that cannot be seen.
+    room_settle_after_answer:
+        "room.settle_after_answer" fails "room::ticket_has_its_outcome_after_the_close" with Assertion;
+    // A ticket has its outcome and the pipeline is still full, or who waits for its place is not woken.
+    room_make_room_before_answer:
+        "room.make_room_before_answer" fails "room::ticket_has_made_room" with Assertion;
     // A callback waits for itself.
     room_callback_takes_or_leaves:
         "room.callback_takes_or_leaves" fails "room::callback_finds_the_pipeline_full"
@@ -181,7 +183,7 @@ mutants! {
 
     // The writer waits for an end that does not come.
     gate_take_sender: "gate.take_sender" fails "gate::append_against_close" with Deadlock;
-    // An append gets behind the seal: from within, past it, or while it is decided.
+    // An append gets behind the seal: from within, or past it.
     gate_send_inside: "gate.send_inside" fails "gate::append_against_seal" with Assertion;
     gate_shut_with_seal: "gate.shut_with_seal" fails "gate::append_against_seal" with Assertion;
     seal_learn_before_decide:

@@ -29,7 +29,7 @@ impl Store {
         let lane = Arc::new(Budget::new(pipeline, 100));
         let queue = Arc::new(Budget::new(queue_len, 100));
         let room = Room::new(Arc::clone(&lane), Arc::clone(&queue));
-        (Arc::new(Self { gate: Gate::new(sender, []), lane, queue, room }), receiver)
+        (Arc::new(Self { gate: Gate::new(sender, [], true), lane, queue, room }), receiver)
     }
 
     /// Appends, and says whether it was accepted. If so, it was answered.
