@@ -10,8 +10,8 @@
 //! * [`completion()`], a one-shot hand-off of a value from one thread to another.
 //! * [`queue()`], from many threads to one that may wait.
 //! * [`List`], which grows while it is read.
-//! * The facade: atomics, fences, locks and cells under one name each. `real.rs` maps them to
-//!   `std`, `parking_lot` and `crossbeam`; `model.rs` maps them to loom.
+//! * The facade: atomics, fences, locks, cells and thread-locals under one name each. `real.rs` maps
+//!   them to `std`, `parking_lot` and `crossbeam`; `model.rs` maps them to loom.
 //!
 //! # What is deliberately not here
 //!
@@ -27,16 +27,25 @@
 //! # How it is verified
 //!
 //! The crate `loom-tests` compiles *these files*, not copies, with `cfg(thalweg_loom)` set for
-//! that crate alone; and beside them the files elsewhere that are protocols themselves, the
-//! permits of the append queue and the table of known events. Two conditions follow. The files
-//! of this folder name only `crate::sync` and each other, and the others only `crate::sync`. And
-//! no other module of the workspace says `cfg(thalweg_loom)`; nor does any file here but this one.
+//! that crate alone; and beside them the files elsewhere that are protocols themselves: permits, room,
+//! gate, group commit and callbacks of the pipeline, and the table of known events. Two conditions
+//! follow. The files of this folder name only `crate::sync` and each other, and the others only
+//! `crate::sync` and each other. And no other module of the workspace says `cfg(thalweg_loom)`; nor
+//! does any file here but this one.
 //!
 //! Each ordering and each step that a proof rests on carries a name, through `ord!` and
 //! `step!`. A model build in which the environment variable `THALWEG_MUTANT` holds that name
 //! weakens the ordering to `Relaxed`, or leaves the step out or out of its place, and a stated
 //! model must then fail. `loom-tests/tests/models/mutants.rs` holds the table and checks that it is complete.
 //! In every other build the macros expand to the plain ordering and to `true`.
+//!
+//! What the models take for granted is tested as well. `loom-tests/tests/contract.rs` asks the same of
+//! each double and of what it stands for; and each model has a sibling that does the same on the real
+//! types, often and in whatever order comes: `loom-tests/tests/models/siblings.rs` says which.
+//!
+//! The order of steps in files that cannot be leaves, because they hold files or batches, is repeated
+//! by the models of `segments`, `failure`, `pipeline` and `gate`, with names of its own. Nobody but
+//! the reader checks that the repetition is true.
 //!
 //! An atomic here is either loaded and stored, or loaded and changed by read-modify-write
 //! operations, never both: loom 0.7 invents impossible histories for the mixture. And no thread

@@ -5,9 +5,14 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use loom_tests::explore;
 use loom_tests::pipeline::gate::{Gate, Shut};
-use loom_tests::sync::{Receiver, queue, set_thread_slot_hint};
+use loom_tests::sync::{Receiver, mutant, queue, set_thread_slot_hint};
 
 const STREAM: u64 = 1;
+
+/// Whether to take one step in its place: `true`, unless a mutant run takes it elsewhere.
+fn step(name: &str) -> bool {
+    !mutant(name)
+}
 
 #[derive(Debug, PartialEq, Eq)]
 enum Message {
@@ -84,17 +89,26 @@ fn two_appends_against_close() {
 
 #[test]
 fn append_against_seal() {
-    explore("two appends against a seal that is stored", Some(4), 1_300, || {
+    explore("two appends against a seal that is stored", Some(4), 2_100, || {
         let (gate, receiver) = gate();
         let appender = spawn_appender(&gate, 1, 2);
         gate.seal(STREAM, Seal).unwrap();
-        // As the orderer does, before whoever sealed hears of it.
-        gate.learn(STREAM, true);
+        // As the orderer and whoever waits for the seal do.
+        let is_in_order = step("seal.learn_before_decide");
+        if is_in_order {
+            gate.learn(STREAM, true);
+        }
         gate.decide(STREAM);
+        if !is_in_order {
+            gate.learn(STREAM, true);
+        }
         assert!(matches!(append(&gate, 9), Err(Shut::Sealed(Append(9)))));
         let passed = appender.join().unwrap();
+        gate.learn(STREAM, false);
+        append(&gate, 9).expect("the seal was taken off");
         gate.close();
-        let received = drain(&receiver);
+        let mut received = drain(&receiver);
+        assert_eq!(received.pop(), Some(Append(9)));
         assert_eq!(received.last(), Some(&Seal), "an append is behind the seal");
         assert_eq!(received.len() as u32, passed + 1);
     });
@@ -126,7 +140,7 @@ fn append_after_failed_seal() {
 
 #[test]
 fn unseal_against_append() {
-    explore("an append against an unseal", None, 1_700, || {
+    explore("an append against an unseal", None, 1_500, || {
         let (gate, receiver) = gate();
         gate.learn(STREAM, true);
         let appender = spawn_appender(&gate, 1, 1);
@@ -134,5 +148,18 @@ fn unseal_against_append() {
         append(&gate, 9).expect("the stream is open again");
         gate.close();
         assert_eq!(appender.join().unwrap() + 1, drain(&receiver).len() as u32);
+    });
+}
+
+#[test]
+fn settled_gate_refuses() {
+    explore("an append while the order comes to the end of the log", None, 7_900, || {
+        let (sender, receiver) = queue(Some(4));
+        let gate = Arc::new(Gate::new(sender, [STREAM], false));
+        let appender = spawn_appender(&gate, 1, 1);
+        gate.settle();
+        assert!(matches!(append(&gate, 9), Err(Shut::Sealed(Append(9)))));
+        gate.close();
+        assert_eq!(appender.join().unwrap(), drain(&receiver).len() as u32);
     });
 }

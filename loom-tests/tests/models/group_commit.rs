@@ -262,7 +262,7 @@ impl GroupCommit for Device {
 
 #[test]
 fn published_is_safe() {
-    explore("an append, and a reader that waits for it", Some(2), 1_600, || {
+    explore("an append, and a reader that waits for it", Some(2), 1_400, || {
         let (store, requests) = Store::new();
         let writer = Device::new(&store, requests, Fault::None).spawn();
         let reader = thread::spawn({
@@ -299,7 +299,7 @@ fn two_appenders_commit() {
 
 #[test]
 fn published_is_handed_over() {
-    explore("an append that waits for the order", Some(2), 2_000, || {
+    explore("an append that waits for the order", Some(2), 1_800, || {
         let (store, requests) = Store::new();
         let mut device = Device::new(&store, requests, Fault::None);
         let (sender, awaiting) = queue(None);
@@ -349,7 +349,7 @@ fn meet(fault: Fault) {
 
 #[test]
 fn write_fails() {
-    explore("a write fails", Some(1), 228, || meet(Fault::Write));
+    explore("a write fails", Some(1), 220, || meet(Fault::Write));
 }
 
 #[test]
@@ -364,10 +364,10 @@ fn write_panics() {
 
 #[test]
 fn publication_panics() {
-    explore("a publication panics", Some(1), 228, || meet(Fault::PanicInPublish));
+    explore("a publication panics", Some(1), 220, || meet(Fault::PanicInPublish));
 }
 
 #[test]
 fn answer_panics() {
-    explore("an answer panics", Some(1), 326, || meet(Fault::PanicInAnswer));
+    explore("an answer panics", Some(1), 320, || meet(Fault::PanicInAnswer));
 }

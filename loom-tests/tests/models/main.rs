@@ -1,9 +1,10 @@
 //! Models of the primitives, and the mutants that prove the models can see.
 //!
-//! Each model is a handful of operations on two or three threads, explored in every order up to
-//! a number of preemptions. The bounds are chosen so that everything runs on every change; the
-//! two-thread models are explored without a bound. The number of executions that each model
-//! must reach is about four fifths of what it reached when it was written.
+//! Each model is a handful of operations on two to four threads, explored in every order up to
+//! a number of preemptions. The bounds are chosen so that everything runs on every change; small
+//! models are explored without a bound. `THALWEG_LOOM_DEEP=1` allows one preemption more. The number
+//! of executions that each model must reach is about four fifths of what it reached when it was
+//! written.
 
 mod completion;
 mod event_count;

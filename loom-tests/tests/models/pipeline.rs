@@ -104,8 +104,8 @@ fn spawn_writer(store: &Arc<Store>, requests: Receiver<Request>) -> thread::Join
 fn close_after_an_append() {
     explore(
         "two appenders in a lane of one, of which one closes, and a writer",
-        Some(2),
-        61_000,
+        Some(1),
+        1_300,
         || {
             let (store, requests) = Store::new(1, 2);
             let appender = spawn_appender(&store, 1);
@@ -121,7 +121,7 @@ fn close_after_an_append() {
 
 #[test]
 fn close_against_two_appenders() {
-    explore("two appenders to a queue of one, a writer and a close", Some(2), 41_000, || {
+    explore("two appenders to a queue of one, a writer and a close", Some(1), 130, || {
         let (store, requests) = Store::new(2, 1);
         let appenders = [spawn_appender(&store, 0), spawn_appender(&store, 1)];
         let writer = spawn_writer(&store, requests);

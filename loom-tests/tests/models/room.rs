@@ -177,22 +177,6 @@ fn full_queue_costs_no_permit() {
 }
 
 #[test]
-fn close_ends_the_wait_for_the_queue() {
-    explore("a lane is closed while it waits for the queue", None, 1_000, || {
-        let queue = queue_budget(1);
-        let (room, other) = (room(1, &queue), room(1, &queue));
-        other.take(1, Patience::None).unwrap();
-        let taker = thread::spawn({
-            let room = Arc::clone(&room);
-            move || assert_eq!(room.take(1, Patience::Endless), Err(Denied::Closed))
-        });
-        room.close();
-        room.wait_answered();
-        taker.join().unwrap();
-    });
-}
-
-#[test]
 fn ticket_has_its_outcome_after_the_close() {
     explore("a ticket is answered while its lane is closed", Some(3), 190, || {
         let room = room(1, &queue_budget(4));
@@ -228,5 +212,42 @@ fn ticket_has_made_room() {
         assert_eq!(ticket.wait(), Ok(7));
         assert_eq!(room.take(1, Patience::None), Ok(()), "the outcome came before the room");
         writer.join().unwrap();
+    });
+}
+
+#[test]
+fn ticket_makes_room_for_a_waiter() {
+    explore("a submit waits for a ticket's place", None, 700, || {
+        let room = room(1, &queue_budget(2));
+        room.take(1, Patience::None).unwrap();
+        let (promise, _ticket) = completion();
+        let next = thread::spawn({
+            let room = Arc::clone(&room);
+            move || room.take(1, Patience::Endless).unwrap()
+        });
+        room.leave_queue(1);
+        room.answer(1, promise, 7);
+        next.join().unwrap();
+    });
+}
+
+#[test]
+fn close_ends_a_wait_for_the_queue() {
+    explore("a lane is closed while a submit waits for the queue", None, 1_000, || {
+        let queue = queue_budget(1);
+        let (room, other) = (room(1, &queue), room(1, &queue));
+        other.take(1, Patience::None).unwrap();
+        let reason = Arc::new(UnsafeCell::new(0));
+        let submit = thread::spawn({
+            let (room, reason) = (Arc::clone(&room), Arc::clone(&reason));
+            move || {
+                assert_eq!(room.take(1, Patience::Endless), Err(Denied::Closed));
+                reason.with(|_| ());
+            }
+        });
+        reason.with_mut(|_| ());
+        room.close();
+        room.wait_answered();
+        submit.join().unwrap();
     });
 }
