@@ -91,9 +91,9 @@
 //!
 //! An event may name the place that it expects to take in its stream ([`NewEvent::if_local`]), or
 //! the stream's tips ([`NewEvent::if_tips`]), and is rejected if it finds others; so nobody has to
-//! lock a stream between reading it and appending to it. A batch of events of which the first has a
-//! condition, and the others are tied to it ([`NewEvent::with_previous`]), is delivered whole or
-//! not at all.
+//! lock a stream between reading it and appending to it. A batch of new events of which the first
+//! has a condition, and the others are chained and tied, each to the one before it
+//! ([`NewEvent::with_previous`]), is delivered whole or not at all.
 //!
 //! ```
 //! use thalweg::{Ack, AppenderOptions, Placement, Rejection, Store};
@@ -180,6 +180,11 @@
 //! acknowledged; who finds no room waits. An appender keeps the buffers of its batches for the next
 //! ones: with a pipeline of `n` batches, up to `2 n + 2` buffers of up to 1 MiB, as large as its
 //! batches were.
+
+// The examples of the README compile. A copy of this crate without its repository has no README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 mod derived;
 mod error;
