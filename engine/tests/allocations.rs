@@ -372,6 +372,28 @@ fn an_append_that_is_forgotten_allocates_nothing() {
     }
 }
 
+/// A flush left an empty buffer among those that are kept, and a later batch grew it.
+#[test]
+fn a_flush_costs_the_batches_after_it_nothing() {
+    let _alone = alone();
+    let (store, held) = open();
+    let options = AppenderOptions::new().pipeline(16);
+    let appender = store.appender_with("s", options).expect("an appender");
+    steady((&store, &appender, &held), submit_and_wait);
+    const FLUSHES: u64 = 10;
+    let mut rounds: Vec<_> = (0..FLUSHES).map(|_| batches(40, 1, &chained())).collect();
+    let (counts, _) = allocations(|| {
+        for batches in rounds.drain(..) {
+            appender.flush().expect("flushes");
+            batches.into_iter().for_each(|batch| submit_and_wait(&appender, batch));
+        }
+    });
+    let this = std::thread::current().name().unwrap_or_default().to_owned();
+    let own: u64 = counts.iter().filter(|(name, _)| *name == this).map(|(_, count)| count).sum();
+    // What the flush itself waits on.
+    assert!(own <= FLUSHES, "{counts:?}\n{}", first_allocations());
+}
+
 /// Encoding lists the parents of an event in a vector of their own. Nothing else allocates for them.
 #[test]
 fn an_event_with_parents_allocates_at_most_the_list_of_them() {
