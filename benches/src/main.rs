@@ -1,13 +1,25 @@
-//! Measures the main job on generated logs of any size, and checks what it has measured.
+//! Measures the main job on generated logs of any size, and the locks it rests on, and checks what
+//! it has measured.
 //!
 //! ```text
 //! thalweg-benches scale DIR EVENTS STREAMS [chain|reversed]
+//! thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]
 //! ```
 //!
 //! `scale` appends EVENTS events of about 100 bytes over STREAMS streams, waits until they are
 //! ordered, reads them all back, closes, opens again, and reads a stream; it prints one line of JSON.
 //! Every run checks the number of deliveries and that each event's parent came before it, so a fast
 //! wrong answer fails.
+//!
+//! `locks` compares the engine's reader-biased lock with its peers; see the module of that name.
+
+mod locks;
+
+// The engine's own files, as in `loom-tests`: the lock is private to the engine, and a copy would
+// drift. Their unit tests come along.
+#[path = "../../engine/src/sync/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the benchmarks use one of the primitives")]
+mod sync;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,6 +28,9 @@ use std::time::{Duration, Instant};
 use thalweg::{AppenderOptions, Event, MixedBatch, Options, Store};
 
 type Failure = Box<dyn std::error::Error>;
+
+const USAGE: &str = "usage: thalweg-benches scale DIR EVENTS STREAMS [chain|reversed]
+       thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]";
 
 /// Events of one batch.
 const BATCH_EVENTS: usize = 1024;
@@ -42,7 +57,8 @@ fn main() -> ExitCode {
             parse(events, streams)
                 .and_then(|(events, streams)| scale(dir.as_ref(), events, streams, arrival))
         }
-        _ => Err("usage: thalweg-benches scale DIR EVENTS STREAMS [chain|reversed]".into()),
+        ["locks", ref options @ ..] => locks::run(options),
+        _ => Err(USAGE.into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

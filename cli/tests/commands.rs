@@ -24,15 +24,39 @@ fn streams_are_listed() {
     assert_eq!(
         run_json.json(),
         [
-            json!({"stream": "s", "delivered": 4, "held": 2, "tips": 1}),
-            json!({"stream": "t", "delivered": 0, "held": 2, "tips": 0}),
+            json!({"stream": "s", "delivered": 4, "held": 2, "tips": 1, "sealed": false}),
+            json!({"stream": "t", "delivered": 0, "held": 2, "tips": 0, "sealed": false}),
         ]
     );
     let table = run(on("streams", &store, &[])).exits(0);
     let words: Vec<Vec<&str>> =
         table.text().lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words[0], ["stream", "delivered", "held", "tips"]);
+    assert_eq!(words[0], ["stream", "delivered", "held", "tips", "sealed"]);
     assert_eq!(words[1], ["s", "4", "2", "1"]);
+}
+
+#[test]
+fn a_sealed_stream_is_marked_and_takes_no_event() {
+    let (_place, store) = store_of("{\"stream\":\"s\"}\n");
+    assert_eq!(run(on("seal", &store, &["s"])).exits(0).text(), "sealed after local sequence 0\n");
+    assert_eq!(run(on("seal", &store, &["empty"])).exits(0).text(), "sealed without an event\n");
+    assert_eq!(
+        run(on("streams", &store, &["--json"])).exits(0).json(),
+        [
+            json!({"stream": "empty", "delivered": 0, "held": 0, "tips": 0, "sealed": true}),
+            json!({"stream": "s", "delivered": 1, "held": 0, "tips": 1, "sealed": true}),
+        ]
+    );
+    let table = run(on("streams", &store, &[])).exits(0);
+    let marked = table.text().lines().filter(|line| line.ends_with(" sealed")).count();
+    assert_eq!(marked, 3, "the head and two streams: {}", table.text());
+    let refused = run(on("append", &store, &["s", "x"])).exits(2);
+    assert_eq!(refused.text(), "");
+    assert!(refused.stderr.contains("the stream is sealed"), "{}", refused.stderr);
+    assert_eq!(run(on("unseal", &store, &["s"])).exits(0).text(), "unsealed\n");
+    run(on("append", &store, &["s", "x"])).exits(0);
+    run(on("seal", std::path::Path::new("not-there"), &["s"])).exits(2);
+    run(on("verify", &store, &[])).exits(0);
 }
 
 #[test]
@@ -180,7 +204,7 @@ fn append_says_where_the_event_went() {
     let held = append(&["x", "--id", "h", "--parent", "n1", "--parent", "n2"], 0);
     assert_eq!((&held["state"], &held["missing"]), (&json!("held"), &json!(2)));
     let refused = append(&["x", "--parent", "n1", "--require-parents"], 1);
-    assert_eq!(refused["state"], "rejected");
+    assert_eq!((&refused["state"], &refused["reason"]), (&json!("rejected"), &json!("parents")));
     let text = run(on("append", &store, &["s", "three"])).exits(0);
     assert!(text.text().starts_with("delivered: "), "{}", text.text());
     let empty = run_with(on("append", &store, &["s"]), "").exits(0);

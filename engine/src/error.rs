@@ -255,6 +255,43 @@ impl fmt::Display for FlushError {
 
 impl std::error::Error for FlushError {}
 
+/// Why a stream is not known to be sealed, or its seal to be taken off.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum SealError {
+    /// Nothing was stored.
+    Refused(Refusal),
+    /// It is not stored, or not known to be.
+    Failed(AppendFailure),
+    /// It is stored, but the store was closed, or its engine stopped, before it was ordered. The next
+    /// opening orders it.
+    Undecided,
+}
+
+impl fmt::Display for SealError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SealError::Refused(refusal) => refusal.fmt(f),
+            SealError::Failed(failure) => failure.fmt(f),
+            SealError::Undecided => f.write_str("the store was closed before the seal was ordered"),
+        }
+    }
+}
+
+impl std::error::Error for SealError {}
+
+impl From<Refusal> for SealError {
+    fn from(refusal: Refusal) -> Self {
+        SealError::Refused(refusal)
+    }
+}
+
+impl From<AppendFailure> for SealError {
+    fn from(failure: AppendFailure) -> Self {
+        SealError::Failed(failure)
+    }
+}
+
 /// Why something cannot be read.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

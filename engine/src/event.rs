@@ -14,7 +14,10 @@ use crate::pipeline::subscriber::ParentSource;
 pub struct NewEvent {
     id: Option<Vec<u8>>,
     parents: Option<Vec<Vec<u8>>>,
+    if_tips: bool,
+    if_local: Option<u64>,
     require_parents: bool,
+    with_previous: bool,
     payload: Vec<u8>,
 }
 
@@ -32,6 +35,7 @@ impl NewEvent {
     #[must_use]
     pub fn parents<P: Into<Vec<u8>>>(mut self, parents: impl IntoIterator<Item = P>) -> Self {
         self.parents = Some(parents.into_iter().map(Into::into).collect());
+        self.if_tips = false;
         self
     }
 
@@ -43,16 +47,125 @@ impl NewEvent {
         self
     }
 
+    /// Names the event's parents, and rejects it unless they are, as a set, the tips of the stream at
+    /// its place in the log: nobody else has appended anything that is delivered since its author
+    /// looked. An empty list expects a stream without a delivered event. Replaces
+    /// [`NewEvent::parents`].
+    ///
+    /// An event whose condition holds is an event with these parents and nothing more: conditions are no
+    /// part of it. So to append it again, after an answer that was lost, is a
+    /// [`Placement::Duplicate`], whatever the stream has come to since; give the event an id for that.
+    ///
+    /// This is optimistic concurrency: read, decide, append, and start over if somebody was faster. The
+    /// rejection names the tips that there are.
+    ///
+    /// ```
+    /// use thalweg::{Ack, AppenderOptions, Event, Placement, Rejection, Store};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path().join("data"))?;
+    /// let account = store.appender_with("account-7", AppenderOptions::new().ack(Ack::Ordered))?;
+    /// account.append_event(Event::new("opened").id("o").if_tips::<&str>([]))?.wait()?;
+    ///
+    /// // Somebody else, who has seen the same, is faster.
+    /// account.append_event(Event::new("paid in 5").id("p").if_tips(["o"]))?.wait()?;
+    ///
+    /// let mut tips = vec![b"o".to_vec()];
+    /// let withdrawn = loop {
+    ///     // Here one would look at the events up to `tips`, and decide whether to pay out.
+    ///     let event = Event::new("paid out 5").id("w").if_tips(tips);
+    ///     let receipt = account.append_event(event)?.wait()?;
+    ///     match receipt.placements.into_iter().next().expect("one event") {
+    ///         Placement::Rejected { reason: Rejection::Tips, tips: there } => tips = there,
+    ///         placement => break placement,
+    ///     }
+    /// };
+    /// assert_eq!(withdrawn, Placement::Delivered { global: 2, local: 2 });
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn if_tips<P: Into<Vec<u8>>>(mut self, tips: impl IntoIterator<Item = P>) -> Self {
+        self.parents = Some(tips.into_iter().map(Into::into).collect());
+        self.if_tips = true;
+        self
+    }
+
+    /// Rejects the event unless it takes this place in its stream: exactly so many events of the stream
+    /// are delivered before it. Goes with listed parents, which then must not be missing, and without.
+    /// Other conditions of the event have to hold too.
+    ///
+    /// For streams in which every event follows the one before it, this says what [`NewEvent::if_tips`]
+    /// says, in fewer bytes; the place is `local + 1` of the newest event that was seen.
+    ///
+    /// ```
+    /// use thalweg::{Ack, AppenderOptions, Event, Placement, Rejection, Store};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path().join("data"))?;
+    /// let account = store.appender_with("account-7", AppenderOptions::new().ack(Ack::Ordered))?;
+    /// account.append_event(Event::new("opened").id("o").if_local(0))?.wait()?;
+    ///
+    /// let late = account.append_event(Event::new("opened, too").id("p").if_local(0))?.wait()?;
+    /// let (reason, tips) = (Rejection::Local { next: 1 }, vec![b"o".to_vec()]);
+    /// assert_eq!(late.placements, [Placement::Rejected { reason, tips }]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn if_local(mut self, local: u64) -> Self {
+        self.if_local = Some(local);
+        self
+    }
+
+    /// Ties the event to the one before it in its batch, which must be of the same stream: it is
+    /// rejected if that one is rejected or is a [`Placement::Conflict`]. That one may be tied to the
+    /// one before it, and so on.
+    ///
+    /// A batch of new events of which the first has a condition, and the others are chained and tied, each
+    /// to the one before it, is all or nothing.
+    ///
+    /// ```
+    /// use thalweg::{Ack, AppenderOptions, Batch, Event, Placement, Rejection, Store};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path().join("data"))?;
+    /// # let cart = store.appender_with("cart", AppenderOptions::new().ack(Ack::Ordered))?;
+    /// let receipt = cart
+    ///     .submit(Batch::from([
+    ///         Event::new("checked out").if_local(7),
+    ///         Event::new("paid").with_previous(),
+    ///         Event::new("closed").with_previous(),
+    ///     ]))?
+    ///     .wait()?;
+    /// let rejected = |reason| Placement::Rejected { reason, tips: vec![] };
+    /// assert_eq!(receipt.placements[0], rejected(Rejection::Local { next: 0 }));
+    /// assert_eq!(receipt.placements[1..], [(); 2].map(|()| rejected(Rejection::Previous)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_previous(mut self) -> Self {
+        self.with_previous = true;
+        self
+    }
+
     fn encode_into(&self, stream: &[u8], batch: &mut EncodedBatch) -> Result<(), LimitError> {
         let parents: Vec<&[u8]> = self.parents.iter().flatten().map(Vec::as_slice).collect();
         batch.push(&EventFields {
             stream,
             id: self.id.as_deref(),
             lineage: match self.parents {
+                Some(_) if self.if_tips => Lineage::IfTips(&parents),
                 Some(_) => Lineage::Parents(&parents),
                 None => Lineage::Chained,
             },
             require_parents: self.require_parents,
+            if_local: self.if_local,
+            with_previous: self.with_previous,
             payload: &self.payload,
         })
     }
@@ -118,7 +231,8 @@ impl Extend<NewEvent> for Batch {
     }
 }
 
-/// Events of any number of streams, in one order, that become durable together or not at all.
+/// Events of any number of streams, in one order, that become durable together or not at all; and
+/// seals on streams between them.
 ///
 /// Events are encoded as they are added, so the batch holds no copy of what was given to it.
 #[derive(Debug, Clone, Default)]
@@ -137,12 +251,29 @@ impl MixedBatch {
         event.encode_into(stream.as_ref(), &mut self.encoded)
     }
 
-    /// Number of events.
+    /// Seals `stream` at this place of the batch: events of it that come later in the log are
+    /// rejected, in this batch too, until the seal is taken off. What is sealed already stays so. The
+    /// placement is [`Placement::Sealed`]. On an error the batch is as it was.
+    ///
+    /// Appends that are accepted before the order has come to the seal are stored and rejected;
+    /// [`Store::seal`](crate::Store::seal) has them refused from the start.
+    pub fn push_seal(&mut self, stream: impl AsRef<[u8]>) -> Result<(), LimitError> {
+        self.encoded.push_seal(stream.as_ref())
+    }
+
+    /// Takes the seal off `stream` at this place of the batch, if there is one. Events of the stream may
+    /// follow in the same batch. The placement is [`Placement::Unsealed`]. On an error the batch is as it
+    /// was.
+    pub fn push_unseal(&mut self, stream: impl AsRef<[u8]>) -> Result<(), LimitError> {
+        self.encoded.push_unseal(stream.as_ref())
+    }
+
+    /// Number of events, and of seals put on or taken off. Each has a placement.
     pub fn len(&self) -> usize {
         self.encoded.count() as usize
     }
 
-    /// Whether there is no event. An empty batch is refused by every append.
+    /// Whether there is nothing in it. An empty batch is refused by every append.
     pub fn is_empty(&self) -> bool {
         self.encoded.is_empty()
     }
@@ -179,12 +310,12 @@ pub struct Receipt {
     /// Position one past the last event of the batch.
     /// [`Store::wait_committed`](crate::Store::wait_committed) waits for it.
     pub end: u64,
-    /// What became of each event, in the order of the batch; empty for [`Ack::Durable`].
+    /// What became of each event and each seal, in the order of the batch; empty for [`Ack::Durable`].
     pub placements: Vec<Placement>,
 }
 
-/// What the order made of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What the order made of an event, or of a seal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Placement {
     /// It was delivered when it arrived.
@@ -203,11 +334,63 @@ pub enum Placement {
     Duplicate,
     /// Another event with this id is there already. This one is ignored for good.
     Conflict,
-    /// A parent was missing and the event requires its parents. Its id is free again.
-    Rejected,
+    /// It was not taken. It is never delivered, and its id is free again.
+    Rejected {
+        /// The first reason, in the order in which [`Rejection`] has them.
+        reason: Rejection,
+        /// Ids of the stream's tips at that place, in the order of their delivery: what
+        /// [`NewEvent::if_tips`] has to name to succeed if nobody comes between. Empty too where the
+        /// rejections around it have named 16 MiB of tips already.
+        tips: Vec<Vec<u8>>,
+    },
+    /// The stream is sealed. The answer to [`MixedBatch::push_seal`].
+    Sealed {
+        /// Number of events that are delivered before the seal: the place that its next event takes
+        /// when it is taken off.
+        next: u64,
+    },
+    /// The stream is not sealed. The answer to [`MixedBatch::push_unseal`].
+    Unsealed,
     /// It is durable, but the store was closed, or its engine stopped, before it was ordered. The
     /// next opening orders it.
     Undecided,
+}
+
+/// Why an event was not taken at its place in the log. The same for ever: it is decided by what comes
+/// before it in the log and by nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// It is tied to the event before it, which was refused. See [`NewEvent::with_previous`].
+    Previous,
+    /// Its stream is sealed. See [`MixedBatch::push_seal`].
+    Sealed,
+    /// It would not take the place that it names. See [`NewEvent::if_local`].
+    Local {
+        /// The place that it would take.
+        next: u64,
+    },
+    /// The tips of the stream are not those that it names. See [`NewEvent::if_tips`].
+    Tips,
+    /// Parents are missing, and it has a condition: [`NewEvent::require_parents`], or one of the
+    /// others.
+    Parents {
+        /// How many parents are not delivered.
+        missing: u32,
+    },
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rejection::Previous => f.write_str("the event before it was refused"),
+            Rejection::Sealed => f.write_str("the stream is sealed"),
+            Rejection::Local { next } => write!(f, "the next event of the stream is number {next}"),
+            Rejection::Tips => f.write_str("the stream has other tips"),
+            Rejection::Parents { missing: 1 } => f.write_str("a parent is missing"),
+            Rejection::Parents { missing } => write!(f, "{missing} parents are missing"),
+        }
+    }
 }
 
 /// Eight digits of the store's tag, a dash, and up to sixteen digits of the position.
@@ -230,12 +413,20 @@ impl<'a> EventId<'a> {
     }
 
     fn made(store_tag: u32, position: u64) -> Self {
+        // By hand: every event without an id passes here twice, and formatting costs as much as
+        // verifying it.
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |number: u64, place: u32| DIGITS[(number >> (4 * place)) as usize & 15];
         let mut text = [0; MADE_LEN_MAX];
-        let mut rest = &mut text[..];
-        use std::io::Write;
-        write!(rest, "{store_tag:08x}-{position:x}").expect("the text is long enough");
-        let left = rest.len();
-        Self::Made { text, len: (MADE_LEN_MAX - left) as u8 }
+        for place in 0..8 {
+            text[7 - place as usize] = digit(u64::from(store_tag), place);
+        }
+        text[8] = b'-';
+        let len = position.checked_ilog2().unwrap_or(0) / 4 + 1;
+        for place in 0..len {
+            text[9 + (len - 1 - place) as usize] = digit(position, place);
+        }
+        Self::Made { text, len: 9 + len as u8 }
     }
 }
 
@@ -304,7 +495,15 @@ impl Event {
     /// ```
     #[expect(clippy::new_ret_no_self, reason = "what is appended is not yet an event of the store")]
     pub fn new(payload: impl Into<Vec<u8>>) -> NewEvent {
-        NewEvent { id: None, parents: None, require_parents: false, payload: payload.into() }
+        NewEvent {
+            id: None,
+            parents: None,
+            if_tips: false,
+            if_local: None,
+            require_parents: false,
+            with_previous: false,
+            payload: payload.into(),
+        }
     }
 
     #[inline]
@@ -408,4 +607,20 @@ pub struct OwnedEvent {
     pub parents: Vec<Vec<u8>>,
     /// The payload.
     pub payload: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::EventId;
+
+    #[test]
+    fn made_ids_are_the_tag_and_the_position_in_hexadecimal() {
+        let positions = (0..64).flat_map(|bit| [(1_u64 << bit) - 1, 1 << bit, 1 << bit | 0xa5]);
+        for position in positions.chain([u64::MAX]) {
+            for tag in [0, 1, 0x0123_abcd, u32::MAX] {
+                let made = EventId::made(tag, position);
+                assert_eq!(&*made, format!("{tag:08x}-{position:x}").as_bytes());
+            }
+        }
+    }
 }

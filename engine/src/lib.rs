@@ -45,6 +45,12 @@
 //! Appends of all threads that come together share one write and one sync. A batch is stored whole
 //! or not at all; a batch that is refused comes back inside the error.
 //!
+//! An event may name the tips ([`NewEvent::if_tips`]) or the place ([`NewEvent::if_local`]) that it
+//! expects of its stream, and is rejected if it finds others; a batch of events that are tied to each
+//! other ([`NewEvent::with_previous`]) is then delivered whole or not at all. A sealed stream takes no
+//! events ([`MixedBatch::push_seal`]). All of this is decided by the event's place in the log, so it
+//! is the same after a crash, and for whoever orders the log again.
+//!
 //! # How to read
 //!
 //! * [`Store::read`]: by global sequence; [`Store::stream`]: by local sequence, found by a skip list;
@@ -61,7 +67,7 @@
 //! * **Causal**: an event is delivered after all its parents, once, whatever the order of arrival.
 //! * **Stable**: sequences are dense from 0 and never change, across crashes and power loss. The order
 //!   is a pure function of the log: only the log has to be durable, and everything else can be made
-//!   again. [`mod@reference`] defines that function in forty lines.
+//!   again. [`mod@reference`] defines that function in a few dozen lines.
 //! * **Damage is seen**: every byte is under a checksum, and damage isolates one record.
 //! * **Fail-stop**: after a failed write or sync nothing more is acknowledged; the first cause stands.
 //!
@@ -92,13 +98,16 @@ pub mod reference;
 mod store;
 #[allow(dead_code, unused_imports)]
 mod sync;
+mod timings;
 mod verify;
 
 pub use error::{
     AppendFailure, BatchRefused, Cause, CloseError, FlushError, LogOpenError, MixedBatchRefused,
-    OpenError, Outcome, ReadError, Refusal, SubmitError,
+    OpenError, Outcome, ReadError, Refusal, SealError, SubmitError,
 };
-pub use event::{Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt};
+pub use event::{
+    Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt, Rejection,
+};
 pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView, Subscription};
@@ -106,4 +115,5 @@ pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, RebuildReport, rebuild};
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, storage};
+pub use timings::{Histogram, Timings};
 pub use verify::{Problem, VerifyProgress, VerifyReport, verify, verify_on};

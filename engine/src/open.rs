@@ -24,16 +24,15 @@ use crate::pipeline::gate::Gate;
 use crate::pipeline::lane::{Inlet, Lane, QUEUE_BATCHES_MAX};
 use crate::pipeline::lookup::Segments;
 use crate::pipeline::orderer::{CUTS_PER_SCANNER, Orderer, OrdererHandle};
+use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::{self, Cores};
 use crate::pipeline::writer::{Group, Writer};
 use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
 use crate::sync::{self, Arc, Mutex, Watermark};
 
-/// Messages that the orderer may have in front of it.
-const INBOX_LEN: usize = 256;
 /// Ordered windows that the committer may have in front of it.
-const COMMITS_LEN: usize = 2;
+const WINDOWS_MAX: u64 = 2;
 
 pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
     let storage: Arc<dyn Storage> = Arc::new(directory(path, options.create)?);
@@ -227,6 +226,11 @@ fn heads(partitions: &[Partition]) -> Vec<Table> {
     partitions.iter().map(head_of).collect()
 }
 
+/// Keys of the sealed streams.
+fn sealed(partitions: &[Partition]) -> Vec<u64> {
+    partitions.iter().flat_map(Partition::sealed_streams).collect()
+}
+
 fn thread_error(source: io::Error) -> OpenError {
     OpenError::Io { context: String::from("starting a thread"), source }
 }
@@ -239,7 +243,7 @@ fn start(
 ) -> Result<Store, OpenError> {
     let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
     let heads = heads(&state.partitions);
-    let (orderer_in, inbox) = bounded(INBOX_LEN);
+    let (sealed, settled) = (sealed(&state.partitions), state.ordered >= log_end);
     let core = Arc::new(Core::new(CoreParts {
         storage,
         keys: Keys::new(&store_id),
@@ -253,13 +257,14 @@ fn start(
         log_end,
         ordered: state.ordered,
         delivered: state.frontier.global,
-        orderer: orderer_in.clone(),
+        timings: options.timings,
     }));
 
     let (calls_in, calls) = unbounded();
     let (cuts_in, cuts) = bounded(options.scanners * CUTS_PER_SCANNER);
-    let (committer_in, commits) = bounded(COMMITS_LEN);
-    let (awaiting_in, awaiting) = unbounded();
+    let (scanned_in, scanned) = unbounded();
+    let (committer_in, commits) = sync::queue(None);
+    let windows = Arc::new(Budget::new(WINDOWS_MAX, u64::MAX));
     let (checkpoints_in, checkpoints) = unbounded();
     let (spare_requests_in, spare_requests) = unbounded();
     let (spares_in, spares) = unbounded();
@@ -268,8 +273,8 @@ fn start(
     let mut others = Vec::new();
     let writer_core = cores.take();
     for _ in 0..options.scanners {
-        let stage = (Arc::clone(&core), cuts.clone(), orderer_in.clone());
-        let run = |(core, cuts, orderer): &mut (Arc<Core>, _, _)| scanner::run(core, cuts, orderer);
+        let stage = (Arc::clone(&core), cuts.clone(), scanned_in.clone());
+        let run = |(core, cuts, scanned): &mut (Arc<Core>, _, _)| scanner::run(core, cuts, scanned);
         others.push(threads::spawn(&core, "thalweg-scanner", cores.take(), stage, run));
     }
     let committer = Committer {
@@ -278,7 +283,7 @@ fn start(
         tips: state.tips,
         heads,
         commits,
-        awaiting,
+        windows: Arc::clone(&windows),
         waiting: VecDeque::new(),
         keeper: checkpoints_in,
     };
@@ -299,14 +304,20 @@ fn start(
     let orderer_core = cores.take();
     let (pool, pool_threads) = threads::pool(&options, &mut cores).map_err(thread_error)?;
     others.extend(pool_threads.into_iter().map(Ok));
+    // A message for each permit.
+    let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
+    let gate = writing.is_some().then(|| Arc::new(Gate::new(requests_in, sealed, settled)));
     let orderer = Orderer {
         core: Arc::clone(&core),
         partitions: state.partitions,
         pool,
-        inbox,
+        scanned,
         calls,
         cuts: cuts_in,
-        committer: committer_in,
+        committer: committer_in.clone(),
+        opened_at: (!settled).then_some(log_end),
+        gate: gate.clone(),
+        windows,
         frontier: state.frontier,
         on_damage: if writing.is_some() { OnDamage::Stop } else { OnDamage::Skip },
         cuts_max: options.scanners * CUTS_PER_SCANNER,
@@ -318,24 +329,21 @@ fn start(
     orderer.publish_counts();
     others.push(threads::spawn(&core, "thalweg-orderer", orderer_core, orderer, Orderer::run));
 
-    let (mut gate, mut writer_thread, mut lock) = (None, None, None);
+    let (mut writer_thread, mut lock) = (None, None);
     if let Some((log, held_lock)) = writing {
-        // A message for each permit, and those that end callbacks need none.
-        let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
         let writer = Writer {
             core: Arc::clone(&core),
             log,
             durability: options.durability,
             requests,
-            orderer: orderer_in.clone(),
-            awaiting: awaiting_in,
+            committer: committer_in,
             preparer: spare_requests_in,
             spares,
             group: Group::new(),
         };
         writer_thread =
             Some(threads::spawn(&core, "thalweg-writer", writer_core, writer, Writer::run));
-        (gate, lock) = (Some(Gate::new(requests_in, [])), Some(held_lock));
+        lock = Some(held_lock);
     }
     let (callbacks_in, callbacks) = sync::queue(None);
     let run = |(core, callbacks): &mut (Arc<Core>, _)| {
@@ -359,12 +367,13 @@ fn start(
     let inlet = Arc::new(inlet);
     let unrelated = |ack| Arc::new(Lane::unrelated(Arc::clone(&inlet), ack));
     let unrelated = (unrelated(Ack::Durable), unrelated(Ack::Ordered));
+    let orderer = OrdererHandle { calls: calls_in, core: Arc::clone(&core) };
     let store = Store::new(Inner {
         core,
         inlet,
         unrelated,
         shut: Watermark::new(0),
-        orderer: OrdererHandle { calls: calls_in, inbox: orderer_in },
+        orderer,
         threads: Mutex::new(Some(threads)),
         recovery,
     });

@@ -51,6 +51,7 @@ pub struct Options {
     pub(crate) pin: bool,
     pub(crate) durability: Durability,
     pub(crate) queue_bytes: u64,
+    pub(crate) timings: bool,
 }
 
 /// Most threads that an option may ask for.
@@ -76,6 +77,7 @@ impl Options {
             pin: true,
             durability: Durability::Sync,
             queue_bytes: 64 << 20,
+            timings: false,
         }
     }
 
@@ -129,6 +131,14 @@ impl Options {
     #[must_use]
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
         self.queue_bytes = bytes;
+        self
+    }
+
+    /// Whether the store records where the time of appends goes, for
+    /// [`Store::timings`]. Costs a few looks at the clock for each batch. Default: no.
+    #[must_use]
+    pub fn timings(mut self, timings: bool) -> Self {
+        self.timings = timings;
         self
     }
 

@@ -34,6 +34,8 @@ pub struct StreamInfo {
     pub held: u64,
     /// Number of delivered events without a delivered child.
     pub tips: u64,
+    /// Whether the stream is sealed: it takes no events until the seal is taken off.
+    pub sealed: bool,
 }
 
 /// Why an event is not delivered.
@@ -128,12 +130,13 @@ fn streams(partitions: &[Partition]) -> Vec<StreamInfo> {
     let streams = partitions.iter().flat_map(|partition| &partition.streams);
     let mut infos: Vec<StreamInfo> = streams
         // A stream that has only seen rejected events has nothing to show.
-        .filter(|stream| stream.delivered + u64::from(stream.held) > 0)
+        .filter(|stream| stream.sealed || stream.delivered + u64::from(stream.held) > 0)
         .map(|stream| StreamInfo {
             name: stream.name.to_vec(),
             delivered: stream.delivered,
             held: u64::from(stream.held),
             tips: stream.tips.len() as u64,
+            sealed: stream.sealed,
         })
         .collect();
     infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));

@@ -45,7 +45,7 @@ pub struct RebuildReport {
     pub duplicates: u64,
     /// Events whose id another event had already.
     pub conflicts: u64,
-    /// Events that required a parent that was missing.
+    /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
     pub rejected: u64,
     /// Damaged places in the log. If there are any, nothing was thrown away and nothing ordered.
     pub corrupt: u64,

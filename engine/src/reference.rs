@@ -1,4 +1,4 @@
-//! The serial machine: the definition of the order, in forty plain lines.
+//! The serial machine: the definition of the order, in a few dozen plain lines.
 //!
 //! Everything that the engine does with many threads, windows and derived files is right if and
 //! only if it delivers what this machine delivers, in the same sequence. Tests and `verify` compare
@@ -8,16 +8,37 @@
 //!
 //! 1. its id is known in its stream, delivered or held: it is a *duplicate* if it is the same event,
 //!    else a *conflict*; either way it is ignored;
-//! 2. all its parents are delivered: it is *delivered*, and then every held descendant that has
+//! 2. it is not to be taken as things stand here: it is *rejected*, and its id stays free. It is tied
+//!    to the event before it, which was refused; or its stream is sealed; or it names another place
+//!    or other tips than its stream has; or it has a condition, and a parent is missing;
+//! 3. all its parents are delivered: it is *delivered*, and then every held descendant that has
 //!    become ready, always the ready one with the smallest position first;
-//! 3. otherwise it is *held*, or *rejected* if it requires its parents; a rejected id stays free.
+//! 4. otherwise it is *held*.
+//!
+//! Between the events stand the records that *seal* a stream and take the seal off. Nothing is
+//! delivered to a sealed stream, since what it holds waits for events that would have to arrive.
 //!
 //! A chained event has as parents the tips of its stream: the delivered events without a delivered
 //! child. Two events are the same if they list the same parents in the same way and have the same
 //! payload. A delivered chained event is also the same as one that lists, in whatever order, the
-//! tips that it was chained on, so that what was exported can be imported again.
+//! tips that it was chained on, so that what was exported can be imported again. Conditions are no
+//! part of an event: to append it again is a duplicate, whatever has become of its stream.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+
+use crate::event::Rejection;
+
+/// A record of the log, as the machine sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SerialRecord {
+    /// An event.
+    Event(SerialEvent),
+    /// Seals the stream with this name.
+    Seal(Vec<u8>),
+    /// Takes the seal off the stream with this name.
+    Unseal(Vec<u8>),
+}
 
 /// An event, as the machine sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +51,12 @@ pub struct SerialEvent {
     pub parents: Option<Vec<Vec<u8>>>,
     /// Whether the event is to be rejected rather than held.
     pub require_parents: bool,
+    /// Whether the listed parents must be the tips of the stream.
+    pub if_tips: bool,
+    /// The place in its stream that the event must take.
+    pub if_local: Option<u64>,
+    /// Whether the event is tied to the one that ends where it begins.
+    pub with_previous: bool,
     /// The payload, or anything that stands for it: only compared.
     pub payload: Vec<u8>,
 }
@@ -45,8 +72,12 @@ pub enum Arrival {
     Duplicate,
     /// Another event with the id is known.
     Conflict,
-    /// Not held, since it requires its parents.
-    Rejected,
+    /// Not taken.
+    Rejected(Rejection),
+    /// The stream is sealed now, after so many deliveries.
+    Sealed(u64),
+    /// The stream is not sealed now.
+    Unsealed,
 }
 
 /// One delivery. Its index in [`SerialMachine::order`] is its global sequence.
@@ -70,6 +101,8 @@ pub struct SerialMachine {
     streams: HashMap<Vec<u8>, Stream>,
     /// All deliveries, in global order.
     pub order: Vec<Delivery>,
+    /// End and stream of the record before, if that was refused.
+    refused: Option<(u64, Vec<u8>)>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +114,7 @@ struct Stream {
     /// For a parent that is not delivered, the events that wait for it.
     waiting: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     delivered: u64,
+    sealed: bool,
 }
 
 #[derive(Debug)]
@@ -94,20 +128,39 @@ struct Known {
 }
 
 impl SerialMachine {
-    /// Takes the next event of the log.
-    pub fn arrive(&mut self, position: u64, event: SerialEvent) -> Arrival {
+    /// Takes the next record of the log, which stands at `place`, from its position to its end.
+    pub fn arrive(&mut self, place: Range<u64>, record: SerialRecord) -> Arrival {
+        let name = record.stream().to_vec();
+        let stream = self.streams.entry(name.clone()).or_default();
+        let after_refused = self.refused.take() == Some((place.start, name.clone()));
+        let arrival = match record {
+            SerialRecord::Event(event) => self.arrive_event(place.start, event, after_refused),
+            SerialRecord::Seal(_) => {
+                stream.sealed = true;
+                Arrival::Sealed(stream.delivered)
+            }
+            SerialRecord::Unseal(_) => {
+                stream.sealed = false;
+                Arrival::Unsealed
+            }
+        };
+        let refused = matches!(arrival, Arrival::Rejected(_) | Arrival::Conflict);
+        self.refused = refused.then_some((place.end, name));
+        arrival
+    }
+
+    fn arrive_event(&mut self, position: u64, event: SerialEvent, after_refused: bool) -> Arrival {
         let stream = self.streams.entry(event.stream.clone()).or_default();
         if let Some(known) = stream.known.get(&event.id) {
             return if known.is_same(&event) { Arrival::Duplicate } else { Arrival::Conflict };
         }
-        let missing: BTreeSet<&Vec<u8>> =
-            event.parents.iter().flatten().filter(|id| !stream.is_delivered(id)).collect();
-        let count = missing.len() as u32;
-        if count > 0 && event.require_parents {
-            return Arrival::Rejected;
+        if let Some(rejection) = stream.rejection(&event, after_refused) {
+            return Arrival::Rejected(rejection);
         }
+        let missing = stream.missing(&event);
+        let count = missing.len() as u32;
         for parent in missing {
-            stream.waiting.entry(parent.clone()).or_default().push(event.id.clone());
+            stream.waiting.entry(parent).or_default().push(event.id.clone());
         }
         let id = event.id.clone();
         let known = Known { event, position, local: None, chained_on: Vec::new(), missing: count };
@@ -129,14 +182,27 @@ impl SerialMachine {
         Arrival::Delivered
     }
 
-    /// Delivered events, held events and tips of every stream that has any.
-    pub fn stream_counts(&self) -> BTreeMap<&[u8], (u64, u64, u64)> {
+    /// Delivered events, held events and tips of every stream that has any or is sealed, and whether
+    /// it is.
+    pub fn stream_counts(&self) -> BTreeMap<&[u8], (u64, u64, u64, bool)> {
         let counts = |stream: &Stream| {
             let held = stream.known.len() as u64 - stream.delivered;
-            (stream.delivered, held, stream.tips.len() as u64)
+            (stream.delivered, held, stream.tips.len() as u64, stream.sealed)
         };
-        let seen = self.streams.iter().filter(|(_, stream)| !stream.known.is_empty());
+        let is_there = |stream: &Stream| stream.sealed || !stream.known.is_empty();
+        let seen = self.streams.iter().filter(|(_, stream)| is_there(stream));
         seen.map(|(name, stream)| (name.as_slice(), counts(stream))).collect()
+    }
+
+    /// Ids of the tips of a stream, in the order of their delivery.
+    pub fn tips(&self, stream: &[u8]) -> Vec<Vec<u8>> {
+        let stream = self.streams.get(stream);
+        stream.map_or_else(Vec::new, |stream| stream.tips.values().cloned().collect())
+    }
+
+    /// Number of events that are delivered to a stream.
+    pub fn delivered(&self, stream: &[u8]) -> u64 {
+        self.streams.get(stream).map_or(0, |stream| stream.delivered)
     }
 
     /// Positions of all held events, with their undelivered parents in the order of their ids.
@@ -144,16 +210,49 @@ impl SerialMachine {
         let mut held = BTreeMap::new();
         for stream in self.streams.values() {
             for known in stream.known.values().filter(|known| known.local.is_none()) {
-                let parents = known.event.parents.iter().flatten();
-                let missing = parents.filter(|id| !stream.is_delivered(id)).cloned().collect();
-                held.insert(known.position, missing);
+                held.insert(known.position, stream.missing(&known.event));
             }
         }
         held
     }
 }
 
+impl SerialRecord {
+    /// Name of the stream that the record is about.
+    pub fn stream(&self) -> &[u8] {
+        match self {
+            SerialRecord::Event(event) => &event.stream,
+            SerialRecord::Seal(stream) | SerialRecord::Unseal(stream) => stream,
+        }
+    }
+}
+
 impl Stream {
+    /// Why an event that is not known is not taken, if it is not.
+    fn rejection(&self, event: &SerialEvent, after_refused: bool) -> Option<Rejection> {
+        let listed: BTreeSet<&Vec<u8>> = event.parents.iter().flatten().collect();
+        let missing = self.missing(event).len() as u32;
+        let has_condition = event.require_parents || event.if_tips || event.if_local.is_some();
+        if event.with_previous && after_refused {
+            Some(Rejection::Previous)
+        } else if self.sealed {
+            Some(Rejection::Sealed)
+        } else if event.if_local.is_some_and(|local| local != self.delivered) {
+            Some(Rejection::Local { next: self.delivered })
+        } else if event.if_tips && listed != self.tips.values().collect() {
+            Some(Rejection::Tips)
+        } else if has_condition && missing > 0 {
+            Some(Rejection::Parents { missing })
+        } else {
+            None
+        }
+    }
+
+    /// The listed parents that are not delivered.
+    fn missing(&self, event: &SerialEvent) -> BTreeSet<Vec<u8>> {
+        event.parents.iter().flatten().filter(|id| !self.is_delivered(id)).cloned().collect()
+    }
+
     fn is_delivered(&self, id: &[u8]) -> bool {
         self.known.get(id).is_some_and(|known| known.local.is_some())
     }

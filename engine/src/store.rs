@@ -6,20 +6,22 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use thalweg_wal::WriteLock;
+use thalweg_wal::{EncodedBatch, WriteLock};
 
-use crate::error::{Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal};
-use crate::event::{Ack, Event, MixedBatch};
+use crate::error::{
+    Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError, SubmitError,
+};
+use crate::event::{Ack, Event, MixedBatch, Placement};
 use crate::options::{AppenderOptions, Options};
-use crate::pipeline::appender::{MixedAppender, StreamAppender, Ticket};
+use crate::pipeline::appender::{MixedAppender, StreamAppender, Ticket, submit_to};
 use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::{Core, deadline_in};
-use crate::pipeline::lane::{Inlet, Lane};
+use crate::pipeline::lane::{Inlet, Lane, Passage};
 use crate::pipeline::orderer::{Call, OrdererHandle};
-use crate::pipeline::permits::Patience;
 use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
 use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion};
+use crate::timings::{Recorders, Timings};
 use crate::verify::{VerifyReport, verify_on};
 
 /// How long closing waits for the order of what is durable. What is not ordered by then is
@@ -147,7 +149,58 @@ impl Store {
             Ack::Durable => &self.inner.unrelated.0,
             Ack::Ordered => &self.inner.unrelated.1,
         };
-        MixedAppender::new(Arc::clone(lane)).submit_patiently(batch, Patience::Endless)
+        submit_to(lane, batch.into_encoded(), Passage::Append).map_err(|(reason, encoded)| {
+            SubmitError { reason, batch: MixedBatch::from_encoded(encoded) }
+        })
+    }
+
+    /// Seals the stream `name`: it takes no more events, for good, until [`Store::unseal`]. Returns the
+    /// local sequence of its last event, or nothing if it has none. A stream may be sealed before it has
+    /// any, and again when it is sealed.
+    ///
+    /// From the moment of the call every append to the stream is refused. What was accepted before is in
+    /// the log before the seal, and counts. Held events of the stream stay held, since nothing that they
+    /// wait for can come. Blocks until the seal is durable and ordered.
+    ///
+    /// The seal is a record of the log, so it holds after a crash too. Appends that are accepted after a
+    /// crash, before the order has come to the seal again, are stored and then rejected; the receipt of
+    /// [`Ack::Ordered`] says so.
+    ///
+    /// # Errors
+    ///
+    /// The seal was refused, it is not known to be stored, or the store was closed meanwhile.
+    pub fn seal(&self, name: impl AsRef<[u8]>) -> Result<Option<u64>, SealError> {
+        let name = name.as_ref();
+        let mut batch = EncodedBatch::new();
+        batch.push_seal(name).map_err(Refusal::Limit)?;
+        let key = self.core().keys.stream(name);
+        let lane = &self.inner.unrelated.1;
+        let ticket = submit_to(lane, batch, Passage::Seal(key)).map_err(|(reason, _)| reason)?;
+        let outcome = ticket.wait();
+        if let Some(gate) = &self.inner.inlet.gate {
+            gate.decide(key);
+        }
+        match outcome?.placements.first() {
+            Some(Placement::Sealed { next }) => Ok(next.checked_sub(1)),
+            _ => Err(SealError::Undecided),
+        }
+    }
+
+    /// Takes the seal off the stream `name`, if there is one: it takes events again. Blocks until that is
+    /// durable and ordered.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::seal`].
+    pub fn unseal(&self, name: impl AsRef<[u8]>) -> Result<(), SealError> {
+        let mut batch = EncodedBatch::new();
+        batch.push_unseal(name.as_ref()).map_err(Refusal::Limit)?;
+        let lane = &self.inner.unrelated.1;
+        let ticket = submit_to(lane, batch, Passage::Unseal).map_err(|(reason, _)| reason)?;
+        match ticket.wait()?.placements.first() {
+            Some(Placement::Unsealed) => Ok(()),
+            _ => Err(SealError::Undecided),
+        }
     }
 
     /// Position at which the durable part of the log ends.
@@ -294,7 +347,7 @@ impl Store {
     /// The state of the store, in numbers. Never blocks.
     pub fn stats(&self) -> Stats {
         let core = self.core();
-        let segments = core.segments.list();
+        let segments = core.segments.snapshot();
         let committed = core.committed.get();
         let (callback_panics, first_callback_panic) = core.callback_panics.get();
         Stats {
@@ -319,6 +372,12 @@ impl Store {
             checkpoint_error: core.checkpoint_error.get().cloned(),
             poisoned: core.cause().map(Cause::to_string),
         }
+    }
+
+    /// Where the time of appends went, if the store was opened with
+    /// [`Options::timings`]. Never blocks.
+    pub fn timings(&self) -> Option<Timings> {
+        self.core().timings.as_ref().map(Recorders::snapshot)
     }
 
     /// Why the engine has stopped, if it has.
@@ -422,7 +481,7 @@ pub struct Stats {
     pub duplicates: u64,
     /// Number of events whose id another event had already.
     pub conflicts: u64,
-    /// Number of events that required a parent that was missing.
+    /// Number of events that were rejected; see [`Rejection`](crate::Rejection).
     pub rejected: u64,
     /// Number of damaged places that this process has met.
     pub corrupt: u64,

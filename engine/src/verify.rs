@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{Damage, LogReader, Record, name};
+use thalweg_wal::{Damage, LogReader, Record, RecordKind, name};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::derived::checkpoint::Snapshot;
@@ -23,7 +23,7 @@ use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::error::ReadError;
 use crate::event::EventId;
 use crate::order::keys::{Keys, partition_of};
-use crate::reference::{Arrival, SerialEvent, SerialMachine};
+use crate::reference::{Arrival, SerialEvent, SerialMachine, SerialRecord};
 use crate::sync::Arc;
 
 /// Most problems that a report lists; the rest is only counted.
@@ -68,7 +68,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Records in the log.
+    /// Records in the log: events, and seals put on or taken off.
     pub records: u64,
     /// Events that are delivered.
     pub delivered: u64,
@@ -78,9 +78,9 @@ pub struct VerifyReport {
     pub duplicates: u64,
     /// Events whose id another event had already.
     pub conflicts: u64,
-    /// Events that required a parent that was missing.
+    /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
     pub rejected: u64,
-    /// Streams with delivered or held events.
+    /// Streams with delivered or held events, or with a seal.
     pub streams: u64,
     /// Damaged places in the log. If there are any, the derived files are not compared.
     pub damaged: u64,
@@ -175,12 +175,13 @@ pub fn verify_on(
                 derived.pass(record.position(), &machine, &mut report);
             }
             report.records += 1;
-            let event = serial_event(&record, &log.store_id);
-            match machine.arrive(record.position(), event) {
+            let place = record.position()..record.position() + record.len();
+            match machine.arrive(place, serial_record(&record, &log.store_id)) {
                 Arrival::Delivered | Arrival::Held(_) => {}
+                Arrival::Sealed(_) | Arrival::Unsealed => {}
                 Arrival::Duplicate => report.duplicates += 1,
                 Arrival::Conflict => report.conflicts += 1,
-                Arrival::Rejected => report.rejected += 1,
+                Arrival::Rejected(_) => report.rejected += 1,
             }
             if report.records.is_multiple_of(PROGRESS_EVERY) {
                 let bytes_done = bytes_before + (record.position() - segment.base());
@@ -224,16 +225,25 @@ pub(crate) fn beyond_walks(log: &LogReader) -> impl Iterator<Item = &Damage> {
     log.damage.iter().filter(move |damage| !is_walked(damage.position))
 }
 
-/// An event for the serial machine; a digest stands for the payload, to save memory.
-fn serial_event(record: &Record<'_>, store_id: &[u8; 16]) -> SerialEvent {
+/// A record for the serial machine; a digest stands for the payload, to save memory.
+fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialRecord {
+    let stream = record.stream().to_vec();
+    match record.kind() {
+        RecordKind::Event => {}
+        RecordKind::Seal => return SerialRecord::Seal(stream),
+        RecordKind::Unseal => return SerialRecord::Unseal(stream),
+    }
     let parents = record.parents().map(<[u8]>::to_vec).collect();
-    SerialEvent {
-        stream: record.stream().to_vec(),
+    SerialRecord::Event(SerialEvent {
+        stream,
         id: EventId::of(record, crate::open::tag_of(store_id)).to_vec(),
         parents: (!record.is_chained()).then_some(parents),
         require_parents: record.requires_parents(),
+        if_tips: record.is_if_tips(),
+        if_local: record.if_local(),
+        with_previous: record.is_with_previous(),
         payload: xxh3_128(record.payload()).to_le_bytes().to_vec(),
-    }
+    })
 }
 
 /// The derived files, opened for comparison.
@@ -321,14 +331,18 @@ impl Derived {
         let mut found = 0;
         for (index, partition) in partitions.iter().enumerate() {
             for stream in &partition.streams {
-                let counts = (stream.delivered, u64::from(stream.held), stream.tips.len() as u64);
-                found += usize::from(counts.0 + counts.1 > 0);
+                let (held, tips) = (u64::from(stream.held), stream.tips.len() as u64);
+                let counts = (stream.delivered, held, tips, stream.sealed);
+                found += usize::from(stream.delivered + held > 0 || stream.sealed);
                 let should = expected.get(&*stream.name).copied().unwrap_or_default();
                 if counts != should || partition_of(stream.key) != index {
                     let stream = stream.name.escape_ascii();
                     problem(
                         report,
-                        format!("stream {stream} has {counts:?} events, not {should:?}"),
+                        format!(
+                            "stream {stream} has delivered, held, tips and seal {counts:?}, not \
+                             {should:?}"
+                        ),
                     );
                 }
             }

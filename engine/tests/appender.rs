@@ -17,7 +17,8 @@ use common::{Rng, SOON, acked, append, expected, shared, soon};
 use faulty::{Fault, Faulty, Op};
 use thalweg::{
     Ack, AppendFailure, AppenderOptions, Batch, Cause, CloseError, Event, FlushError, LimitError,
-    MixedBatch, Options, Outcome, Placement, Receipt, Refusal, Store, StreamAppender, Ticket,
+    MixedBatch, Options, Outcome, Placement, Receipt, Refusal, Rejection, Store, StreamAppender,
+    Ticket,
 };
 
 const SEGMENT: &str = "segment-0000000000000001";
@@ -1027,6 +1028,7 @@ fn a_callback_hears_what_became_of_each_event() {
     appender.submit_with(batch.into(), say()).expect("accepted");
     appender.submit_with(one("chained"), say()).expect("accepted");
     let delivered = |place| Placement::Delivered { global: place, local: place };
+    let reason = Rejection::Parents { missing: 1 };
     assert_eq!(
         said.recv_timeout(SOON).expect("called"),
         [
@@ -1035,7 +1037,7 @@ fn a_callback_hears_what_became_of_each_event() {
             Placement::Duplicate,
             Placement::Conflict,
             Placement::Held { missing: 1 },
-            Placement::Rejected,
+            Placement::Rejected { reason, tips: vec![b"b".to_vec()] },
         ]
     );
     assert_eq!(said.recv_timeout(SOON).expect("called"), [delivered(2)]);

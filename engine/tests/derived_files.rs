@@ -34,6 +34,15 @@ fn fill(store: &Store, rng: &mut Rng, count: u64) {
                 batch.push(&stream, &event).expect("within the limits");
             }
         }
+        // A tied event, and at times a seal and its end, with an event between them.
+        let stream = format!("s{}", rng.below(3));
+        batch.push(&stream, &wild_event(rng, 0, 200, vec![9])).expect("within the limits");
+        batch.push(&stream, &Event::new("tied").with_previous()).expect("within the limits");
+        if rng.once_in(10) {
+            batch.push_seal(&stream).expect("within the limits");
+            batch.push(&stream, &Event::new("sealed out")).expect("within the limits");
+            batch.push_unseal(&stream).expect("within the limits");
+        }
         store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
     }
 }
@@ -309,8 +318,7 @@ fn a_healthy_store_has_no_problems_and_the_right_counts() {
         let order = expected(&storage);
         let report = verified(&storage).expect("verifies");
         assert_eq!(report.problems, []);
-        let count =
-            |arrival| order.arrivals.iter().filter(|(_, other)| *other == arrival).count() as u64;
+        let count = |arrival| order.count(|other| other == arrival);
         use thalweg::reference::Arrival;
         let delivered = order.order.len() as u64;
         assert_eq!(
@@ -319,7 +327,7 @@ fn a_healthy_store_has_no_problems_and_the_right_counts() {
         );
         assert_eq!(
             [report.duplicates, report.conflicts, report.rejected, report.streams],
-            [count(Arrival::Duplicate), count(Arrival::Conflict), count(Arrival::Rejected), 3]
+            [count(Arrival::Duplicate), count(Arrival::Conflict), order.rejected(), 3]
         );
         assert!(!report.interrupted);
     }
@@ -417,8 +425,8 @@ fn a_damaged_record_stops_writers_and_is_left_out_by_readers() {
 
     // A reader shows the order of what is whole.
     let mut machine = thalweg::reference::SerialMachine::default();
-    for (other, event) in whole.events.iter().filter(|(other, _)| **other != position) {
-        machine.arrive(*other, event.clone());
+    for (place, record) in whole.records.iter().filter(|(place, _)| place.start != position) {
+        machine.arrive(place.clone(), record.clone());
     }
     let reader = Options::new().open_read_only_on(shared(&before)).expect("opens");
     reader.wait_committed(reader.durable_end()).expect("goes on behind the damage");
@@ -429,7 +437,7 @@ fn a_damaged_record_stops_writers_and_is_left_out_by_readers() {
     assert_eq!(reader.stats().corrupt, 1);
     let report = verified(&before).expect("verifies");
     assert_eq!((report.problem_count, report.problems[0].position), (1, Some(position)));
-    assert_eq!(report.records, whole.events.len() as u64 - 1);
+    assert_eq!(report.records, whole.records.len() as u64 - 1);
 }
 
 #[test]
@@ -529,7 +537,7 @@ fn damage_in_front_of_whole_frames_of_the_last_segment_is_refused_by_name() {
     assert!(bytes(&storage, SEGMENT) == before, "nothing is cut");
     let report = verified(&storage).expect("verifies");
     assert_eq!(report.problem_count, 1, "{:?}", report.problems);
-    assert_eq!(report.records, whole.events.len() as u64 - 1);
+    assert_eq!(report.records, whole.records.len() as u64 - 1);
 }
 
 // Rebuilding.
@@ -548,7 +556,7 @@ fn a_rebuild_makes_the_same_order_and_counts_it() {
         rebuild(dir.path(), Options::new(), &|_| ControlFlow::Continue(())).expect("rebuilds");
     assert_eq!(
         [report.scanned, report.delivered, report.held, report.corrupt],
-        [order.arrivals.len() as u64, order.order.len() as u64, order.held.len() as u64, 0]
+        [order.events.len() as u64, order.order.len() as u64, order.held.len() as u64, 0]
     );
     assert!(!report.interrupted);
     for (name, before) in [ORDER, TIPS].iter().zip(derived) {

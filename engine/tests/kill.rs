@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use common::{Expected, Rng, check, expected, wild_event};
 use thalweg::reference::Arrival;
 use thalweg::storage::OsStorage;
-use thalweg::{Ack, MixedBatch, Options, Placement, Store};
+use thalweg::{Ack, MixedBatch, Options, Placement, Rejection, Store};
 
 const DIR: &str = "THALWEG_KILL_DIR";
 const CHILD: &str = "THALWEG_KILL_CHILD";
@@ -131,9 +131,14 @@ fn write_placement(placement: &Placement) -> String {
         Placement::Held { missing } => format!("held:{missing}"),
         Placement::Duplicate => String::from("duplicate"),
         Placement::Conflict => String::from("conflict"),
-        Placement::Rejected => String::from("rejected"),
+        Placement::Rejected { reason, .. } => rejected(*reason),
         other => format!("{other:?}"),
     }
+}
+
+/// A rejection, as one word of a line.
+fn rejected(reason: Rejection) -> String {
+    format!("rejected:{}", format!("{reason:?}").replace(' ', ""))
 }
 
 // The parent.
@@ -303,7 +308,8 @@ fn check_placement(position: u64, placement: &str, expected: &Expected) {
         Arrival::Held(missing) => format!("held:{missing}"),
         Arrival::Duplicate => String::from("duplicate"),
         Arrival::Conflict => String::from("conflict"),
-        Arrival::Rejected => String::from("rejected"),
+        Arrival::Rejected(reason) => rejected(reason),
+        Arrival::Sealed(_) | Arrival::Unsealed => panic!("the children seal nothing"),
         Arrival::Delivered => {
             let global = expected.order.iter().position(|delivery| delivery.position == position);
             let global = global.expect("a delivered event is in the order");

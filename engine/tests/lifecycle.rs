@@ -45,7 +45,7 @@ fn tickets_for_the_order_are_never_late() {
                     let batch = Batch::from([Event::new(vec![0; round as usize % 5])]);
                     let mut ticket = appender.submit(batch).expect("accepted");
                     let receipt = ticket.wait_timeout(SOON).expect("in time").expect("appended");
-                    let placement = receipt.placements[0];
+                    let placement = receipt.placements[0].clone();
                     let own = 2 * round + 1;
                     assert!(
                         matches!(placement, Placement::Delivered { local, .. } if local == own),

@@ -1,11 +1,13 @@
-//! Encoding of events on the appender's thread, limits checked before a byte is written.
+//! Encoding of records on the appender's thread, limits checked before a byte is written.
 
 use std::fmt;
 
 use crate::format::{
-    BATCH_LEN_MAX, FLAG_CHAINED, FLAG_REQUIRE_PARENTS, ID_LEN_MAX, PARENT_COUNT_MAX,
-    PAYLOAD_LEN_MAX, RecordFields, RecordLayout, STREAM_LEN_MAX, encode_record, encoded_record_len,
+    BATCH_LEN_MAX, FLAG_CHAINED, FLAG_IF_LOCAL, FLAG_IF_TIPS, FLAG_REQUIRE_PARENTS,
+    FLAG_WITH_PREVIOUS, ID_LEN_MAX, PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, RecordFields, RecordLayout,
+    STREAM_LEN_MAX, encode_record, encoded_record_len,
 };
+use crate::record::RecordKind;
 
 /// Where an event hangs in its stream.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +16,9 @@ pub enum Lineage<'a> {
     Chained,
     /// On the listed parents; none of them makes a root.
     Parents(&'a [&'a [u8]]),
+    /// On the listed parents, if they are, as a set, the tips of the stream at the event's place in
+    /// the log; rejected otherwise. An empty list stands for a stream without a delivered event.
+    IfTips(&'a [&'a [u8]]),
 }
 
 /// An event, as its appender knows it.
@@ -27,6 +32,10 @@ pub struct EventFields<'a> {
     pub lineage: Lineage<'a>,
     /// Reject the event, instead of holding it, when a parent is missing.
     pub require_parents: bool,
+    /// Reject the event unless this many events of its stream are delivered before it.
+    pub if_local: Option<u64>,
+    /// Reject the event if the one before it in the batch, which is of the same stream, is refused.
+    pub with_previous: bool,
     /// The payload, up to [`PAYLOAD_LEN_MAX`] bytes; may be empty.
     pub payload: &'a [u8],
 }
@@ -62,6 +71,8 @@ pub enum LimitError {
         /// Bytes in the payload.
         len: usize,
     },
+    /// The event is tied to the one before it, and the batch has no event of its stream there.
+    Previous,
     /// The batch would be longer than [`BATCH_LEN_MAX`] bytes.
     Batch {
         /// Bytes that the batch would take.
@@ -88,6 +99,9 @@ impl fmt::Display for LimitError {
             LimitError::Payload { len } => {
                 write!(f, "a payload takes at most {PAYLOAD_LEN_MAX} bytes, this one has {len}")
             }
+            LimitError::Previous => {
+                write!(f, "no event of the same stream stands before this one in its batch")
+            }
             LimitError::Batch { len } => {
                 write!(f, "a batch takes at most {BATCH_LEN_MAX} bytes, this one would take {len}")
             }
@@ -102,6 +116,8 @@ impl std::error::Error for LimitError {}
 pub struct EncodedBatch {
     bytes: Vec<u8>,
     count: u32,
+    /// Where the last record begins in `bytes`.
+    last_at: usize,
 }
 
 impl EncodedBatch {
@@ -113,11 +129,44 @@ impl EncodedBatch {
     /// Adds an event. On an error the batch is as it was.
     pub fn push(&mut self, event: &EventFields<'_>) -> Result<(), LimitError> {
         let fields = checked(event)?;
+        if event.with_previous && !self.ends_with_event_of(event.stream) {
+            return Err(LimitError::Previous);
+        }
+        self.push_record(&fields)
+    }
+
+    /// Adds a record that seals `stream`: from there on, the stream takes no events. On an error the
+    /// batch is as it was.
+    pub fn push_seal(&mut self, stream: &[u8]) -> Result<(), LimitError> {
+        self.push_control(RecordKind::Seal, stream)
+    }
+
+    /// Adds a record from which on `stream` takes events again. On an error the batch is as it was.
+    pub fn push_unseal(&mut self, stream: &[u8]) -> Result<(), LimitError> {
+        self.push_control(RecordKind::Unseal, stream)
+    }
+
+    fn push_control(&mut self, kind: RecordKind, stream: &[u8]) -> Result<(), LimitError> {
+        check_stream(stream)?;
+        let fields = RecordFields {
+            kind,
+            stream,
+            id: &[],
+            if_local: None,
+            parents: &[],
+            flags: 0,
+            payload: &[],
+        };
+        self.push_record(&fields)
+    }
+
+    fn push_record(&mut self, fields: &RecordFields<'_>) -> Result<(), LimitError> {
         let len = self.bytes.len() as u64 + fields.encoded_len();
         if len > BATCH_LEN_MAX as u64 {
             return Err(LimitError::Batch { len });
         }
-        encode_record(&fields, &mut self.bytes);
+        self.last_at = self.bytes.len();
+        encode_record(fields, &mut self.bytes);
         self.count += 1;
         Ok(())
     }
@@ -126,6 +175,7 @@ impl EncodedBatch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.count = 0;
+        self.last_at = 0;
     }
 
     /// Bytes that the buffer has room for.
@@ -133,25 +183,42 @@ impl EncodedBatch {
         self.bytes.capacity()
     }
 
-    /// The stream of each event, in their order.
-    pub fn streams(&self) -> impl Iterator<Item = &[u8]> {
+    /// The stream of each event, in their order; without those before which the batch itself puts the
+    /// stream's seal on or takes it off.
+    pub fn unsealed_streams(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.bytes[..];
-        std::iter::from_fn(move || {
+        let records = std::iter::from_fn(move || {
             if rest.is_empty() {
                 return None;
             }
             let (record, after) = rest.split_at(encoded_record_len(rest) as usize);
             rest = after;
-            Some(RecordLayout::stream(record))
+            Some(record)
+        });
+        let mut governed = Vec::new();
+        records.filter_map(move |record| {
+            let stream = RecordLayout::stream(record);
+            if RecordLayout::kind(record) != RecordKind::Event {
+                governed.push(stream);
+                return None;
+            }
+            (!governed.contains(&stream)).then_some(stream)
         })
     }
 
-    /// Number of events.
+    fn ends_with_event_of(&self, stream: &[u8]) -> bool {
+        let last = &self.bytes[self.last_at..];
+        !last.is_empty()
+            && RecordLayout::kind(last) == RecordKind::Event
+            && RecordLayout::stream(last) == stream
+    }
+
+    /// Number of records: events, and seals put on or taken off.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Whether there is no event.
+    /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -166,17 +233,24 @@ impl EncodedBatch {
     }
 }
 
+fn check_stream(stream: &[u8]) -> Result<(), LimitError> {
+    if (1..=STREAM_LEN_MAX).contains(&stream.len()) {
+        Ok(())
+    } else {
+        Err(LimitError::Stream { len: stream.len() })
+    }
+}
+
 fn checked<'a>(event: &EventFields<'a>) -> Result<RecordFields<'a>, LimitError> {
     let id_fits = |id: &[u8]| (1..=ID_LEN_MAX).contains(&id.len());
-    if !(1..=STREAM_LEN_MAX).contains(&event.stream.len()) {
-        return Err(LimitError::Stream { len: event.stream.len() });
-    }
+    check_stream(event.stream)?;
     if let Some(id) = event.id.filter(|id| !id_fits(id)) {
         return Err(LimitError::Id { len: id.len() });
     }
-    let (parents, chained) = match event.lineage {
+    let (parents, lineage) = match event.lineage {
         Lineage::Chained => (&[][..], FLAG_CHAINED),
         Lineage::Parents(parents) => (parents, 0),
+        Lineage::IfTips(tips) => (tips, FLAG_IF_TIPS),
     };
     if parents.len() > PARENT_COUNT_MAX {
         return Err(LimitError::ParentCount { count: parents.len() });
@@ -187,12 +261,17 @@ fn checked<'a>(event: &EventFields<'a>) -> Result<RecordFields<'a>, LimitError> 
     if event.payload.len() > PAYLOAD_LEN_MAX {
         return Err(LimitError::Payload { len: event.payload.len() });
     }
-    let require = if event.require_parents { FLAG_REQUIRE_PARENTS } else { 0 };
+    let flag = |flag, is_set| if is_set { flag } else { 0 };
+    let conditions = flag(FLAG_REQUIRE_PARENTS, event.require_parents)
+        | flag(FLAG_IF_LOCAL, event.if_local.is_some())
+        | flag(FLAG_WITH_PREVIOUS, event.with_previous);
     Ok(RecordFields {
+        kind: RecordKind::Event,
         stream: event.stream,
         id: event.id.unwrap_or_default(),
+        if_local: event.if_local,
         parents,
-        flags: chained | require,
+        flags: lineage | conditions,
         payload: event.payload,
     })
 }

@@ -8,7 +8,7 @@
 //! run of zeros is never a valid header of any kind: that is what lets recovery read untouched,
 //! zero-filled space as "nothing was written here".
 
-use crate::record::{Parents, Record};
+use crate::record::{Parents, Record, RecordKind};
 
 /// Every header, frame and record starts on a multiple of this many bytes.
 pub const ALIGN: u64 = 8;
@@ -35,14 +35,26 @@ const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"FRM1");
 /// Bytes of a record header, before stream, id, parents and payload.
 pub const RECORD_HEADER_LEN: u64 = 24;
 const RECORD_MAGIC: u8 = 0xE7;
-/// The one record kind of this version: an event.
 const RECORD_KIND_EVENT: u8 = 1;
+const RECORD_KIND_SEAL: u8 = 2;
+const RECORD_KIND_UNSEAL: u8 = 3;
 
 /// Flag: the event has no listed parents; it is chained on the stream's tips.
 pub(crate) const FLAG_CHAINED: u8 = 1 << 0;
 /// Flag: reject the event when a parent is missing, instead of holding it.
 pub(crate) const FLAG_REQUIRE_PARENTS: u8 = 1 << 1;
-const FLAGS_KNOWN: u8 = FLAG_CHAINED | FLAG_REQUIRE_PARENTS;
+/// Flag: reject the event unless the listed parents are the tips of its stream.
+pub(crate) const FLAG_IF_TIPS: u8 = 1 << 2;
+/// Flag: reject the event unless it would take this place in its stream; the place stands before
+/// the parents.
+pub(crate) const FLAG_IF_LOCAL: u8 = 1 << 3;
+/// Flag: reject the event if the one before it in its batch is refused.
+pub(crate) const FLAG_WITH_PREVIOUS: u8 = 1 << 4;
+const FLAGS_KNOWN: u8 =
+    FLAG_CHAINED | FLAG_REQUIRE_PARENTS | FLAG_IF_TIPS | FLAG_IF_LOCAL | FLAG_WITH_PREVIOUS;
+
+/// Bytes of the place that an event with [`FLAG_IF_LOCAL`] names.
+const IF_LOCAL_LEN: usize = 8;
 
 /// Longest event id, in bytes.
 pub const ID_LEN_MAX: usize = 64;
@@ -115,7 +127,7 @@ pub enum Fault {
     Checksum,
     /// The header names another position than the one that it stands at.
     Position,
-    /// The record is of a kind or carries a flag that this version does not know.
+    /// The record is of a kind, or carries flags or fields, that this version does not know.
     Unknown,
     /// A frame holds another number of records than its header says.
     Count,
@@ -315,38 +327,54 @@ pub(crate) fn bind_record(record: &mut [u8], salt: u64, position: u64) {
     record[0..4].copy_from_slice(&bound_crc(salt, position, content_crc).to_le_bytes());
 }
 
-/// What an appender knows of an event when it encodes it. Every limit is checked before.
+/// What an appender knows of a record when it encodes it. Every limit is checked before.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordFields<'a> {
+    pub(crate) kind: RecordKind,
     pub(crate) stream: &'a [u8],
     pub(crate) id: &'a [u8],
+    /// Whoever sets it sets [`FLAG_IF_LOCAL`] too.
+    pub(crate) if_local: Option<u64>,
     pub(crate) parents: &'a [&'a [u8]],
     pub(crate) flags: u8,
     pub(crate) payload: &'a [u8],
 }
 
 impl RecordFields<'_> {
+    /// Bytes of the place that the event names, if it does, and of its list of parents.
+    fn lineage_len(&self) -> usize {
+        let parents: usize = self.parents.iter().map(|parent| 1 + parent.len()).sum();
+        self.if_local.map_or(0, |_| IF_LOCAL_LEN) + parents
+    }
+
     /// Bytes that the record takes in a frame.
     pub(crate) fn encoded_len(&self) -> u64 {
-        let parents: usize = self.parents.iter().map(|parent| 1 + parent.len()).sum();
-        let fields = self.stream.len() + self.id.len() + parents + self.payload.len();
+        let fields = self.stream.len() + self.id.len() + self.lineage_len() + self.payload.len();
         align_up(RECORD_HEADER_LEN + fields as u64)
     }
 }
 
 /// Appends an encoded record to `out`, with a checksum that is not yet bound to a position.
 pub(crate) fn encode_record(fields: &RecordFields<'_>, out: &mut Vec<u8>) {
+    debug_assert_eq!(fields.flags & FLAG_IF_LOCAL != 0, fields.if_local.is_some());
     let start = out.len();
-    let parents_len: usize = fields.parents.iter().map(|parent| 1 + parent.len()).sum();
+    let kind = match fields.kind {
+        RecordKind::Event => RECORD_KIND_EVENT,
+        RecordKind::Seal => RECORD_KIND_SEAL,
+        RecordKind::Unseal => RECORD_KIND_UNSEAL,
+    };
     out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&[RECORD_MAGIC, RECORD_KIND_EVENT, fields.flags, 0]);
+    out.extend_from_slice(&[RECORD_MAGIC, kind, fields.flags, 0]);
     out.extend_from_slice(&(fields.payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&(parents_len as u32).to_le_bytes());
+    out.extend_from_slice(&(fields.lineage_len() as u32).to_le_bytes());
     out.extend_from_slice(&(fields.parents.len() as u32).to_le_bytes());
     out.extend_from_slice(&[fields.stream.len() as u8, fields.id.len() as u8, 0, 0]);
     debug_assert_eq!(out.len() - start, RECORD_HEADER_LEN as usize);
     out.extend_from_slice(fields.stream);
     out.extend_from_slice(fields.id);
+    if let Some(local) = fields.if_local {
+        out.extend_from_slice(&local.to_le_bytes());
+    }
     for parent in fields.parents {
         out.push(parent.len() as u8);
         out.extend_from_slice(parent);
@@ -365,6 +393,21 @@ fn record_len(bytes: &[u8]) -> u64 {
         + u64::from(bytes[20])
         + u64::from(bytes[21]);
     align_up(RECORD_HEADER_LEN + fields)
+}
+
+/// Whether this version knows the kind, the flags and the fields of the record in `bytes`.
+#[inline]
+fn is_known(bytes: &[u8]) -> bool {
+    let (kind, flags) = (bytes[5], bytes[6]);
+    if kind == RECORD_KIND_EVENT {
+        // A chained event lists nothing that could be its stream's tips.
+        let both = FLAG_CHAINED | FLAG_IF_TIPS;
+        let has_place = flags & FLAG_IF_LOCAL == 0 || u32_at(bytes, 12) as usize >= IF_LOCAL_LEN;
+        return flags & !FLAGS_KNOWN == 0 && flags & both != both && has_place;
+    }
+    // A control record has a stream and nothing else.
+    let rest = u32_at(bytes, 8) | u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(bytes[21]);
+    matches!(kind, RECORD_KIND_SEAL | RECORD_KIND_UNSEAL) && flags == 0 && rest == 0
 }
 
 /// A run of bytes of one segment, with what is needed to judge them.
@@ -424,7 +467,7 @@ impl<'a> Run<'a> {
     pub(crate) fn record(&self, position: u64) -> Result<Record<'a>, Fault> {
         let record = self.record_whole(position)?;
         let bytes = record.bytes();
-        if bytes[5] != RECORD_KIND_EVENT || bytes[6] & !FLAGS_KNOWN != 0 {
+        if !is_known(bytes) {
             return Err(Fault::Unknown);
         }
         Ok(record)
@@ -480,6 +523,16 @@ impl<'a> Run<'a> {
 pub(crate) struct RecordLayout;
 
 impl RecordLayout {
+    /// The kind of a record that is whole; records of other kinds are not handed out.
+    #[inline]
+    pub(crate) fn kind(bytes: &[u8]) -> RecordKind {
+        match bytes[5] {
+            RECORD_KIND_SEAL => RecordKind::Seal,
+            RECORD_KIND_UNSEAL => RecordKind::Unseal,
+            _ => RecordKind::Event,
+        }
+    }
+
     #[inline]
     pub(crate) fn flags(bytes: &[u8]) -> u8 {
         bytes[6]
@@ -497,11 +550,30 @@ impl RecordLayout {
         &bytes[start..start + bytes[21] as usize]
     }
 
+    /// The place that the event names, if it does, and its list of parents.
+    #[inline]
+    fn lineage(bytes: &[u8]) -> (Option<u64>, &[u8]) {
+        let start = RECORD_HEADER_LEN as usize + bytes[20] as usize + bytes[21] as usize;
+        let lineage = &bytes[start..start + u32_at(bytes, 12) as usize];
+        if Self::flags(bytes) & FLAG_IF_LOCAL == 0 {
+            return (None, lineage);
+        }
+        // Verified records have these bytes. What is taken for a record at a wrong position may
+        // not, and must not end in a panic.
+        match lineage.split_first_chunk::<IF_LOCAL_LEN>() {
+            Some((local, parents)) => (Some(u64::from_le_bytes(*local)), parents),
+            None => (None, &[]),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn if_local(bytes: &[u8]) -> Option<u64> {
+        Self::lineage(bytes).0
+    }
+
     #[inline]
     pub(crate) fn parents(bytes: &[u8]) -> Parents<'_> {
-        let start = RECORD_HEADER_LEN as usize + bytes[20] as usize + bytes[21] as usize;
-        let len = u32_at(bytes, 12) as usize;
-        Parents::new(&bytes[start..start + len], u32_at(bytes, 16))
+        Parents::new(Self::lineage(bytes).1, u32_at(bytes, 16))
     }
 
     #[inline]

@@ -2,9 +2,22 @@
 
 use std::fmt;
 
-use crate::format::{FLAG_CHAINED, FLAG_REQUIRE_PARENTS, RecordLayout};
+use crate::format::{
+    FLAG_CHAINED, FLAG_IF_TIPS, FLAG_REQUIRE_PARENTS, FLAG_WITH_PREVIOUS, RecordLayout,
+};
 
-/// One event in the log, borrowed from the segment that holds it.
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RecordKind {
+    /// An event.
+    Event,
+    /// From here on, the stream takes no events. Has a stream and no other field.
+    Seal,
+    /// From here on, the stream takes events again. Has a stream and no other field.
+    Unseal,
+}
+
+/// One record in the log, borrowed from the segment that holds it.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
     bytes: &'a [u8],
@@ -31,6 +44,12 @@ impl<'a> Record<'a> {
     #[expect(clippy::len_without_is_empty, reason = "a record is never empty")]
     pub fn len(&self) -> u64 {
         self.bytes.len() as u64
+    }
+
+    /// What the record is.
+    #[inline]
+    pub fn kind(&self) -> RecordKind {
+        RecordLayout::kind(self.bytes)
     }
 
     /// Name of the stream, 1 to 255 bytes.
@@ -64,6 +83,26 @@ impl<'a> Record<'a> {
         RecordLayout::flags(self.bytes) & FLAG_REQUIRE_PARENTS != 0
     }
 
+    /// Whether the event is to be rejected unless the listed parents are, as a set, the tips of its
+    /// stream at its place in the log.
+    #[inline]
+    pub fn is_if_tips(&self) -> bool {
+        RecordLayout::flags(self.bytes) & FLAG_IF_TIPS != 0
+    }
+
+    /// The event is to be rejected unless this many events of its stream are delivered before it.
+    #[inline]
+    pub fn if_local(&self) -> Option<u64> {
+        RecordLayout::if_local(self.bytes)
+    }
+
+    /// Whether the event is to be rejected if the record that ends where it begins, of the same
+    /// stream, is refused.
+    #[inline]
+    pub fn is_with_previous(&self) -> bool {
+        RecordLayout::flags(self.bytes) & FLAG_WITH_PREVIOUS != 0
+    }
+
     /// The payload. Its meaning is the user's; the log never looks inside.
     #[inline]
     pub fn payload(&self) -> &'a [u8] {
@@ -75,6 +114,7 @@ impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
             .field("position", &self.position)
+            .field("kind", &self.kind())
             .field("stream", &self.stream().escape_ascii().to_string())
             .field("id", &self.given_id().escape_ascii().to_string())
             .field("parents", &self.parents())

@@ -19,6 +19,8 @@ fn batch(stream: &str, count: usize, payload: &[u8]) -> EncodedBatch {
                 id: Some(id.as_bytes()),
                 lineage: Lineage::Chained,
                 require_parents: false,
+                if_local: None,
+                with_previous: false,
                 payload,
             })
             .expect("within the limits");

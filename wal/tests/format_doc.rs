@@ -1,13 +1,17 @@
 //! `FORMAT.md` says what the code does: its numbers are the constants, its tables have no gaps, and
 //! its rows are the rows that recovery cites.
 
-use thalweg_wal::SEGMENT_LEN_MIN;
+mod common;
+
+use common::{Event, bytes_of, frame_of, open};
 use thalweg_wal::format::{
     ALIGN, BATCH_LEN_MAX, FRAME_HEADER_LEN, FRAME_LEN_MAX, FrameHeader, ID_LEN_MAX,
     PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, RECORD_HEADER_LEN, SEGMENT_HEADER_COPY_LEN,
     SEGMENT_HEADER_LEN, STREAM_LEN_MAX, SegmentHeader, VERSION_MAJOR, VERSION_MINOR,
 };
 use thalweg_wal::name;
+use thalweg_wal::storage::MemoryStorage;
+use thalweg_wal::{RecordKind, SEGMENT_LEN_MIN};
 
 const REFERENCE: &str = include_str!("../FORMAT.md");
 const RECOVERY: &str = include_str!("../src/recover.rs");
@@ -121,6 +125,56 @@ fn fields_stand_where_the_tables_say() {
     frame("record count", &header.record_count.to_le_bytes());
     frame("floor", &header.floor.to_le_bytes());
     frame("reserved", &[0; 4]);
+}
+
+/// The bytes of the last of these records, as they are written.
+fn written(events: &[Event]) -> Vec<u8> {
+    let storage = MemoryStorage::new();
+    let opened = open(&storage, None).expect("opens");
+    let mut writer = opened.writer;
+    writer.append(&mut frame_of(events)).expect("appends");
+    writer.sync().expect("syncs");
+    let segment = &opened.segments[0];
+    let records = segment.walk(segment.first(), segment.end());
+    let last = records.last().expect("a record").expect("whole").position() as usize;
+    bytes_of(&storage, 1)[last..segment.end() as usize].to_vec()
+}
+
+#[test]
+fn kinds_flags_and_the_place_stand_where_the_tables_say() {
+    let record = |field| offset("record header", field);
+    let plain =
+        || Event { parents: Some(vec![b"a".to_vec()]), ..Event::new("stream", "id", "xyz") };
+    let cases = [
+        ("CHAINED", Event { parents: None, ..plain() }),
+        ("REQUIRE_PARENTS", Event { require_parents: true, ..plain() }),
+        ("IF_TIPS", Event { if_tips: true, ..plain() }),
+        ("IF_LOCAL", Event { if_local: Some(0x1122_3344_5566_7788), ..plain() }),
+        ("WITH_PREVIOUS", Event { with_previous: true, ..plain() }),
+    ];
+    let stated = rows(section("<!-- table: event flags -->"));
+    assert_eq!(stated.len(), cases.len());
+    for (row, (name, event)) in stated.iter().zip(cases) {
+        assert_eq!(row[1].trim_matches('`'), name);
+        let bit: u8 = row[0].parse().expect("a bit");
+        let bytes = written(&[plain(), event]);
+        assert_eq!((bytes[record("kind")], bytes[record("flags")]), (1, 1 << bit), "{name}");
+    }
+
+    // The place, and behind it the parents, stand behind the id.
+    let bytes = written(&[Event { if_local: Some(0x1122_3344_5566_7788), ..plain() }]);
+    assert_eq!(bytes[record("lineage len")], 8 + 2);
+    assert_eq!(bytes[record("parent count")], 1);
+    let fields = [b"streamid", &0x1122_3344_5566_7788_u64.to_le_bytes()[..], b"\x01axyz"].concat();
+    assert_eq!(bytes[24..24 + fields.len()], fields);
+
+    for (kind, number) in [(RecordKind::Seal, 2), (RecordKind::Unseal, 3)] {
+        let bytes = written(&[Event::control(kind, "stream")]);
+        let header = [&[0xE7, number][..], &[0; 14], &[6], &[0; 3], b"stream", &[0; 2]].concat();
+        assert_eq!(bytes[4..], header);
+    }
+    let kinds = "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal |";
+    assert!(REFERENCE.contains(kinds));
 }
 
 #[test]

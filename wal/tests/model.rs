@@ -8,7 +8,7 @@ use common::{Event, MIB, batch_of, whole};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{FrameBuf, LogOptions, LogReader, LogWriter, OpenedLog, TailHint};
+use thalweg_wal::{FrameBuf, LogOptions, LogReader, LogWriter, OpenedLog, RecordKind, TailHint};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -31,19 +31,36 @@ fn id() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
+    let kind =
+        prop_oneof![Just(RecordKind::Event), Just(RecordKind::Seal), Just(RecordKind::Unseal)];
+    let control = (kind, "[a-z]{1,9}").prop_map(|(kind, stream)| match kind {
+        RecordKind::Event => Event::new(&stream, stream.as_str(), "short"),
+        kind => Event::control(kind, &stream),
+    });
+    prop_oneof![1 => control, 4 => long_event()]
+}
+
+fn long_event() -> impl Strategy<Value = Event> {
     (
         vec(any::<u8>(), 1..=255),
         proptest::option::of(id()),
         proptest::option::of(vec(id(), 0..5)),
-        any::<bool>(),
+        any::<[bool; 2]>(),
+        proptest::option::of(any::<u64>()),
         vec(any::<u8>(), 0..300),
     )
-        .prop_map(|(stream, id, parents, require_parents, payload)| Event {
-            stream,
-            id,
-            parents,
-            require_parents,
-            payload,
+        .prop_map(|(stream, id, parents, [require_parents, if_tips], if_local, payload)| {
+            Event {
+                kind: RecordKind::Event,
+                stream,
+                id,
+                if_tips: if_tips && parents.is_some(),
+                parents,
+                require_parents,
+                if_local,
+                with_previous: false,
+                payload,
+            }
         })
 }
 

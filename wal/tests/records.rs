@@ -7,7 +7,7 @@ use thalweg_wal::format::{
     BATCH_LEN_MAX, ID_LEN_MAX, PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, STREAM_LEN_MAX,
 };
 use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{EncodedBatch, FrameBuf, LimitError};
+use thalweg_wal::{EncodedBatch, FrameBuf, LimitError, RecordKind};
 
 fn plain() -> Event {
     Event::new("stream", "id", "payload")
@@ -31,6 +31,22 @@ fn shapes() -> Vec<Event> {
         Event { require_parents: true, ..plain() },
         Event { parents: Some(vec![]), require_parents: true, id: None, ..plain() },
         Event { payload: vec![0; 100_000], ..plain() },
+        Event { parents: Some(ids(3)), if_tips: true, ..plain() },
+        Event { parents: Some(vec![]), if_tips: true, ..plain() },
+        Event { if_local: Some(0), ..plain() },
+        Event { if_local: Some(u64::MAX), payload: vec![], ..plain() },
+        Event { parents: Some(ids(2)), if_local: Some(1 << 40), ..plain() },
+        Event { with_previous: true, ..plain() },
+        Event {
+            parents: Some(ids(1)),
+            require_parents: true,
+            if_tips: true,
+            if_local: Some(7),
+            with_previous: true,
+            ..plain()
+        },
+        Event::control(RecordKind::Seal, "stream"),
+        Event::control(RecordKind::Unseal, "another stream"),
     ];
     // Every alignment of the end of a record.
     shapes.extend((0..17).map(|len| Event { payload: vec![0xA5; len], ..plain() }));
@@ -146,6 +162,18 @@ fn what_is_over_a_limit_is_refused_by_name() {
             Event { stream: id(STREAM_LEN_MAX + 1), ..plain() },
             LimitError::Stream { len: STREAM_LEN_MAX + 1 },
         ),
+        (Event::control(RecordKind::Seal, ""), LimitError::Stream { len: 0 }),
+        (
+            Event {
+                stream: id(STREAM_LEN_MAX + 1),
+                ..Event::control(RecordKind::Unseal, "stream")
+            },
+            LimitError::Stream { len: STREAM_LEN_MAX + 1 },
+        ),
+        (
+            Event { with_previous: true, ..Event::new("another stream", "id", "") },
+            LimitError::Previous,
+        ),
         (Event { id: Some(vec![]), ..plain() }, LimitError::Id { len: 0 }),
         (Event { id: Some(id(ID_LEN_MAX + 1)), ..plain() }, LimitError::Id { len: ID_LEN_MAX + 1 }),
         (
@@ -168,6 +196,29 @@ fn what_is_over_a_limit_is_refused_by_name() {
     for (event, expected) in cases {
         assert_eq!(refusal(&event), expected);
     }
+}
+
+#[test]
+fn what_is_tied_to_the_event_before_it_has_one_in_its_batch() {
+    let tied = Event { with_previous: true, ..plain() };
+    let mut batch = EncodedBatch::new();
+    assert_eq!(tied.push_to(&mut batch), Err(LimitError::Previous), "first of its batch");
+    batch.push_seal(b"stream").expect("within the limits");
+    assert_eq!(tied.push_to(&mut batch), Err(LimitError::Previous), "a seal is no event");
+    plain().push_to(&mut batch).expect("within the limits");
+    tied.push_to(&mut batch).expect("after an event of its stream");
+    tied.push_to(&mut batch).expect("after one that is tied itself");
+    Event::new("other", "id", "").push_to(&mut batch).expect("within the limits");
+    assert_eq!(tied.push_to(&mut batch), Err(LimitError::Previous), "after another stream");
+    assert_eq!(batch.count(), 5);
+}
+
+#[test]
+fn a_control_record_has_a_stream_and_nothing_else() {
+    let mut batch = EncodedBatch::new();
+    batch.push_seal(b"s").expect("within the limits");
+    batch.push_unseal(b"s").expect("within the limits");
+    assert_eq!((batch.count(), batch.byte_len(), batch.is_empty()), (2, 64, false));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use thalweg::{Ack, Event, MixedBatch, Placement, Store};
+use thalweg::{Ack, Event, MixedBatch, Placement, Rejection, Store};
 
 use super::{POLL, StoreArgument, settled};
 use crate::exit::Exit;
@@ -23,8 +23,8 @@ use crate::output::{self, NameArgument, name, name_argument, note, plural};
 /// chained on the stream's tips: its parents are the events that have no child yet. Prints where
 /// the event went once it is on disk and ordered.
 ///
-/// Exit code 1 if the event was refused: its id stands for another event already, or a parent is
-/// missing and --require-parents was given. A duplicate is no error.
+/// Exit code 1 if the event was refused: its id stands for another event already, the stream is
+/// sealed, or a parent is missing and --require-parents was given. A duplicate is no error.
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
@@ -137,7 +137,7 @@ impl Append {
         }
         out.flush()?;
         Ok(match placement {
-            Placement::Conflict | Placement::Rejected => Exit::Problem,
+            Placement::Conflict | Placement::Rejected { .. } => Exit::Problem,
             _ => Exit::Done,
         })
     }
@@ -156,7 +156,9 @@ impl Append {
             Placement::Held { missing } => format!(r#""held","missing":{missing}"#),
             Placement::Duplicate => r#""duplicate""#.into(),
             Placement::Conflict => r#""conflict""#.into(),
-            Placement::Rejected => r#""rejected""#.into(),
+            Placement::Rejected { reason, .. } => {
+                format!(r#""rejected","reason":"{}""#, reason_key(*reason))
+            }
             // Undecided, or something that this version does not know.
             _ => r#""undecided""#.into(),
         };
@@ -177,6 +179,19 @@ impl Append {
     }
 }
 
+/// The word for a reason in `--json`.
+fn reason_key(reason: Rejection) -> &'static str {
+    match reason {
+        Rejection::Previous => "previous",
+        Rejection::Sealed => "sealed",
+        Rejection::Local { .. } => "local",
+        Rejection::Tips => "tips",
+        Rejection::Parents { .. } => "parents",
+        // Something that this version does not know.
+        _ => "other",
+    }
+}
+
 fn text(placement: &Placement, stream: &str) -> String {
     match placement {
         Placement::Delivered { global, local } => {
@@ -189,7 +204,7 @@ fn text(placement: &Placement, stream: &str) -> String {
         Placement::Conflict => {
             format!("conflict: this id stands for another event in stream {stream}; ignored")
         }
-        Placement::Rejected => "rejected: a parent is missing".into(),
+        Placement::Rejected { reason, .. } => format!("rejected: {reason}"),
         _ => "stored; its place in the order is not known yet".into(),
     }
 }

@@ -21,6 +21,7 @@ mod held;
 mod import;
 mod order;
 mod read;
+mod seal;
 mod stat;
 mod streams;
 mod verify;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Append(append::Append),
     Read(read::Read),
     Streams(streams::Streams),
+    Seal(seal::Seal),
+    Unseal(seal::Unseal),
     Held(held::Held),
     Why(why::Why),
     Stat(stat::Stat),
@@ -47,6 +50,8 @@ impl Command {
             Command::Append(command) => command.run(),
             Command::Read(command) => command.run(),
             Command::Streams(command) => command.run(),
+            Command::Seal(command) => command.run(),
+            Command::Unseal(command) => command.run(),
             Command::Held(command) => command.run(),
             Command::Why(command) => command.run(),
             Command::Stat(command) => command.run(),
@@ -81,6 +86,15 @@ impl StoreArgument {
             .create(true)
             .open(&self.path)
             .map_err(|error| anyhow!("cannot open {} to append: {}", self.shown(), advised(&error)))
+    }
+
+    /// Opens the store to change it; it must be there.
+    fn open_to_change(&self) -> anyhow::Result<Store> {
+        check_is_store(&self.path)?;
+        Options::new()
+            .create(false)
+            .open(&self.path)
+            .map_err(|error| anyhow!("cannot open {} to change: {}", self.shown(), advised(&error)))
     }
 
     fn shown(&self) -> std::path::Display<'_> {

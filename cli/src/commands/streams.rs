@@ -13,13 +13,13 @@ use crate::output::{self, count, name};
 ///
 /// For each stream, sorted by name: the number of events that are delivered, the number that is
 /// held until missing parents arrive, and the number of tips, which are the delivered events that
-/// no delivered event has as a parent.
+/// no delivered event has as a parent. A sealed stream takes no events.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Streams {
     #[command(flatten)]
     store: StoreArgument,
-    /// Print one JSON object a line: stream, delivered, held, tips
+    /// Print one JSON object a line: stream, delivered, held, tips, sealed
     #[arg(long)]
     json: bool,
 }
@@ -37,14 +37,19 @@ impl Streams {
                 ndjson::write_bytes(&mut line, &stream.name);
                 out.write_all(&line)?;
                 let (delivered, held, tips) = (stream.delivered, stream.held, stream.tips);
-                writeln!(out, ",\"delivered\":{delivered},\"held\":{held},\"tips\":{tips}}}")?;
+                let sealed = stream.sealed;
+                writeln!(
+                    out,
+                    ",\"delivered\":{delivered},\"held\":{held},\"tips\":{tips},\"sealed\":{sealed}}}"
+                )?;
             }
         } else {
-            let mut table = output::table(["stream", ">delivered", ">held", ">tips"]);
+            let mut table = output::table(["stream", ">delivered", ">held", ">tips", "sealed"]);
             for stream in &streams {
                 let numbers = [stream.delivered, stream.held, stream.tips].map(count);
                 let [delivered, held, tips] = numbers;
-                table.add_row([name(&stream.name), delivered, held, tips]);
+                let sealed = if stream.sealed { "sealed" } else { "" };
+                table.add_row([name(&stream.name), delivered, held, tips, sealed.into()]);
             }
             output::print_table(&mut out, &table)?;
         }

@@ -1,6 +1,6 @@
 //! The checkpoint: the state of the machine at a position of the log.
 //!
-//! It holds the streams with their tips, the known ids, and the held events with what they wait
+//! It holds the streams with their tips and seals, the known ids, and the held events with what they wait
 //! for, so that opening follows the tail of the log from there, and reads no held event again. It
 //! is written beside the old one and renamed over it, after the chunks that it counts are synced.
 //! A checkpoint that is missing, damaged, of another version or of another store costs time: the order
@@ -20,7 +20,9 @@ use crate::order::tips::Tip;
 use crate::order::window::Frontier;
 
 const MAGIC: [u8; 8] = *b"THALWEGC";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// Bytes that the shortest stream takes: without deliveries, with a name of one byte.
+const STREAM_LEN_MIN: usize = 8 + 8 + 4 + 1 + 1 + 1 + 1 + 4;
 const HEADER_LEN: usize = 96;
 
 /// The state at a position of the log.
@@ -153,6 +155,7 @@ fn encode_partition(partition: &Partition) -> Vec<u8> {
         put_u64(&mut out, stream.key);
         put_u64(&mut out, stream.delivered);
         put_u32(&mut out, stream.held);
+        out.push(u8::from(stream.sealed));
         out.push(stream.name.len() as u8);
         out.extend_from_slice(&stream.name);
         out.push(stream.path.len() as u8);
@@ -200,9 +203,14 @@ fn decode_partition(bytes: &[u8], keys: Keys, store_tag: u32) -> Option<Partitio
         conflicts: reader.u64()?,
         rejected: reader.u64()?,
     };
-    let mut streams = Vec::with_capacity(reader.count(34)?);
+    let mut streams = Vec::with_capacity(reader.count(STREAM_LEN_MIN)?);
     for _ in 0..streams.capacity() {
         let (key, delivered, held) = (reader.u64()?, reader.u64()?, reader.u32()?);
+        let sealed = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
         let name_len = reader.u8()?;
         let name = reader.take(usize::from(name_len))?;
         let path = (0..reader.u8()?).map(|_| reader.u64()).collect::<Option<Vec<_>>>()?;
@@ -211,7 +219,7 @@ fn decode_partition(bytes: &[u8], keys: Keys, store_tag: u32) -> Option<Partitio
                 Some(Tip { key: reader.u64()?, local: reader.u64()?, position: reader.u64()? })
             })
             .collect::<Option<Vec<_>>>()?;
-        streams.push(Stream::restore(key, name, delivered, held, tips, path));
+        streams.push(Stream::restore(key, name, delivered, held, sealed, tips, path));
     }
     let mut held = Held::default();
     for ordinal in 0..reader.count(24)? {

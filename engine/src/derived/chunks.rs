@@ -10,7 +10,7 @@ use std::io;
 use thalweg_wal::name;
 use thalweg_wal::storage::{MappedFile, MappedWriter, Storage, remove_if_there};
 
-use crate::sync::{Arc, ReaderBiased};
+use crate::sync::{Arc, List, Snapshot};
 
 /// Bytes of a chunk that belong to its header.
 const HEADER_LEN: u64 = 4096;
@@ -53,20 +53,17 @@ impl Layout {
     }
 }
 
-type ChunkList = Arc<Vec<Arc<MappedFile>>>;
-
 /// The readers' side: the chunks there are.
 #[derive(Debug)]
 pub(crate) struct SharedChunks {
     layout: Layout,
-    list: ReaderBiased<ChunkList>,
+    list: List<Arc<MappedFile>>,
 }
 
 impl SharedChunks {
     /// A reader with its own view of the list.
     pub(crate) fn reader(self: &Arc<Self>) -> ChunkReader {
-        let list = Arc::clone(&self.list.read());
-        ChunkReader { layout: self.layout, list, shared: Arc::clone(self) }
+        ChunkReader { layout: self.layout, list: self.list.snapshot(), shared: Arc::clone(self) }
     }
 }
 
@@ -74,7 +71,7 @@ impl SharedChunks {
 #[derive(Debug, Clone)]
 pub(crate) struct ChunkReader {
     layout: Layout,
-    list: ChunkList,
+    list: Snapshot<Arc<MappedFile>>,
     shared: Arc<SharedChunks>,
 }
 
@@ -90,7 +87,7 @@ impl ChunkReader {
 
     /// Sees chunks that were added since.
     pub(crate) fn refresh(&mut self) {
-        self.list = Arc::clone(&self.shared.list.read());
+        self.list = self.shared.list.snapshot();
     }
 }
 
@@ -146,7 +143,7 @@ impl ChunkWriter {
         }
         // What the checkpoint counts, its writer has synced.
         let unsynced_from = (count / layout.chunk_items) as usize;
-        let shared = Arc::new(SharedChunks { layout, list: ReaderBiased::new(Arc::new(list)) });
+        let shared = Arc::new(SharedChunks { layout, list: List::new(list) });
         Ok(ChunkWriter { storage: target, store_id, shared, current, count, unsynced_from })
     }
 
@@ -191,11 +188,7 @@ impl ChunkWriter {
             let mut writer = MappedWriter::create(&*self.storage, &name, layout.file_len())?;
             writer.write_at(&layout.header(&self.store_id, number), 0)?;
             writer.publish(HEADER_LEN);
-            let mut list = self.shared.list.write();
-            let mut longer = Vec::clone(&list);
-            longer.push(Arc::clone(writer.shared()));
-            *list = Arc::new(longer);
-            drop(list);
+            self.shared.list.push(Arc::clone(writer.shared()));
             self.current = Some(writer);
         }
         Ok(self.current.as_mut().expect("set above"))
@@ -205,8 +198,8 @@ impl ChunkWriter {
     /// checkpoint has to wait for small.
     pub(crate) fn take_full(&mut self) -> Vec<Arc<MappedFile>> {
         let full = (self.count / self.shared.layout.chunk_items) as usize;
-        let taken =
-            self.shared.list.read().get(self.unsynced_from..full).unwrap_or_default().to_vec();
+        let chunks = self.shared.list.snapshot();
+        let taken = chunks.get(self.unsynced_from..full).unwrap_or_default().to_vec();
         self.unsynced_from += taken.len();
         taken
     }
@@ -215,8 +208,8 @@ impl ChunkWriter {
     pub(crate) fn take_unsynced(&mut self) -> Vec<Arc<MappedFile>> {
         let mut taken = self.take_full();
         // The last chunk is written to again, so it stays on the list.
-        taken
-            .extend(self.shared.list.read().get(self.unsynced_from..).unwrap_or_default().to_vec());
+        let chunks = self.shared.list.snapshot();
+        taken.extend_from_slice(chunks.get(self.unsynced_from..).unwrap_or_default());
         taken
     }
 }

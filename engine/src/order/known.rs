@@ -18,6 +18,9 @@ use crate::sync::{
 /// Marks an empty slot. No key is zero.
 const EMPTY: u64 = 0;
 
+/// Slots in the smallest page of memory.
+const PAGE_SLOT_COUNT: usize = 4096 / size_of::<Slot>();
+
 #[derive(Debug)]
 struct Slot {
     /// Written once by the writer, Release, after `value`; readers load it with Acquire.
@@ -36,7 +39,14 @@ impl Slots {
     fn new(count: usize) -> Self {
         debug_assert!(count.is_power_of_two());
         let empty = || Slot { key: AtomicU64::new(EMPTY), value: AtomicU64::new(0) };
-        Slots { slots: std::iter::repeat_with(empty).take(count).collect() }
+        let slots: Box<[Slot]> = std::iter::repeat_with(empty).take(count).collect();
+        // The allocator may have left the pages to the kernel, as copies of one page of zeros. An
+        // insert looks at a slot before it writes there: each page would be mapped twice, and the
+        // second time all cores be told.
+        for slot in slots.iter().step_by(PAGE_SLOT_COUNT) {
+            slot.value.store(0, Ordering::Relaxed);
+        }
+        Slots { slots }
     }
 
     /// Index of the slot at which the search for `key` begins. The upper bits of the key chose

@@ -10,10 +10,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use hashbrown::{HashSet, HashTable};
-use thalweg_wal::Record;
+use thalweg_wal::{Record, RecordKind};
 
 use crate::derived::order_log::{Entry, Lineage, NONE};
-use crate::event::EventId;
+use crate::event::{EventId, Placement, Rejection};
 use crate::order::held::{Held, HeldNode};
 use crate::order::keys::Keys;
 use crate::order::known::{SharedTable, Table};
@@ -23,6 +23,10 @@ use crate::sync::Arc;
 
 /// More parents than this are told apart through a set.
 const FEW_PARENTS: usize = 16;
+
+/// Ids of tips that the rejections of a partition in one window may name, in bytes. Many events can
+/// be rejected for a stream with many tips, and each of them names all of these.
+const NAMED_TIPS_BYTES: usize = 16 << 20;
 
 /// A record of a window, as a scanner hands it over.
 #[derive(Debug, Clone, Copy)]
@@ -35,15 +39,6 @@ pub(crate) struct Scanned {
     pub(crate) stream_key: u64,
     /// Key of its id.
     pub(crate) key: u64,
-}
-
-/// What became of a record that was not delivered when it arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Setback {
-    Held { missing: u32 },
-    Duplicate,
-    Conflict,
-    Rejected,
 }
 
 /// A delivery that has its place in its stream, and not yet in the store.
@@ -93,6 +88,13 @@ pub(crate) struct HeadUpdate {
     pub(crate) head: u64,
 }
 
+/// A stream that was sealed in a window, or whose seal was taken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SealChange {
+    pub(crate) stream_key: u64,
+    pub(crate) sealed: bool,
+}
+
 /// Events that were not delivered, since the store was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SetbackCounts {
@@ -110,6 +112,8 @@ pub(crate) struct Stream {
     pub(crate) delivered: u64,
     /// Number of held events.
     pub(crate) held: u32,
+    /// Whether the stream takes no events.
+    pub(crate) sealed: bool,
     /// Whether the window in hand has delivered to the stream.
     touched: bool,
     pub(crate) tips: Tips,
@@ -125,6 +129,7 @@ impl Stream {
             name: name.into(),
             delivered: 0,
             held: 0,
+            sealed: false,
             touched: false,
             tips: Tips::default(),
             path: Vec::new(),
@@ -137,10 +142,11 @@ impl Stream {
         name: &[u8],
         delivered: u64,
         held: u32,
+        sealed: bool,
         tips: impl IntoIterator<Item = Tip>,
         path: Vec<u64>,
     ) -> Self {
-        let mut stream = Stream { delivered, held, path, ..Stream::new(key, name) };
+        let mut stream = Stream { delivered, held, sealed, path, ..Stream::new(key, name) };
         for tip in tips {
             stream.tips.insert(tip);
         }
@@ -205,7 +211,14 @@ pub(crate) struct Partition {
     pub(crate) held: Held,
     pub(crate) setback_counts: SetbackCounts,
     deliveries: Vec<Delivery>,
-    setbacks: Vec<(u32, Setback)>,
+    /// What became of the records that were not delivered when they arrived, by their index in the
+    /// window; only if somebody wants to know.
+    setbacks: Option<Vec<(u32, Placement)>>,
+    named_tips_bytes: usize,
+    seals: Vec<SealChange>,
+    /// End and stream of the newest event that was refused. Only the record that begins there asks,
+    /// so it is never taken back, and there is nothing to remember from one frame to the next.
+    refused: Option<(u64, u32)>,
     chains: Vec<ChainedOn>,
     ready: BinaryHeap<Reverse<(u64, u32)>>,
     missing: Vec<(u64, u32)>,
@@ -246,7 +259,10 @@ impl Partition {
             held,
             setback_counts,
             deliveries: Vec::new(),
-            setbacks: Vec::new(),
+            setbacks: None,
+            named_tips_bytes: 0,
+            seals: Vec::new(),
+            refused: None,
             chains: Vec::new(),
             ready: BinaryHeap::new(),
             missing: Vec::new(),
@@ -261,8 +277,15 @@ impl Partition {
     /// Runs the machine over the partition's records of a window, in the order of the log.
     ///
     /// After an error the partition is in the middle of an event and must not be used again.
-    pub(crate) fn order(&mut self, records: &[Scanned], lookup: &Lookup) -> Result<(), Fault> {
-        debug_assert!(self.deliveries.is_empty() && self.setbacks.is_empty());
+    pub(crate) fn order(
+        &mut self,
+        records: &[Scanned],
+        lookup: &Lookup,
+        with_placements: bool,
+    ) -> Result<(), Fault> {
+        debug_assert!(self.deliveries.is_empty() && self.seals.is_empty());
+        self.setbacks = with_placements.then(Vec::new);
+        self.named_tips_bytes = 0;
         // Slots stay where they are until the window is placed.
         self.known.reserve(records.len());
         records.iter().try_for_each(|scanned| self.arrive(scanned, lookup))
@@ -270,41 +293,135 @@ impl Partition {
 
     fn arrive(&mut self, scanned: &Scanned, lookup: &Lookup) -> Result<(), Fault> {
         let record = lookup.record_in_window(scanned.position)?;
-        let id = EventId::of(&record, self.store_tag);
         let stream = self.stream_of(scanned.stream_key, record.stream());
+        match record.kind() {
+            RecordKind::Event => self.arrive_event(scanned, stream, &record, lookup)?,
+            RecordKind::Seal => {
+                self.set_sealed(stream, true);
+                let next = self.streams[stream as usize].delivered;
+                self.set_back(scanned.index, Placement::Sealed { next });
+            }
+            RecordKind::Unseal => {
+                self.set_sealed(stream, false);
+                self.set_back(scanned.index, Placement::Unsealed);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_sealed(&mut self, stream: u32, sealed: bool) {
+        let state = &mut self.streams[stream as usize];
+        if std::mem::replace(&mut state.sealed, sealed) != sealed {
+            self.seals.push(SealChange { stream_key: state.key, sealed });
+        }
+    }
+
+    fn arrive_event(
+        &mut self,
+        scanned: &Scanned,
+        stream: u32,
+        record: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<(), Fault> {
+        let id = EventId::of(record, self.store_tag);
+        let end = record.position() + record.len();
         if let Some(known) = self.find_known(stream, scanned.key, &id, lookup)? {
-            let same = self.is_same(stream, known, &record, lookup)?;
-            self.set_back(scanned.index, if same { Setback::Duplicate } else { Setback::Conflict });
+            if self.is_same(stream, known, record, lookup)? {
+                self.setback_counts.duplicates += 1;
+                self.set_back(scanned.index, Placement::Duplicate);
+            } else {
+                self.setback_counts.conflicts += 1;
+                self.refused = Some((end, stream));
+                self.set_back(scanned.index, Placement::Conflict);
+            }
             return Ok(());
         }
-        self.find_missing(stream, &record, lookup)?;
+        if let Some(reason) = self.rejection(stream, record, lookup)? {
+            self.setback_counts.rejected += 1;
+            self.refused = Some((end, stream));
+            if self.setbacks.is_some() {
+                let tips = self.named_tips(stream, lookup)?;
+                self.set_back(scanned.index, Placement::Rejected { reason, tips });
+            }
+            return Ok(());
+        }
         let missing = self.missing.len() as u32;
         if missing == 0 {
             let known_as = KnownAs::InHand(self.deliveries.len()).encode();
             let slot = self.known.insert(scanned.key, known_as);
-            self.deliver(scanned.index, stream, scanned.key, slot, &record, lookup)?;
+            self.deliver(scanned.index, stream, scanned.key, slot, record, lookup)?;
             return self.deliver_ready(scanned.index, lookup);
-        }
-        if record.requires_parents() {
-            self.set_back(scanned.index, Setback::Rejected);
-            return Ok(());
         }
         let node = HeldNode { position: scanned.position, key: scanned.key, stream, missing };
         let node = self.held.hold(node, &self.missing);
         self.known.insert(scanned.key, KnownAs::Held(node).encode());
         self.streams[stream as usize].held += 1;
-        self.set_back(scanned.index, Setback::Held { missing });
+        self.set_back(scanned.index, Placement::Held { missing });
         Ok(())
     }
 
-    fn set_back(&mut self, index: u32, setback: Setback) {
-        match setback {
-            Setback::Held { .. } => {}
-            Setback::Duplicate => self.setback_counts.duplicates += 1,
-            Setback::Conflict => self.setback_counts.conflicts += 1,
-            Setback::Rejected => self.setback_counts.rejected += 1,
+    fn set_back(&mut self, index: u32, placement: Placement) {
+        if let Some(setbacks) = &mut self.setbacks {
+            setbacks.push((index, placement));
         }
-        self.setbacks.push((index, setback));
+    }
+
+    /// Why an event that is not known is not taken, if it is not. See [`crate::reference`]. Fills
+    /// `missing` for an event that is.
+    fn rejection(
+        &mut self,
+        stream: u32,
+        record: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<Option<Rejection>, Fault> {
+        let Stream { sealed, delivered, .. } = self.streams[stream as usize];
+        if record.is_with_previous() && self.refused == Some((record.position(), stream)) {
+            return Ok(Some(Rejection::Previous));
+        }
+        if sealed {
+            return Ok(Some(Rejection::Sealed));
+        }
+        if record.if_local().is_some_and(|local| local != delivered) {
+            return Ok(Some(Rejection::Local { next: delivered }));
+        }
+        if record.is_if_tips() && !self.lists_tips(stream, record, lookup)? {
+            return Ok(Some(Rejection::Tips));
+        }
+        self.find_missing(stream, record, lookup)?;
+        let missing = self.missing.len() as u32;
+        let has_condition =
+            record.requires_parents() || record.is_if_tips() || record.if_local().is_some();
+        Ok((has_condition && missing > 0).then_some(Rejection::Parents { missing }))
+    }
+
+    /// Whether the listed parents of `record` are, as a set, the tips of the stream.
+    fn lists_tips(&self, stream: u32, record: &Record<'_>, lookup: &Lookup) -> Result<bool, Fault> {
+        let state = &self.streams[stream as usize];
+        let mut listed = 0;
+        for (_, parent) in distinct(record) {
+            let key = self.keys.event(state.key, parent);
+            if self.find_tip(stream, key, parent, lookup)?.is_none() {
+                return Ok(false);
+            }
+            listed += 1;
+        }
+        Ok(listed == state.tips.len())
+    }
+
+    /// Ids of the stream's tips, in the order of their delivery; none if the window's rejections
+    /// have named too many already.
+    fn named_tips(&mut self, stream: u32, lookup: &Lookup) -> Result<Vec<Vec<u8>>, Fault> {
+        if self.named_tips_bytes > NAMED_TIPS_BYTES {
+            return Ok(Vec::new());
+        }
+        let tips = self.streams[stream as usize].tips.sorted().into_iter().map(|tip| {
+            let record = lookup.record(tip.position)?;
+            Ok(EventId::of(&record, self.store_tag).to_vec())
+        });
+        let tips = tips.collect::<Result<Vec<Vec<u8>>, Fault>>()?;
+        let bytes = tips.iter().map(|id| size_of::<Vec<u8>>() + id.len()).sum::<usize>();
+        self.named_tips_bytes += bytes;
+        Ok(tips)
     }
 
     /// Index of the stream with this name.
@@ -601,9 +718,20 @@ impl Partition {
         self.chains.iter_mut()
     }
 
-    /// What became of the records that were not delivered when they arrived.
-    pub(crate) fn setbacks(&self) -> &[(u32, Setback)] {
-        &self.setbacks
+    /// What became of the records that were not delivered when they arrived, by their index in the
+    /// window, if it was asked for.
+    pub(crate) fn take_setbacks(&mut self) -> Vec<(u32, Placement)> {
+        self.setbacks.take().unwrap_or_default()
+    }
+
+    /// Seals that the window has put on and taken off, in the order of the log.
+    pub(crate) fn take_seals(&mut self) -> Vec<SealChange> {
+        std::mem::take(&mut self.seals)
+    }
+
+    /// Keys of the streams that are sealed.
+    pub(crate) fn sealed_streams(&self) -> impl Iterator<Item = u64> {
+        self.streams.iter().filter(|stream| stream.sealed).map(|stream| stream.key)
     }
 
     /// Gives every delivery of the window its global sequence: `first` plus the number of
@@ -641,7 +769,6 @@ impl Partition {
             placed.heads.push(HeadUpdate { stream_key: stream.key, previous, head });
         }
         self.deliveries.clear();
-        self.setbacks.clear();
         self.chains.clear();
         placed
     }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::derived::order_log::Entry;
 use crate::event::Placement;
 use crate::order::keys::{PARTITION_COUNT, partition_of};
-use crate::order::partition::{HeadUpdate, Partition, Scanned, Setback};
+use crate::order::partition::{HeadUpdate, Partition, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
 
 /// Fewer records than this are better ordered by one thread: waking others would cost more.
@@ -76,6 +76,8 @@ pub(crate) struct Ordered {
     pub(crate) heads: Vec<HeadUpdate>,
     /// What became of each record, if somebody asked.
     pub(crate) placements: Option<Vec<Placement>>,
+    /// Seals that were put on and taken off; those of one stream in the order of the log.
+    pub(crate) seals: Vec<SealChange>,
 }
 
 impl Ordered {
@@ -97,8 +99,9 @@ pub(crate) fn order(
     with_placements: bool,
     parallel: bool,
 ) -> Result<Ordered, Fault> {
-    let run =
-        |(index, partition): (usize, &mut Partition)| partition.order(split.of(index), lookup);
+    let run = |(index, partition): (usize, &mut Partition)| {
+        partition.order(split.of(index), lookup, with_placements)
+    };
     if parallel {
         // One task a partition; the pool balances them by stealing, so a partition with a hot
         // stream occupies one thread and the others share the rest.
@@ -111,8 +114,9 @@ pub(crate) fn order(
     partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
     let total = exclusive_prefix_sum(&mut before);
     let tips = place_tips(partitions, first.tips, &before);
-    let setbacks: Option<Vec<(u32, Setback)>> =
-        with_placements.then(|| partitions.iter().flat_map(Partition::setbacks).copied().collect());
+    let seals = partitions.iter_mut().flat_map(Partition::take_seals).collect();
+    let setbacks: Option<Vec<(u32, Placement)>> =
+        with_placements.then(|| partitions.iter_mut().flat_map(Partition::take_setbacks).collect());
 
     let place = |partition: &mut Partition| partition.place(first.global, &before);
     let placed: Vec<_> = if parallel {
@@ -128,9 +132,8 @@ pub(crate) fn order(
         }
         heads.extend(part.heads);
     }
-    let placements =
-        setbacks.map(|setbacks| placements(&setbacks, &before, first.global, &entries));
-    Ok(Ordered { first, entries, tips, heads, placements })
+    let placements = setbacks.map(|setbacks| placements(setbacks, &before, first.global, &entries));
+    Ok(Ordered { first, entries, tips, heads, placements, seals })
 }
 
 /// Replaces every count by the sum of those before it; returns the sum of all.
@@ -158,25 +161,103 @@ fn place_tips(partitions: &mut [Partition], first: u64, before: &[u32]) -> Vec<u
 
 /// A record that was delivered when it arrived is the first of the group that it set off.
 fn placements(
-    setbacks: &[(u32, Setback)],
+    setbacks: Vec<(u32, Placement)>,
     before: &[u32],
     first: u64,
     entries: &[Entry],
 ) -> Vec<Placement> {
-    let mut set_back = vec![None; before.len()];
-    for &(index, setback) in setbacks {
-        set_back[index as usize] = Some(setback);
+    let mut placements = vec![None; before.len()];
+    for (index, placement) in setbacks {
+        placements[index as usize] = Some(placement);
     }
-    let placement = |(index, setback): (usize, Option<Setback>)| match setback {
-        Some(Setback::Held { missing }) => Placement::Held { missing },
-        Some(Setback::Duplicate) => Placement::Duplicate,
-        Some(Setback::Conflict) => Placement::Conflict,
-        Some(Setback::Rejected) => Placement::Rejected,
-        None => {
-            let offset = before[index];
-            let local = entries[offset as usize].local;
-            Placement::Delivered { global: first + u64::from(offset), local }
-        }
+    let delivered = |index: usize| {
+        let offset = before[index];
+        let local = entries[offset as usize].local;
+        Placement::Delivered { global: first + u64::from(offset), local }
     };
-    set_back.into_iter().enumerate().map(placement).collect()
+    let placements = placements.into_iter().enumerate();
+    placements.map(|(index, setback)| setback.unwrap_or_else(|| delivered(index))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use thalweg_wal::storage::{MemoryStorage, Storage};
+    use thalweg_wal::{EncodedBatch, FrameBuf, LogOptions, LogWriter};
+
+    use super::*;
+    use crate::derived::chunks::ChunkWriter;
+    use crate::derived::order_log::{ORDER, TIPS};
+    use crate::order::keys::Keys;
+    use crate::sync::Arc;
+
+    /// Orders a batch as one window of a new log, and returns the partitions with it.
+    fn ordered(batch: &EncodedBatch) -> (Ordered, Vec<Partition>, Keys) {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let options = LogOptions { create: true, segment_len_max: 1 << 20 };
+        let mut opened = LogWriter::open(Arc::clone(&storage), options, None).expect("opens");
+        let mut frame = FrameBuf::new();
+        frame.push(batch);
+        opened.writer.append(&mut frame).expect("appends");
+        opened.writer.sync().expect("syncs");
+        let keys = Keys::new(&opened.store_id);
+        let segment = &opened.segments[0];
+        let scanned =
+            segment.walk(segment.first(), segment.end()).zip(0..).map(|(record, index)| {
+                let record = record.expect("whole");
+                let stream_key = keys.stream(record.stream());
+                let key = keys.event(stream_key, record.given_id());
+                Scanned { index, position: record.position(), stream_key, key }
+            });
+        let split = Split::new(&scanned.collect::<Vec<_>>());
+        let chunks = |layout| {
+            let target = Arc::clone(&storage);
+            let chunks = ChunkWriter::open(layout, opened.store_id, &*storage, target, 0, true);
+            chunks.expect("creates").shared().reader()
+        };
+        let lookup = Lookup {
+            order: chunks(ORDER),
+            tips: chunks(TIPS),
+            segments: Arc::new(opened.segments.clone()),
+            verified_from: 0,
+            skip_damage: false,
+            in_flight: VecDeque::new(),
+        };
+        let mut partitions: Vec<_> =
+            (0..PARTITION_COUNT).map(|_| Partition::new(keys, 1)).collect();
+        let ordered = order(&mut partitions, &split, Frontier::default(), &lookup, false, false);
+        (ordered.expect("no damage"), partitions, keys)
+    }
+
+    #[test]
+    fn a_window_tells_which_seals_it_has_changed() {
+        let mut batch = EncodedBatch::new();
+        for (stream, sealed) in
+            [("a", true), ("b", false), ("a", true), ("c", true), ("c", false), ("c", true)]
+        {
+            let pushed = match sealed {
+                true => batch.push_seal(stream.as_bytes()),
+                false => batch.push_unseal(stream.as_bytes()),
+            };
+            pushed.expect("within the limits");
+        }
+        let (ordered, partitions, keys) = ordered(&batch);
+        let changes = |name: &[u8]| -> Vec<bool> {
+            let key = keys.stream(name);
+            let of_stream = ordered.seals.iter().filter(|change| change.stream_key == key);
+            of_stream.map(|change| change.sealed).collect()
+        };
+        // What was so already is no change.
+        assert_eq!(changes(b"a"), [true]);
+        assert_eq!(changes(b"b"), [] as [bool; 0]);
+        assert_eq!(changes(b"c"), [true, false, true]);
+        assert_eq!(ordered.seals.len(), 4);
+        let mut sealed: Vec<u64> = partitions.iter().flat_map(Partition::sealed_streams).collect();
+        sealed.sort_unstable();
+        let mut expected = [b"a", b"c"].map(|name| keys.stream(name));
+        expected.sort_unstable();
+        assert_eq!(sealed, expected);
+        assert!(ordered.placements.is_none() && ordered.entries.is_empty());
+    }
 }

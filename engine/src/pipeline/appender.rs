@@ -13,7 +13,7 @@ use crate::error::{
 };
 use crate::event::{Batch, Event, MixedBatch, NewEvent, Receipt};
 use crate::pipeline::core::deadline_in;
-use crate::pipeline::lane::{Lane, OnceCallback, Way};
+use crate::pipeline::lane::{Lane, OnceCallback, Passage, Way};
 use crate::pipeline::permits::Patience;
 use crate::sync::{Abandoned, Arc, Completion};
 
@@ -204,7 +204,7 @@ impl StreamAppender {
             self.lane.keep_buffer(encoded);
             return Err(SubmitError { batch, reason: Refusal::Limit(limit) });
         }
-        self.lane.submit(encoded, way, patience).map_err(|(reason, encoded)| {
+        self.lane.submit(encoded, Passage::Append, way, patience).map_err(|(reason, encoded)| {
             self.lane.keep_buffer(encoded);
             SubmitError { batch, reason }
         })
@@ -293,7 +293,7 @@ impl MixedAppender {
         self.lane.abort();
     }
 
-    pub(crate) fn submit_patiently(
+    fn submit_patiently(
         &self,
         batch: MixedBatch,
         patience: Patience,
@@ -310,10 +310,20 @@ fn submit_mixed(
     patience: Patience,
 ) -> Result<Option<Completion<Outcome>>, MixedBatchRefused> {
     let encoded: EncodedBatch = batch.into_encoded();
-    lane.submit(encoded, way, patience).map_err(|(reason, encoded)| SubmitError {
+    lane.submit(encoded, Passage::Append, way, patience).map_err(|(reason, encoded)| SubmitError {
         reason,
         batch: MixedBatch::from_encoded(encoded),
     })
+}
+
+/// Hands a batch to the writer by way of a lane, and returns its ticket.
+pub(crate) fn submit_to(
+    lane: &Arc<Lane>,
+    batch: EncodedBatch,
+    passage: Passage,
+) -> Result<Ticket, (Refusal, EncodedBatch)> {
+    let completion = lane.submit(batch, passage, Way::Ticket, Patience::Endless)?;
+    Ok(Ticket { completion, lane: Arc::clone(lane) })
 }
 
 /// The promise of an outcome for an accepted batch.

@@ -11,7 +11,7 @@
 
 use std::cell::Cell;
 
-use crate::sync::Receiver;
+use crate::sync::{Receiver, step, thread_local};
 
 /// Something to run.
 pub trait Job {
@@ -29,19 +29,20 @@ pub enum Message<J> {
 }
 
 thread_local! {
-    static IS_CALLBACK_THREAD: Cell<bool> = const { Cell::new(false) };
+    #[allow(clippy::missing_const_for_thread_local, reason = "loom's has no such form")]
+    static IS_CALLBACK_THREAD: Cell<bool> = Cell::new(false);
 }
 
 /// Whether the calling thread runs callbacks, of this store or of another. It must not wait for a
 /// callback, nor for a permit, which a callback may have to give back first: two stores whose callbacks
 /// waited for each other would wait for ever.
 pub fn is_callback_thread() -> bool {
-    IS_CALLBACK_THREAD.get()
+    IS_CALLBACK_THREAD.with(Cell::get)
 }
 
 /// Runs jobs until told to end.
 pub fn run<J: Job>(jobs: &Receiver<Message<J>>) {
-    IS_CALLBACK_THREAD.set(true);
+    IS_CALLBACK_THREAD.with(|it| it.set(step!("callbacks.mark_thread")));
     while let Some(Message::Run(job)) = jobs.recv() {
         job.run();
     }

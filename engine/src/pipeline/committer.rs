@@ -6,9 +6,10 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crossbeam::channel::{Receiver, Sender, never, select};
+use crossbeam::channel;
 use thalweg_wal::Segment;
 
 use crate::derived::checkpoint::Snapshot;
@@ -23,12 +24,16 @@ use crate::order::window::Ordered;
 use crate::pipeline::core::Core;
 use crate::pipeline::keeper::CheckpointTask;
 use crate::pipeline::lane::Reply;
+use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, Promise};
+use crate::sync::{Arc, Promise, Receiver};
 
 /// What reaches the committer, in order.
 #[derive(Debug)]
 pub(crate) enum Commit {
+    /// An append that waits. It comes before the window that has its records: the writer hands it over
+    /// before it publishes them.
+    Awaiting(Awaiting),
     /// The next window.
     Window {
         ordered: Arc<Ordered>,
@@ -44,6 +49,8 @@ pub(crate) enum Commit {
         log: Option<Arc<Segment>>,
         promise: Option<Promise<Result<(), ReadError>>>,
     },
+    /// No windows come any more: the orderer has ended.
+    Ended,
 }
 
 /// An append that waits for its order, or for its turn behind those that do.
@@ -84,10 +91,11 @@ pub(crate) struct Committer {
     /// Newest delivery of each stream, by partition.
     pub(crate) heads: Vec<Table>,
     pub(crate) commits: Receiver<Commit>,
-    pub(crate) awaiting: Receiver<Awaiting>,
+    /// Windows in `commits`.
+    pub(crate) windows: Arc<Budget>,
     /// Appends that wait, in the order of the log.
     pub(crate) waiting: VecDeque<Awaiting>,
-    pub(crate) keeper: Sender<CheckpointTask>,
+    pub(crate) keeper: channel::Sender<CheckpointTask>,
 }
 
 impl Committer {
@@ -104,37 +112,24 @@ impl Committer {
     }
 
     fn follow(&mut self) {
-        let mut awaiting_open = true;
-        loop {
-            let never = never();
-            let awaiting = if awaiting_open { &self.awaiting } else { &never };
-            select! {
-                recv(self.commits) -> commit => match commit {
-                    Ok(commit) => {
-                        if let Err(error) = self.take(commit) {
-                            self.core.fail(Cause::Derived(Arc::new(error)));
-                            return;
-                        }
-                    }
-                    Err(_) => return,
-                },
-                recv(awaiting) -> awaiting => match awaiting {
-                    Ok(awaiting) => {
-                        self.waiting.push_back(awaiting);
-                        self.complete_due();
-                    }
-                    Err(_) => awaiting_open = false,
-                },
+        while let Some(commit) = self.commits.recv() {
+            match self.take(commit) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return,
+                Err(error) => return self.core.fail(Cause::Derived(Arc::new(error))),
             }
         }
     }
 
-    fn take(&mut self, commit: Commit) -> io::Result<()> {
+    fn take(&mut self, commit: Commit) -> io::Result<ControlFlow<()>> {
         match commit {
+            Commit::Awaiting(awaiting) => {
+                self.waiting.push_back(awaiting);
+                self.complete_due();
+            }
             Commit::Window { ordered, positions, to } => {
+                self.windows.give_back(0);
                 self.commit(&ordered, to)?;
-                // Whoever waits for these records was handed over before they could be ordered.
-                self.waiting.extend(self.awaiting.try_iter());
                 self.complete(&ordered, positions.as_deref(), to);
             }
             Commit::Checkpoint { snapshot, log, promise } => {
@@ -144,28 +139,22 @@ impl Committer {
                 // A keeper that is gone has ended with the store.
                 let _ = self.keeper.send(task);
             }
+            Commit::Ended => return Ok(ControlFlow::Break(())),
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
-    /// Appends that are durable go on coming until the writer ends. After a failure, windows and
+    /// Nothing is ordered any more. Appends that are durable go on coming until the writer ends; after a failure, windows and
     /// checkpoints may come too, and waiting for a checkpoint ends when its promise is dropped.
     fn drain(&mut self) {
-        self.waiting.drain(..).for_each(Awaiting::complete_undecided);
-        let (mut commits_open, mut awaiting_open) = (true, true);
-        while commits_open || awaiting_open {
-            select! {
-                recv(self.commits) -> commit => if commit.is_err() {
-                    commits_open = false;
-                    self.commits = never();
-                },
-                recv(self.awaiting) -> awaiting => match awaiting {
-                    Ok(awaiting) => awaiting.complete_undecided(),
-                    Err(_) => {
-                        awaiting_open = false;
-                        self.awaiting = never();
-                    }
-                },
+        while let Some(awaiting) = self.waiting.pop_front() {
+            awaiting.complete_undecided();
+        }
+        while let Some(commit) = self.commits.recv() {
+            match commit {
+                Commit::Awaiting(awaiting) => awaiting.complete_undecided(),
+                Commit::Window { .. } => self.windows.give_back(0),
+                Commit::Checkpoint { .. } | Commit::Ended => {}
             }
         }
     }

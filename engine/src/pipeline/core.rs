@@ -14,7 +14,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::Sender;
 use thalweg_wal::storage::Storage;
 
 use crate::derived::chunks::SharedChunks;
@@ -22,10 +21,10 @@ use crate::error::{Cause, ReadError};
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
 use crate::pipeline::lookup::{Lookup, Segments};
-use crate::pipeline::orderer::Message;
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Watermark};
+use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark};
+use crate::timings::{Recorder, Recorders};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
 /// as a year.
@@ -90,7 +89,8 @@ pub(crate) struct Core {
 
     /// Ends the orderer; see [`Core::stop_orderer`].
     stopping: AtomicBool,
-    orderer: Sender<Message>,
+    /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
+    pub(crate) orderer_work: EventCount,
     /// The first checkpoint that could not be written, in words.
     pub(crate) checkpoint_error: OnceLock<String>,
     /// Checkpoints that are on their way to the disk.
@@ -102,6 +102,8 @@ pub(crate) struct Core {
     /// Where appends wait: closed when nothing more is accepted.
     pub(crate) budgets: Budgets,
     pub(crate) callback_panics: Panics,
+    /// Where the time of appends goes, if somebody wants to know.
+    pub(crate) timings: Option<Recorders>,
     /// 1 when the last callback has returned. Published by the callback thread.
     pub(crate) callbacks_ended: Watermark,
     poison: OnceLock<Cause>,
@@ -194,8 +196,8 @@ pub(crate) struct CoreParts {
     pub(crate) ordered: u64,
     /// Number of events delivered already.
     pub(crate) delivered: u64,
-    /// The orderer's inbox.
-    pub(crate) orderer: Sender<Message>,
+    /// Whether to record where the time of appends goes.
+    pub(crate) timings: bool,
 }
 
 impl Core {
@@ -220,13 +222,14 @@ impl Core {
             delivered: Watermark::new(parts.delivered),
             checkpointed: Gauge::new(parts.ordered),
             stopping: AtomicBool::new(false),
-            orderer: parts.orderer,
+            orderer_work: EventCount::new(),
             checkpoint_error: OnceLock::new(),
             checkpoints_under_way: AtomicU64::new(0),
             ordered_acks: AtomicU64::new(0),
             counts: Counts::default(),
             budgets: Budgets::default(),
             callback_panics: Panics::default(),
+            timings: parts.timings.then(Recorders::new),
             callbacks_ended: Watermark::new(0),
             poison: OnceLock::new(),
         }
@@ -235,7 +238,7 @@ impl Core {
     /// A view of everything as it is now.
     pub(crate) fn lookup(&self) -> Lookup {
         Lookup {
-            segments: self.segments.list(),
+            segments: self.segments.snapshot(),
             order: self.order.reader(),
             tips: self.tips.reader(),
             verified_from: self.ordered_from,
@@ -255,6 +258,20 @@ impl Core {
         self.poison.get()
     }
 
+    /// The time, if timings are recorded.
+    #[inline]
+    pub(crate) fn now(&self) -> Option<Instant> {
+        self.timings.as_ref().map(|_| Instant::now())
+    }
+
+    /// Records the time since `start` that [`Core::now`] gave.
+    #[inline]
+    pub(crate) fn record(&self, start: Option<Instant>, of: impl FnOnce(&Recorders) -> &Recorder) {
+        if let (Some(timings), Some(start)) = (&self.timings, start) {
+            of(timings).add_since(start);
+        }
+    }
+
     /// Why a stage has let go of something that it had to answer.
     pub(crate) fn cause_of_death(&self) -> Cause {
         self.cause().cloned().unwrap_or(Cause::Panic {
@@ -266,10 +283,9 @@ impl Core {
     /// Tells the orderer to end after the window in hand: on closing, or when a stage has died that
     /// it would wait for in vain.
     pub(crate) fn stop_orderer(&self) {
-        // Release: pairs with the Acquire load in `is_stopping`. The flag is set before the message
-        // is sent, so an inbox that is full, whose reader is awake, needs no message.
+        // Release: pairs with the Acquire load in `is_stopping`.
         self.stopping.store(true, Ordering::Release);
-        let _ = self.orderer.try_send(Message::Stop);
+        self.orderer_work.notify_all();
     }
 
     /// Whether whatever takes long has to end soon.

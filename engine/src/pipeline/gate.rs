@@ -8,9 +8,12 @@
 //! Nobody waits under the lock. The queue has room for whoever has a permit, and the locks inside the
 //! queue are held for a push or a pop.
 //!
-//! A stream is shut from the moment its seal passes. When the seal is in the log, and the order has
-//! told at which position, it stays shut; if the seal is not stored, the stream opens again. Of
-//! several seals and unseals of one stream, the one at the highest position counts.
+//! A stream is shut from the moment its seal passes. Once the order has come to the seal, it is the order
+//! that says whether the stream is sealed; if the seal is not stored, the stream opens again.
+//!
+//! After a crash the order has to come to the end of the log first. Until then nobody knows which streams
+//! are sealed, and the gate lets everything pass that is not sealed before its eyes: the order rejects
+//! what comes to a sealed stream.
 
 use std::collections::HashMap;
 
@@ -28,15 +31,15 @@ struct State<T> {
     sender: Option<Sender<T>>,
     /// Streams that are or were sealed, by their keys.
     seals: HashMap<u64, Seal>,
+    /// Whether the order has come to where the log ended when it was opened.
+    settled: bool,
 }
 
 #[derive(Debug, Default)]
 struct Seal {
-    /// Seals on their way.
+    /// Seals that have passed and are not decided.
     under_way: u32,
-    /// Position of the newest seal or unseal that is in the log.
-    position: u64,
-    /// What that one was.
+    /// Whether the stream is sealed as far as it is ordered.
     sealed: bool,
 }
 
@@ -50,11 +53,12 @@ pub enum Shut<T> {
 }
 
 impl<T> Gate<T> {
-    /// An open gate to `queue`, in front of which these streams are sealed.
-    pub fn new(queue: Sender<T>, sealed: impl IntoIterator<Item = u64>) -> Self {
-        let seal = |key| (key, Seal { under_way: 0, position: 0, sealed: true });
+    /// An open gate to `queue`. The streams `sealed` are sealed as far as the log is ordered; `settled`
+    /// says whether that is to its end.
+    pub fn new(queue: Sender<T>, sealed: impl IntoIterator<Item = u64>, settled: bool) -> Self {
+        let seal = |key| (key, Seal { under_way: 0, sealed: true });
         let seals = sealed.into_iter().map(seal).collect();
-        Gate { state: ReaderBiased::new(State { sender: Some(queue), seals }) }
+        Gate { state: ReaderBiased::new(State { sender: Some(queue), seals, settled }) }
     }
 
     /// Pushes a message. The caller has a permit for it, so there is room. If any stream is sealed,
@@ -73,14 +77,21 @@ impl<T> Gate<T> {
         if !state.seals.is_empty() && appends_to(&message, &|stream| state.is_sealed(stream)) {
             return Err(Shut::Sealed(message));
         }
+        if !step!("gate.send_inside") {
+            let sender = sender.clone();
+            drop(state);
+            return sender.send(message).map_err(Shut::Closed);
+        }
         sender.send(message).map_err(Shut::Closed)
     }
 
     /// Closes the gate: what has passed is in the queue, nothing passes any more, and the receiver of
     /// the queue finds its end after what is in there.
     pub fn close(&self) {
-        let sender = self.state.write().sender.take();
+        let mut state = self.state.write();
+        let sender = if step!("gate.take_sender") { state.sender.take() } else { None };
         // Waking the receiver needs no lock of ours.
+        drop(state);
         drop(sender);
     }
 
@@ -93,36 +104,39 @@ impl<T> Gate<T> {
         let mut state = self.state.write();
         let Some(sender) = &state.sender else { return Err(Shut::Closed(message)) };
         sender.send(message).map_err(Shut::Closed)?;
-        if step!("gate.shut_with_seal") {
-            state.seals.entry(stream).or_default().under_way += 1;
+        if !step!("gate.shut_with_seal") {
+            drop(state);
+            state = self.state.write();
         }
+        state.seals.entry(stream).or_default().under_way += 1;
         Ok(())
     }
 
-    /// Ends what [`Gate::seal`] began: the seal is in the log at `position`, or it is not stored.
-    pub fn decide(&self, stream: u64, position: Option<u64>) {
-        let mut state = self.state.write();
-        if let Some(seal) = state.seals.get_mut(&stream) {
+    /// Ends what [`Gate::seal`] began: the seal is ordered, which [`Gate::learn`] was told, or it is not
+    /// stored.
+    pub fn decide(&self, stream: u64) {
+        if let Some(seal) = self.state.write().seals.get_mut(&stream) {
             seal.under_way -= 1;
-        }
-        drop(state);
-        if let Some(position) = position {
-            self.learn(stream, position, true);
         }
     }
 
-    /// The log has a seal of the stream, or an unseal, at `position`.
-    pub fn learn(&self, stream: u64, position: u64, sealed: bool) {
-        let mut state = self.state.write();
-        let seal = state.seals.entry(stream).or_default();
-        if position >= seal.position {
-            (seal.position, seal.sealed) = (position, sealed);
-        }
+    /// The order has come to a seal of the stream, or to where it is taken off. Called in the order of
+    /// the log.
+    pub fn learn(&self, stream: u64, sealed: bool) {
+        self.state.write().seals.entry(stream).or_default().sealed = sealed;
+    }
+
+    /// The order has come to where the log ended when it was opened: from now on it is known which
+    /// streams are sealed.
+    pub fn settle(&self) {
+        self.state.write().settled = true;
     }
 }
 
 impl<T> State<T> {
     fn is_sealed(&self, stream: u64) -> bool {
-        self.seals.get(&stream).is_some_and(|seal| seal.sealed || seal.under_way > 0)
+        self.seals
+            .get(&stream)
+            .is_some_and(|seal| seal.under_way > 0 || (seal.sealed && self.settled))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A batch takes a permit of its lane, which is the appender's pipeline, and one of the queue, which
 //! bounds the memory of all of them; both may have to be waited for, and nothing is held meanwhile that
-//! others need. Then it passes the gate. From there on it is accepted, and its [`Reply`] is answered
+//! others need: see `room`. Then it passes the gate. From there on it is accepted, and its [`Reply`] is answered
 //! exactly once: by the writer or the committer, or, if they let go of it, by being dropped.
 //!
 //! The answers of a lane come from one thread, since all its batches wait for the same: so they come
@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
 use thalweg_wal::EncodedBatch;
@@ -24,6 +25,7 @@ use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::Core;
 use crate::pipeline::gate::{Gate, Shut};
 use crate::pipeline::permits::{Budget, Denied, Patience};
+use crate::pipeline::room::Room;
 use crate::sync::{Arc, Cell, Completion, Ordering, Promise, Sender, completion};
 
 /// Most batches in the queue.
@@ -36,7 +38,7 @@ const BUFFER_BYTES_KEPT: usize = 1 << 20;
 pub(crate) struct Inlet {
     pub(crate) core: Arc<Core>,
     /// None for a store that is open for reading only.
-    pub(crate) gate: Option<Gate<Request>>,
+    pub(crate) gate: Option<Arc<Gate<Request>>>,
     /// Bounds what is in the queue and in the hands of the writer and the committer.
     pub(crate) budget: Arc<Budget>,
     pub(crate) callbacks: Sender<callbacks::Message<Job>>,
@@ -45,7 +47,7 @@ pub(crate) struct Inlet {
 impl Inlet {
     pub(crate) fn new(
         core: Arc<Core>,
-        gate: Option<Gate<Request>>,
+        gate: Option<Arc<Gate<Request>>>,
         queue_bytes: u64,
         callbacks: Sender<callbacks::Message<Job>>,
     ) -> Self {
@@ -68,6 +70,8 @@ pub(crate) struct Request {
     /// Nothing, for a request that only wants to be answered in its turn.
     pub(crate) batch: EncodedBatch,
     pub(crate) reply: Reply,
+    /// When it was sent, if timings are recorded.
+    pub(crate) sent: Option<Instant>,
 }
 
 /// What a callback is called with.
@@ -137,26 +141,26 @@ impl Reply {
         if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
             inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        inlet.budget.give_back(byte_len);
+        lane.room.leave_queue(byte_len);
         let call = match addressee {
             Addressee::Ticket(promise) => {
-                lane.budget.make_room(byte_len);
-                lane.keep_cell(promise.complete(outcome));
-                return lane.budget.settle();
+                return lane.keep_cell(lane.room.answer(byte_len, promise, outcome));
             }
-            Addressee::Nobody => return lane.budget.give_back(byte_len),
+            Addressee::Nobody => return lane.room.leave_lane(byte_len),
             Addressee::Flush(promise) => Job::Flushed(promise),
             Addressee::Callback(callback) => Job::Call {
                 callback: Callback::Once(callback),
                 outcome,
                 lane: Arc::clone(lane),
                 byte_len,
+                answered: inlet.core.now(),
             },
             Addressee::DefaultCallback(callback) => Job::Call {
                 callback: Callback::Default(callback),
                 outcome,
                 lane: Arc::clone(lane),
                 byte_len,
+                answered: inlet.core.now(),
             },
         };
         // The thread ends after the last answer.
@@ -171,8 +175,8 @@ impl Reply {
         if lane.ack == Ack::Ordered {
             lane.inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
-        lane.inlet.budget.give_back(self.byte_len);
-        lane.budget.give_back(self.byte_len);
+        lane.room.leave_queue(self.byte_len);
+        lane.room.leave_lane(self.byte_len);
         addressee
     }
 }
@@ -208,6 +212,7 @@ pub(crate) enum Job {
         outcome: Outcome,
         lane: Arc<Lane>,
         byte_len: u64,
+        answered: Option<Instant>,
     },
     Flushed(Promise<()>),
     /// Drops the default callback of an appender that is gone.
@@ -227,12 +232,13 @@ impl callbacks::Job for Job {
     fn run(self) {
         match self {
             Job::Flushed(promise) => drop(promise.complete(())),
-            Job::Call { callback, outcome, lane, byte_len } => {
+            Job::Call { callback, outcome, lane, byte_len, answered } => {
                 lane.inlet.core.catch_callback(|| match callback {
                     Callback::Once(callback) => callback(outcome),
                     Callback::Default(callback) => callback(outcome),
                 });
-                lane.budget.give_back(byte_len);
+                lane.inlet.core.record(answered, |timings| &timings.callback);
+                lane.room.leave_lane(byte_len);
                 if let Some(lane) = Arc::into_inner(lane) {
                     lane.inlet.core.catch_callback(|| drop(lane.default_callback));
                 }
@@ -252,8 +258,7 @@ impl fmt::Debug for Job {
 pub(crate) struct Lane {
     inlet: Arc<Inlet>,
     ack: Ack,
-    /// Permits of the pipeline.
-    budget: Arc<Budget>,
+    room: Room,
     /// Whether the lane stops at its first failure.
     stops: bool,
     /// The first failure.
@@ -270,6 +275,17 @@ impl fmt::Debug for Lane {
     }
 }
 
+/// How a batch passes the gate.
+#[derive(Clone, Copy)]
+pub(crate) enum Passage {
+    /// It appends to streams, none of which may be sealed.
+    Append,
+    /// It seals the stream with this key.
+    Seal(u64),
+    /// It takes the seal off a stream.
+    Unseal,
+}
+
 /// Where the outcome of a submit goes.
 pub(crate) enum Way {
     Ticket,
@@ -283,10 +299,11 @@ impl Lane {
         let AppenderOptions { pipeline, pipeline_bytes, ack, default_callback } = options;
         let budget = Arc::new(Budget::new(*pipeline as u64, *pipeline_bytes));
         inlet.core.budgets.add(&budget);
+        let room = Room::new(budget, Arc::clone(&inlet.budget));
         Lane {
             inlet,
             ack: *ack,
-            budget,
+            room,
             stops: true,
             failure: OnceLock::new(),
             default_callback: default_callback.clone(),
@@ -308,7 +325,8 @@ impl Lane {
         let options = AppenderOptions::new().ack(ack);
         let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, u64::MAX));
         inlet.core.budgets.add(&budget);
-        Lane { budget, stops: false, ..Lane::of_encoded(inlet, &options) }
+        let room = Room::new(budget, Arc::clone(&inlet.budget));
+        Lane { room, stops: false, ..Lane::of_encoded(inlet, &options) }
     }
 
     pub(crate) fn inlet(&self) -> &Arc<Inlet> {
@@ -337,13 +355,7 @@ impl Lane {
 
     fn stop(&self, failure: AppendFailure) {
         let _ = self.failure.set(failure);
-        self.accept_nothing_more();
-    }
-
-    /// Ends all waiting of submits: for the pipeline, and for the queue.
-    fn accept_nothing_more(&self) {
-        self.budget.close();
-        self.inlet.budget.wake();
+        self.room.close();
     }
 
     /// Why nothing more is accepted, if nothing is.
@@ -360,6 +372,7 @@ impl Lane {
     pub(crate) fn submit(
         self: &Arc<Self>,
         batch: EncodedBatch,
+        passage: Passage,
         way: Way,
         patience: Patience,
     ) -> Result<Option<Completion<Outcome>>, (Refusal, EncodedBatch)> {
@@ -368,11 +381,12 @@ impl Lane {
         if batch.is_empty() {
             return Err((Refusal::Empty, batch));
         }
-        let patience = if is_callback_thread() { Patience::None } else { patience };
         let byte_len = batch.byte_len();
-        if let Err(denied) = self.take_permits(byte_len, patience) {
+        let start = inlet.core.now();
+        if let Err(denied) = self.room.take(byte_len, patience) {
             return Err((self.refusal_for(denied), batch));
         }
+        inlet.core.record(start, |timings| &timings.slot_wait);
         let (addressee, completion) = self.addressee(way);
         if self.ack == Ack::Ordered {
             // Relaxed: the request travels through the queue, the log and `durable` before the
@@ -383,28 +397,25 @@ impl Lane {
         let reply = Reply { lane, byte_len, addressee: Some(addressee) };
         let keys = inlet.core.keys;
         let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
-            request.batch.streams().any(|stream| is_sealed(keys.stream(stream)))
+            request.batch.unsealed_streams().any(|stream| is_sealed(keys.stream(stream)))
         };
-        match gate.pass(Request { batch, reply }, appends_to) {
+        let request = Request { batch, reply, sent: inlet.core.now() };
+        let passed = match passage {
+            Passage::Append => gate.pass(request, appends_to),
+            Passage::Seal(stream) => gate.seal(stream, request),
+            Passage::Unseal => gate.pass(request, |_, _| false),
+        };
+        match passed {
             Ok(()) => Ok(completion),
-            Err(Shut::Closed(Request { batch, reply })) => {
+            Err(Shut::Closed(Request { batch, reply, .. })) => {
                 drop(reply.withdraw());
                 Err((inlet.refusal(), batch))
             }
-            Err(Shut::Sealed(Request { batch, reply })) => {
+            Err(Shut::Sealed(Request { batch, reply, .. })) => {
                 drop(reply.withdraw());
                 Err((Refusal::Sealed, batch))
             }
         }
-    }
-
-    /// A permit of the lane, and then one of the queue: who waits for the lane, which a slow callback
-    /// may hold up, must not keep other lanes out of the queue.
-    fn take_permits(&self, byte_len: u64, patience: Patience) -> Result<(), Denied> {
-        self.budget.take(byte_len, patience)?;
-        let is_over = || self.budget.is_closed();
-        let taken = self.inlet.budget.take_unless(byte_len, patience, is_over);
-        taken.inspect_err(|_| self.budget.give_back(byte_len))
     }
 
     fn refusal_for(&self, denied: Denied) -> Refusal {
@@ -439,7 +450,7 @@ impl Lane {
         let sent = self.inlet.budget.take(0, Patience::Endless).is_ok() && {
             let addressee = Some(Addressee::Flush(promise));
             let reply = Reply { lane: Some(Arc::clone(self)), byte_len: 0, addressee };
-            let request = Request { batch: EncodedBatch::new(), reply };
+            let request = Request { batch: EncodedBatch::new(), reply, sent: None };
             match gate.pass(request, |_, _| false) {
                 Ok(()) => true,
                 Err(
@@ -457,8 +468,8 @@ impl Lane {
             let _ = answer.wait();
         } else {
             // Nothing passes any more, so all that is under way was accepted before.
-            self.accept_nothing_more();
-            self.budget.wait_idle();
+            self.room.close();
+            self.room.wait_answered();
         }
         self.result().map_err(FlushError::Stopped)
     }
@@ -466,10 +477,8 @@ impl Lane {
     /// Accepts nothing more, and blocks until everything accepted is answered, callbacks included. Does
     /// not block on the callback thread.
     pub(crate) fn close(&self) -> Result<(), AppendFailure> {
-        self.accept_nothing_more();
-        if !is_callback_thread() {
-            self.budget.wait_idle();
-        }
+        self.room.close();
+        self.room.wait_answered();
         self.result()
     }
 

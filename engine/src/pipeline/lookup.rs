@@ -8,34 +8,12 @@ use crate::derived::chunks::ChunkReader;
 use crate::derived::order_log::{self, Entry, Lineage};
 use crate::error::ReadError;
 use crate::order::window::Ordered;
-use crate::sync::{Arc, ReaderBiased};
+use crate::sync::{Arc, List, Snapshot};
 
-/// All segments of the log, in order.
-pub(crate) type SegmentList = Arc<Vec<Arc<Segment>>>;
-
-/// The list of segments, to which the writer adds.
-#[derive(Debug)]
-pub(crate) struct Segments {
-    list: ReaderBiased<SegmentList>,
-}
-
-impl Segments {
-    pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
-        Segments { list: ReaderBiased::new(Arc::new(segments)) }
-    }
-
-    pub(crate) fn list(&self) -> SegmentList {
-        Arc::clone(&self.list.read())
-    }
-
-    /// Adds a segment. Called before anything in it is published.
-    pub(crate) fn push(&self, segment: Arc<Segment>) {
-        let mut list = self.list.write();
-        let mut longer = Vec::clone(&list);
-        longer.push(segment);
-        *list = Arc::new(longer);
-    }
-}
+/// All segments of the log, in order. The writer adds one before it publishes anything in it.
+pub(crate) type Segments = List<Arc<Segment>>;
+/// The segments there were at some moment.
+pub(crate) type SegmentList = Snapshot<Arc<Segment>>;
 
 /// The segment of `list` that holds `position`: the last that does not begin after it.
 #[inline]

@@ -15,12 +15,20 @@ pub(crate) mod lane;
 pub(crate) mod permits;
 #[cfg(test)]
 mod permits_tests;
+#[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
+pub(crate) mod room;
+#[cfg(test)]
+mod room_tests;
 
 #[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
 pub(crate) mod gate;
+#[cfg(test)]
+mod gate_tests;
 
 #[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
 pub(crate) mod group_commit;
+#[cfg(test)]
+mod group_commit_tests;
 pub(crate) mod writer;
 
 pub(crate) mod scanner;

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel;
 
 use crate::derived::checkpoint::{self, Snapshot};
 use crate::derived::order_log;
@@ -20,13 +20,19 @@ use crate::order::partition::{Partition, SetbackCounts};
 use crate::order::window::{self, Frontier};
 use crate::pipeline::committer::Commit;
 use crate::pipeline::core::Core;
+use crate::pipeline::gate::Gate;
+use crate::pipeline::lane::Request;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
-use crate::pipeline::scanner::{Cut, ScannedCut};
+use crate::pipeline::permits::{Budget, Patience};
+use crate::pipeline::scanner::{self, Cut, ScannedCut};
 use crate::questions::{Question, answer};
-use crate::sync::{Arc, Ordering, Promise};
+use crate::sync::{Arc, Ordering, Promise, Sender};
 
 /// A cut ends at the first frame boundary after this many bytes.
 const CUT_BYTES: u64 = 4 << 20;
+/// A cut of up to this many bytes, with nothing before it in the scanners, is scanned where it is
+/// ordered: the way to another thread and back would take longer.
+const OWN_CUT_BYTES: u64 = 64 << 10;
 /// Cuts that each scanner has in hand or in front of it.
 pub(crate) const CUTS_PER_SCANNER: usize = 2;
 /// A checkpoint is due when this much of the log has been ordered since the last ...
@@ -35,23 +41,10 @@ const CHECKPOINT_BYTES_MIN: u64 = 64 << 20;
 /// stays a small part of all writing however large the state grows.
 const CHECKPOINT_RATIO: u64 = 4;
 
-/// What reaches the orderer.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// The log has grown.
-    Durable,
-    /// A scanner is done with a cut.
-    Scanned(ScannedCut),
-    /// There is a call.
-    Called,
-    /// Look at the flag that says to end.
-    Stop,
-}
-
 /// What somebody outside wants, and waits for.
 ///
-/// Calls have a channel of their own, without a bound: a channel with one keeps what is in it when
-/// its receiver goes, for as long as there is a sender, and whoever waits for the answer is one.
+/// Calls have a channel that drops what is in it when its receiver goes. One that keeps it for as long
+/// as there is a sender would never answer: whoever waits for the answer is one.
 #[derive(Debug)]
 pub(crate) enum Call {
     /// Somebody wants to know.
@@ -63,8 +56,8 @@ pub(crate) enum Call {
 /// The outside's way to the orderer.
 #[derive(Debug)]
 pub(crate) struct OrdererHandle {
-    pub(crate) calls: Sender<Call>,
-    pub(crate) inbox: Sender<Message>,
+    pub(crate) calls: channel::Sender<Call>,
+    pub(crate) core: Arc<Core>,
 }
 
 impl OrdererHandle {
@@ -72,9 +65,7 @@ impl OrdererHandle {
     pub(crate) fn call(&self, call: Call) {
         // If the orderer has ended, the call is dropped here, and its promise with it.
         if self.calls.send(call).is_ok() {
-            // A full inbox means that the orderer is awake, and it looks at the calls before it
-            // sleeps.
-            let _ = self.inbox.try_send(Message::Called);
+            self.core.orderer_work.notify_all();
         }
     }
 }
@@ -86,10 +77,16 @@ pub(crate) struct Orderer {
     pub(crate) partitions: Vec<Partition>,
     /// None for a single thread.
     pub(crate) pool: Option<rayon::ThreadPool>,
-    pub(crate) inbox: Receiver<Message>,
-    pub(crate) calls: Receiver<Call>,
-    pub(crate) cuts: Sender<Cut>,
+    pub(crate) scanned: channel::Receiver<ScannedCut>,
+    pub(crate) calls: channel::Receiver<Call>,
+    pub(crate) cuts: channel::Sender<Cut>,
     pub(crate) committer: Sender<Commit>,
+    /// Where the log ended when it was opened, until the order has come there.
+    pub(crate) opened_at: Option<u64>,
+    /// Learns of seals; none for a store that is open for reading only.
+    pub(crate) gate: Option<Arc<Gate<Request>>>,
+    /// Bounds the windows that the committer has in front of it.
+    pub(crate) windows: Arc<Budget>,
     pub(crate) frontier: Frontier,
     pub(crate) on_damage: OnDamage,
     pub(crate) cuts_max: usize,
@@ -100,11 +97,20 @@ pub(crate) struct Orderer {
     pub(crate) closed_before: bool,
 }
 
+impl Drop for Orderer {
+    /// Also if it has panicked: whoever waits for the order must not wait for it.
+    fn drop(&mut self) {
+        let _ = self.committer.send(Commit::Ended);
+    }
+}
+
 /// What the orderer keeps while it runs.
 struct Progress {
     lookup: Lookup,
     /// Where the next cut begins.
     cut_at: u64,
+    /// The end of the log when it was cut last.
+    durable: u64,
     next_cut: u64,
     next_window: u64,
     /// Cuts that are scanned and wait for their turn.
@@ -120,6 +126,7 @@ impl Orderer {
         let mut progress = Progress {
             lookup: self.core.lookup(),
             cut_at: start,
+            durable: start,
             next_cut: 0,
             next_window: 0,
             early: BTreeMap::new(),
@@ -131,13 +138,14 @@ impl Orderer {
                 return self.fail(fault);
             }
             self.take_calls(&mut progress);
-            match self.inbox.recv() {
-                Ok(Message::Durable | Message::Called) => {}
-                Ok(Message::Scanned(cut)) => {
-                    progress.early.insert(cut.number, cut);
-                }
-                Ok(Message::Stop) => {}
-                Err(_) => return,
+            self.core.orderer_work.wait_until(|| {
+                !self.scanned.is_empty()
+                    || !self.calls.is_empty()
+                    || self.core.durable.get() > progress.durable
+                    || self.core.is_stopping()
+            });
+            for cut in self.scanned.try_iter() {
+                progress.early.insert(cut.number, cut);
             }
         }
         // What the keeper has not managed to write counts as new.
@@ -178,11 +186,12 @@ impl Orderer {
     /// Hands out as much of the durable log as may be under way.
     fn cut(&self, progress: &mut Progress) {
         let durable = self.core.durable.get();
+        progress.durable = durable;
         while progress.next_cut - progress.next_window < self.cuts_max as u64
             && progress.cut_at < durable
         {
             // A segment is in the list before anything in it is durable.
-            progress.lookup.segments = self.core.segments.list();
+            progress.lookup.segments = self.core.segments.snapshot();
             let segments = &progress.lookup.segments;
             let segment = segment_at(segments, progress.cut_at).expect("the log begins before");
             if progress.cut_at >= segment.end() {
@@ -201,7 +210,9 @@ impl Orderer {
             let to = segment.cut(from, CUT_BYTES).min(durable);
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
-            if self.cuts.send(cut).is_err() {
+            if to - from <= OWN_CUT_BYTES && progress.next_cut == progress.next_window {
+                progress.early.insert(cut.number, scanner::scan(&self.core, &cut));
+            } else if self.cuts.send(cut).is_err() {
                 return;
             }
             progress.next_cut += 1;
@@ -256,9 +267,17 @@ impl Orderer {
         self.frontier = ordered.next();
         self.core.ordered.set(cut.to);
         self.publish_counts();
+        if let Some(gate) = &self.gate {
+            // Before whoever waits for the seal can hear of it.
+            ordered.seals.iter().for_each(|seal| gate.learn(seal.stream_key, seal.sealed));
+            if self.opened_at.take_if(|end| cut.to >= *end).is_some() {
+                gate.settle();
+            }
+        }
         progress.lookup.in_flight.push_back(Arc::clone(&ordered));
         let commit = Commit::Window { ordered, positions: cut.positions, to: cut.to };
-        // If the committer is gone it has said why.
+        // The committer gives back what it takes, also when it has failed.
+        let _ = self.windows.take(0, Patience::Endless);
         let _ = self.committer.send(commit);
         Ok(())
     }
@@ -294,7 +313,7 @@ impl Orderer {
     }
 
     fn reply(&self, question: Question, progress: &mut Progress) {
-        progress.lookup.segments = self.core.segments.list();
+        progress.lookup.segments = self.core.segments.snapshot();
         self.refresh(&mut progress.lookup);
         answer(question, &self.partitions, &progress.lookup);
     }
@@ -328,7 +347,7 @@ impl Orderer {
         // With buffered durability the order can be ahead of what is on the device. What a
         // checkpoint counts must not be, so the segment is synced before it is written; segments
         // before the last one are synced when they are sealed.
-        let unsynced = (ordered > synced).then(|| self.core.segments.list().last().cloned());
+        let unsynced = (ordered > synced).then(|| self.core.segments.snapshot().last().cloned());
         let snapshot = Snapshot {
             store_id: self.store_id,
             ordered,

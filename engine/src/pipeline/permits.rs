@@ -10,10 +10,11 @@
 //! before, so that whoever has the answer finds the room, and [`Budget::settle`] after, so that whoever
 //! finds the budget idle finds the answers.
 //!
-//! The word is changed by read-modify-write only. Taking is relaxed: it is a count and hands nothing
-//! over. What a batch carries is handed over by the queue, and the event count's fences keep a waiter
-//! from sleeping through the change that it waits for. Giving back is a release, because whoever waits
-//! for the budget to be idle goes on after everything that was done under its permits.
+//! The word is changed by read-modify-write only. Taking hands nothing over, so it changes the word
+//! relaxed: what a batch carries is handed over by the queue, and the event count's fences keep a
+//! waiter from sleeping through the change that it waits for. Giving back is a release, because whoever
+//! waits for the budget to be idle goes on after everything that was done under its permits. Closing is
+//! one too, because whoever is turned away looks for the reason.
 
 use std::time::Instant;
 
@@ -117,7 +118,9 @@ impl Budget {
 
     /// Takes a permit or finds the end; nothing if there is no room.
     fn try_take(&self, byte_len: u64) -> Option<Result<(), Denied>> {
-        let mut used = self.used.load(Ordering::Relaxed);
+        // Acquire, here and where the exchange fails: pairs with the Release in `close`; what was
+        // done before the close is visible to whoever is denied for it.
+        let mut used = self.used.load(ord!("permit.closed_acquire", Acquire));
         loop {
             if used & CLOSED != 0 && step!("permit.refuse_closed") {
                 return Some(Err(Denied::Closed));
@@ -126,8 +129,9 @@ impl Budget {
                 return None;
             }
             let taken = used + ONE_BATCH + byte_len;
+            let on_failure = ord!("permit.closed_acquire_late", Acquire);
             let swapped =
-                self.used.compare_exchange_weak(used, taken, Ordering::Relaxed, Ordering::Relaxed);
+                self.used.compare_exchange_weak(used, taken, Ordering::Relaxed, on_failure);
             match swapped {
                 // The word has changed since it was looked at: there may be no room any more.
                 Err(now) if step!("permit.take_rmw") => used = now,
@@ -180,9 +184,11 @@ impl Budget {
         self.changed.notify_all();
     }
 
-    /// Ends all waiting for permits, now and later. Permits that are out stay good.
+    /// Ends all waiting for permits, now and later. Permits that are out stay good. Whoever is denied
+    /// one sees what was done before.
     pub fn close(&self) {
-        self.used.fetch_or(CLOSED, Ordering::Relaxed);
+        // Release: pairs with the Acquire loads in `try_take`.
+        self.used.fetch_or(CLOSED, ord!("permit.close_release", Release));
         if step!("permit.close_notify") {
             self.changed.notify_all();
         }
@@ -190,7 +196,8 @@ impl Budget {
 
     /// Whether nothing is taken any more.
     pub fn is_closed(&self) -> bool {
-        self.used.load(Ordering::Relaxed) & CLOSED != 0
+        // Acquire: as in `try_take`.
+        self.used.load(ord!("permit.is_closed_acquire", Acquire)) & CLOSED != 0
     }
 
     /// Blocks until no permit is out; for a budget that is closed. What was done under the permits is

@@ -127,3 +127,56 @@ fn a_request_larger_than_the_budget_goes_alone() {
         }
     });
 }
+
+#[test]
+fn an_idle_budget_shows_what_was_done_under_it() {
+    for _ in 0..100 {
+        let budget = Budget::new(2, 100);
+        let done = AtomicU64::new(0);
+        let taken = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while budget.take(1, Patience::Endless).is_ok() {
+                        taken.fetch_add(1, Ordering::Relaxed);
+                        done.fetch_add(1, Ordering::Relaxed);
+                        budget.give_back(1);
+                    }
+                });
+            }
+            thread::yield_now();
+            budget.close();
+            budget.wait_idle();
+            assert_eq!(done.load(Ordering::Relaxed), taken.load(Ordering::Relaxed));
+            let at_close = done.load(Ordering::Relaxed);
+            assert_eq!(budget.take(1, Patience::None), Err(Denied::Closed));
+            assert_eq!(done.load(Ordering::Relaxed), at_close, "taken after the close");
+        });
+    }
+}
+
+#[test]
+fn whoever_is_denied_finds_the_reason() {
+    for _ in 0..200 {
+        let budget = Budget::new(1, 100);
+        let reason = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for patience in [Patience::None, Patience::Endless] {
+                let (budget, reason) = (&budget, &reason);
+                scope.spawn(move || {
+                    loop {
+                        match budget.take(1, patience) {
+                            Ok(()) => budget.give_back(1),
+                            Err(Denied::Closed) => break,
+                            Err(denied) => assert_eq!(denied, Denied::Full),
+                        }
+                    }
+                    assert_eq!(reason.load(Ordering::Relaxed), 1);
+                });
+            }
+            thread::yield_now();
+            reason.store(1, Ordering::Relaxed);
+            budget.close();
+        });
+    }
+}

@@ -11,7 +11,6 @@ use crate::event::EventId;
 use crate::order::partition::Scanned;
 use crate::order::window::Split;
 use crate::pipeline::core::Core;
-use crate::pipeline::orderer::Message;
 use crate::sync::Arc;
 
 /// A part of one segment, from one frame boundary to another.
@@ -44,15 +43,17 @@ impl ScannedCut {
 }
 
 /// Scans cuts until there are no more.
-pub(crate) fn run(core: &Core, cuts: &Receiver<Cut>, orderer: &Sender<Message>) {
+pub(crate) fn run(core: &Core, cuts: &Receiver<Cut>, scanned: &Sender<ScannedCut>) {
     for cut in cuts {
-        if orderer.send(Message::Scanned(scan(core, &cut))).is_err() {
+        if scanned.send(scan(core, &cut)).is_err() {
             return;
         }
+        core.orderer_work.notify_all();
     }
 }
 
-fn scan(core: &Core, cut: &Cut) -> ScannedCut {
+/// Scans one cut.
+pub(crate) fn scan(core: &Core, cut: &Cut) -> ScannedCut {
     let mut records = Vec::new();
     let mut damage = Vec::new();
     for record in cut.segment.walk(cut.from, cut.to) {

@@ -11,19 +11,18 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, SendError, Sender};
+use crossbeam::channel;
 use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare, SpareRequest};
 
 use crate::error::{AppendFailure, Cause, Outcome};
 use crate::event::{Ack, Receipt};
 use crate::options::Durability;
-use crate::pipeline::committer::{Awaiting, Due};
+use crate::pipeline::committer::{Awaiting, Commit, Due};
 use crate::pipeline::core::Core;
 use crate::pipeline::group_commit::{self, GroupCommit, Panic};
 use crate::pipeline::lane::{Reply, Request};
-use crate::pipeline::orderer::Message;
 use crate::pipeline::threads::message_of;
-use crate::sync::{self, Arc, RecvError};
+use crate::sync::{Arc, Receiver, RecvError, Sender};
 
 /// A frame is closed when it has this many bytes, though a batch may make it longer.
 const GROUP_BYTES: u64 = 8 << 20;
@@ -38,13 +37,11 @@ pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
     pub(crate) log: LogWriter,
     pub(crate) durability: Durability,
-    pub(crate) requests: sync::Receiver<Request>,
-    /// Tells the orderer that the log has grown.
-    pub(crate) orderer: Sender<Message>,
-    /// Hands appends that wait for the order to the committer.
-    pub(crate) awaiting: Sender<Awaiting>,
-    pub(crate) preparer: Sender<SpareRequest>,
-    pub(crate) spares: Receiver<Option<Spare>>,
+    pub(crate) requests: Receiver<Request>,
+    /// Takes appends that wait for the order.
+    pub(crate) committer: Sender<Commit>,
+    pub(crate) preparer: channel::Sender<SpareRequest>,
+    pub(crate) spares: channel::Receiver<Option<Spare>>,
     pub(crate) group: Group,
 }
 
@@ -153,7 +150,8 @@ impl Writer {
 
     /// Puts a request into the group.
     fn add(&mut self, request: Request) {
-        let Request { batch, reply } = request;
+        let Request { batch, reply, sent } = request;
+        self.core.record(sent, |timings| &timings.queue);
         let part = match reply.refusal() {
             Some(failure) => Part::Refused(failure.clone().not_appended()),
             None if batch.is_empty() => Part::Nothing,
@@ -184,10 +182,9 @@ impl Writer {
     }
 
     fn await_order(&self, awaiting: Awaiting) {
-        // The committer outlives the writer; if it has died, the batch is stored all the same.
-        if let Err(SendError(awaiting)) = self.awaiting.send(awaiting) {
-            awaiting.complete_undecided();
-        }
+        // The committer outlives the writer, and answers even if it has failed.
+        let sent = self.committer.send(Commit::Awaiting(awaiting));
+        debug_assert!(sent.is_ok(), "the committer takes all that the writer hands over");
     }
 
     fn answer_all(&mut self, failure: &AppendFailure) {
@@ -247,6 +244,7 @@ impl GroupCommit for Writer {
     }
 
     fn write(&mut self) -> Result<(), AppendError> {
+        let start = self.core.now();
         if self.group.frame.is_empty() {
             let end = self.log.end();
             self.group.written = (end, end);
@@ -261,6 +259,10 @@ impl GroupCommit for Writer {
         }
         self.core.written.set(appended.end);
         self.group.written = (appended.position, appended.end);
+        self.core.record(start, |timings| &timings.write);
+        if let Some(timings) = &self.core.timings {
+            timings.group.add(self.group.len() as u64);
+        }
         Ok(())
     }
 
@@ -268,10 +270,12 @@ impl GroupCommit for Writer {
         if self.group.frame.is_empty() {
             return Ok(());
         }
+        let start = self.core.now();
         match self.durability {
             Durability::Sync => self.core.synced.set(self.log.sync()?),
             Durability::Buffered => self.log.show(),
         }
+        self.core.record(start, |timings| &timings.sync);
         Ok(())
     }
 
@@ -296,8 +300,6 @@ impl GroupCommit for Writer {
         }
         let (_, end) = self.group.written;
         self.core.durable.publish(end);
-        // A full inbox means that the orderer is awake, and it looks at `durable` before it sleeps.
-        let _ = self.orderer.try_send(Message::Durable);
     }
 
     fn acknowledge(&mut self) {
@@ -309,6 +311,8 @@ impl GroupCommit for Writer {
                 Part::Nothing => Ok(Receipt::default()),
             });
         }
+        // Those who wait for an answer come first: they may have the next append.
+        self.core.orderer_work.notify_all();
     }
 
     fn fail(&mut self, failure: AppendError) {

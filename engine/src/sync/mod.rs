@@ -9,6 +9,7 @@
 //! * [`Watermark`], a number that only grows, with one publisher and any number of waiters.
 //! * [`completion()`], a one-shot hand-off of a value from one thread to another.
 //! * [`queue()`], from many threads to one that may wait.
+//! * [`List`], which grows while it is read.
 //! * The facade: atomics, fences, locks and cells under one name each. `real.rs` maps them to
 //!   `std`, `parking_lot` and `crossbeam`; `model.rs` maps them to loom.
 //!
@@ -99,12 +100,14 @@ pub use self::real::*;
 
 mod completion;
 mod event_count;
+mod list;
 mod queue;
 mod reader_biased;
 mod watermark;
 
 pub use self::completion::{Abandoned, Cell, Completion, Promise, completion};
 pub use self::event_count::EventCount;
+pub use self::list::{List, Snapshot};
 pub use self::queue::{Receiver, RecvError, Sender, queue};
 pub use self::reader_biased::{ReadGuard, ReaderBiased, WriteGuard};
 pub use self::watermark::{Failed, WaitError, Watermark};

@@ -12,6 +12,7 @@ use std::time::Instant;
 pub use loom::cell::{ConstPtr, MutPtr, UnsafeCell};
 pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 pub use loom::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
+pub use loom::thread_local;
 
 pub use crossbeam::utils::CachePadded;
 

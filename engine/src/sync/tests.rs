@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{
-    Abandoned, Completion, EventCount, Failed, Promise, ReadGuard, ReaderBiased, WaitError,
-    Watermark, WriteGuard, completion, thread_slot_hint,
+    Abandoned, Cell, Completion, EventCount, Failed, List, Promise, ReadGuard, ReaderBiased,
+    RecvError, WaitError, Watermark, WriteGuard, completion, queue, thread_slot_hint,
 };
 
 /// Long enough that a healthy machine, however loaded, does not get there.
@@ -357,7 +357,7 @@ fn a_value_is_dropped_once_whoever_goes_first() {
 fn what_a_watermark_counts_is_in_the_list_that_grew_before() {
     const ITEMS: u64 = 400;
     // As the writer goes on in a new segment: it is in the list before anything in it is published.
-    let list = ReaderBiased::new(Arc::new(Vec::<Arc<AtomicU64>>::new()));
+    let list = List::<Arc<AtomicU64>>::new(Vec::new());
     let published = Watermark::new(0);
     thread::scope(|scope| {
         for reader in 0..3 {
@@ -369,7 +369,7 @@ fn what_a_watermark_counts_is_in_the_list_that_grew_before() {
                         0 => published.wait_for(reached + 1).unwrap(),
                         _ => published.get(),
                     };
-                    let items = Arc::clone(&list.read());
+                    let items = list.snapshot();
                     assert!(items.len() as u64 >= reached, "{} of {reached}", items.len());
                     for (index, item) in (0..reached).zip(&items[..]) {
                         assert_eq!(item.load(Ordering::Relaxed), index + 1);
@@ -379,11 +379,7 @@ fn what_a_watermark_counts_is_in_the_list_that_grew_before() {
         }
         for index in 0..ITEMS {
             let item = Arc::new(AtomicU64::new(0));
-            let mut items = list.write();
-            let mut longer = Vec::clone(&items);
-            longer.push(Arc::clone(&item));
-            *items = Arc::new(longer);
-            drop(items);
+            list.push(Arc::clone(&item));
             item.store(index + 1, Ordering::Relaxed);
             published.publish(index + 1);
             if index % 16 == 0 {
@@ -391,4 +387,151 @@ fn what_a_watermark_counts_is_in_the_list_that_grew_before() {
             }
         }
     });
+}
+
+#[test]
+fn what_is_taken_out_of_a_list_lives_while_it_is_read() {
+    const ITEMS: u64 = 2_000;
+    struct Item {
+        is_alive: AtomicBool,
+        dropped: Arc<AtomicU64>,
+    }
+    impl Drop for Item {
+        fn drop(&mut self) {
+            self.is_alive.store(false, Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let dropped = Arc::new(AtomicU64::new(0));
+    let list = List::new(Vec::new());
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    let items: super::Snapshot<Arc<Item>> = list.snapshot();
+                    for item in items.iter() {
+                        assert!(item.is_alive.load(Ordering::Relaxed));
+                    }
+                }
+            });
+        }
+        let growing = scope.spawn(|| {
+            for _ in 0..ITEMS {
+                let (is_alive, dropped) = (AtomicBool::new(true), Arc::clone(&dropped));
+                list.push(Arc::new(Item { is_alive, dropped }));
+            }
+        });
+        while !growing.is_finished() || !list.snapshot().is_empty() {
+            list.change(|items| drop(items.drain(..items.len().min(2))));
+            thread::yield_now();
+        }
+        growing.join().unwrap();
+        is_done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(dropped.load(Ordering::Relaxed), ITEMS, "each item came, and went once");
+}
+
+#[test]
+fn cells_of_completions_serve_again() {
+    const ROUNDS: u64 = 5_000;
+    // As appender and writer pass them round: whoever is the last to leave hands the cell on.
+    let (requests, queue) = mpsc::sync_channel::<(u64, Promise<Box<u64>>)>(4);
+    let (cells, spare) = mpsc::channel::<Cell<Box<u64>>>();
+    let made = AtomicU64::new(0);
+    let back = cells.clone();
+    let answer = thread::spawn(move || {
+        for (number, promise) in queue {
+            let cell = match number % 5 {
+                0 => None,
+                _ => promise.complete(Box::new(number)),
+            };
+            if let Some(cell) = cell {
+                back.send(cell).unwrap();
+            }
+        }
+    });
+    for number in 0..ROUNDS {
+        let cell = spare.try_recv().unwrap_or_else(|_| {
+            made.fetch_add(1, Ordering::Relaxed);
+            Cell::new()
+        });
+        let (promise, mut completion) = cell.split();
+        assert_eq!(completion.try_take(), None, "a value of the hand-off before");
+        requests.send((number, promise)).unwrap();
+        if number % 3 != 0 {
+            let expected = if number % 5 == 0 { Err(Abandoned) } else { Ok(Box::new(number)) };
+            assert_eq!(completion.wait(), expected);
+        }
+        if let Some(cell) = completion.release() {
+            cells.send(cell).unwrap();
+        }
+    }
+    drop(requests);
+    answer.join().unwrap();
+    assert!(made.load(Ordering::Relaxed) < ROUNDS, "no cell served twice");
+}
+
+#[test]
+fn a_queue_loses_nothing_and_ends() {
+    const MESSAGES: u64 = 2_000;
+    for receiver_waits in [false, true] {
+        let (sender, receiver) = queue::<(u64, u64)>(None);
+        thread::scope(|scope| {
+            for from in 0..3 {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    for number in 0..MESSAGES {
+                        sender.send((from, number)).unwrap();
+                        if number % 64 == 0 {
+                            thread::yield_now();
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            let mut next = [0; 3];
+            loop {
+                let received = match receiver_waits {
+                    false => receiver.recv_deadline(far_deadline()),
+                    true => receiver.recv().ok_or(RecvError::Ended),
+                };
+                match received {
+                    Ok((from, number)) => {
+                        assert_eq!(number, next[from as usize], "out of order");
+                        next[from as usize] += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error, RecvError::Ended);
+                        break;
+                    }
+                }
+            }
+            assert_eq!(next, [MESSAGES; 3], "the end came before a message");
+        });
+    }
+}
+
+#[test]
+fn a_receiver_sleeps_until_there_is_something() {
+    for round in 0..300 {
+        let (sender, receiver) = queue(Some(1));
+        thread::scope(|scope| {
+            let receiving = scope.spawn(|| (receiver.recv(), receiver.recv()));
+            if round % 3 == 0 {
+                thread::yield_now();
+            }
+            sender.send(round).unwrap();
+            drop(sender);
+            assert_eq!(receiving.join().unwrap(), (Some(round), None));
+        });
+    }
+    let (sender, receiver) = queue(Some(1));
+    assert_eq!(receiver.try_recv(), Err(RecvError::TimedOut));
+    let soon = Instant::now() + Duration::from_millis(5);
+    assert_eq!(receiver.recv_deadline(soon), Err(RecvError::TimedOut));
+    sender.send(1).unwrap();
+    assert_eq!(sender.send(2), Err(2), "full");
+    drop(receiver);
+    assert_eq!(sender.send(3), Err(3), "nobody receives");
 }

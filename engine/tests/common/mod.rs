@@ -2,15 +2,16 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine};
+use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialRecord};
 use thalweg::storage::{Access, MemoryStorage, Storage};
-use thalweg::{Ack, AppenderOptions, Event, NewEvent, Store};
-use thalweg_wal::{LogReader, Record};
+use thalweg::{Ack, AppenderOptions, Event, MixedBatch, NewEvent, Placement, Store};
+use thalweg_wal::{LogReader, Record, RecordKind};
 
 /// An event of a test: which stream, and everything else by small numbers, so that ids collide,
 /// parents are met before and after, and streams mix.
@@ -20,24 +21,148 @@ pub struct TestEvent {
     pub id: Option<u8>,
     pub parents: Option<Vec<u8>>,
     pub require_parents: bool,
+    pub condition: Condition,
+    /// Of the stream of the event before it in its batch, if there is one, and tied to it.
+    pub with_previous: bool,
     pub payload: u8,
 }
 
-impl TestEvent {
-    pub fn stream_name(&self) -> String {
-        format!("stream-{}", self.stream)
-    }
+/// What else an event asks of its stream, or what stands in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    None,
+    /// The tips that there are, in reverse, the first of them twice.
+    RightTips,
+    /// The tips that there are, but for one more or one less.
+    NearlyRightTips,
+    /// The listed parents, whatever they are.
+    Tips,
+    /// The place that is next.
+    RightLocal,
+    Local(u8),
+    /// No event: a seal.
+    Seal,
+    /// No event: the end of a seal.
+    Unseal,
+}
 
-    pub fn to_new(&self) -> NewEvent {
-        let mut event = Event::new(vec![self.payload; usize::from(self.payload)]);
-        if let Some(id) = self.id {
-            event = event.id(format!("e{id}"));
+impl TestEvent {
+    /// The record at `place` of a log that has come to `machine` so far, after an event of the stream
+    /// `previous` in the same batch. `made` is its id if it has none of its own.
+    fn resolve(
+        &self,
+        machine: &SerialMachine,
+        previous: Option<&str>,
+        made: Vec<u8>,
+    ) -> (String, SerialRecord) {
+        let with_previous = self.with_previous && previous.is_some();
+        let stream = match previous {
+            Some(previous) if with_previous => previous.to_owned(),
+            _ => format!("stream-{}", self.stream),
+        };
+        let name = stream.clone().into_bytes();
+        match self.condition {
+            Condition::Seal => return (stream, SerialRecord::Seal(name)),
+            Condition::Unseal => return (stream, SerialRecord::Unseal(name)),
+            _ => {}
         }
-        if let Some(parents) = &self.parents {
-            event = event.parents(parents.iter().map(|parent| format!("e{parent}")));
-        }
-        if self.require_parents { event.require_parents() } else { event }
+        let listed = self.parents.iter().flatten().map(|id| format!("e{id}").into_bytes());
+        let mut tips = machine.tips(&name);
+        let (parents, if_tips) = match self.condition {
+            Condition::RightTips => {
+                tips.extend(tips.first().cloned());
+                tips.reverse();
+                (Some(tips), true)
+            }
+            Condition::NearlyRightTips => {
+                if self.payload > 0 {
+                    tips.push(format!("e{}", self.payload).into_bytes());
+                } else {
+                    tips.pop();
+                }
+                (Some(tips), true)
+            }
+            Condition::Tips => (Some(listed.collect()), true),
+            _ => (self.parents.is_some().then(|| listed.collect()), false),
+        };
+        let if_local = match self.condition {
+            Condition::RightLocal => Some(machine.delivered(&name)),
+            Condition::Local(local) => Some(local.into()),
+            _ => None,
+        };
+        let event = SerialEvent {
+            stream: name,
+            id: self.id.map_or(made, |id| format!("e{id}").into_bytes()),
+            parents,
+            require_parents: self.require_parents,
+            if_tips,
+            if_local,
+            with_previous,
+            payload: vec![self.payload; usize::from(self.payload)],
+        };
+        (stream, SerialRecord::Event(event))
     }
+}
+
+/// A batch of these events. What their conditions come to in the end depends on where the batch comes to
+/// lie; here they are chosen as if it came next, so that many of them hold.
+pub fn batch_of(events: &[TestEvent], storage: &dyn Storage) -> MixedBatch {
+    const FRAME_HEADER_LEN: u64 = thalweg_wal::format::FRAME_HEADER_LEN;
+    let Expected { mut machine, tag, end, .. } = expected(storage);
+    let mut batch = MixedBatch::new();
+    let mut previous: Option<String> = None;
+    // A sealed stream refuses appends before the order can reject them, but not those of a batch that
+    // sets the seal itself: here, where it is already.
+    let streams = machine.stream_counts().into_iter();
+    let sealed: Vec<_> =
+        streams.filter(|(_, counts)| counts.3).map(|(name, _)| name.to_vec()).collect();
+    for stream in sealed {
+        let position = end + FRAME_HEADER_LEN + batch.byte_len();
+        batch.push_seal(&stream).expect("within the limits");
+        let record = SerialRecord::Seal(stream);
+        machine.arrive(position..end + FRAME_HEADER_LEN + batch.byte_len(), record);
+    }
+    for event in events {
+        let position = end + FRAME_HEADER_LEN + batch.byte_len();
+        let made = format!("{tag}-{position:x}").into_bytes();
+        let (stream, record) = event.resolve(&machine, previous.as_deref(), made);
+        match &record {
+            SerialRecord::Event(serial) => {
+                let new = to_new(serial, event.id.is_some());
+                batch.push(&stream, &new).expect("within the limits");
+                previous = Some(stream);
+            }
+            SerialRecord::Seal(_) => {
+                batch.push_seal(&stream).expect("within the limits");
+                previous = None;
+            }
+            SerialRecord::Unseal(_) => {
+                batch.push_unseal(&stream).expect("within the limits");
+                previous = None;
+            }
+        }
+        machine.arrive(position..end + FRAME_HEADER_LEN + batch.byte_len(), record);
+    }
+    batch
+}
+
+fn to_new(serial: &SerialEvent, with_id: bool) -> NewEvent {
+    let mut event = Event::new(serial.payload.clone());
+    if with_id {
+        event = event.id(serial.id.clone());
+    }
+    event = match &serial.parents {
+        Some(tips) if serial.if_tips => event.if_tips(tips.clone()),
+        Some(parents) => event.parents(parents.clone()),
+        None => event,
+    };
+    if let Some(local) = serial.if_local {
+        event = event.if_local(local);
+    }
+    if serial.require_parents {
+        event = event.require_parents();
+    }
+    if serial.with_previous { event.with_previous() } else { event }
 }
 
 /// Events with forks, merges, orphans, self-parents, cycles, repeats, conflicts, parents in other
@@ -49,12 +174,25 @@ pub fn hostile_event(streams: u8, ids: u8) -> impl Strategy<Value = TestEvent> {
         6 => prop::collection::vec(0..ids, 1..4).prop_map(Some),
     ];
     let id = prop_oneof![1 => Just(None), 9 => (0..ids).prop_map(Some)];
-    (0..streams, id, parents, prop::bool::weighted(0.1), 0..3_u8).prop_map(
-        |(stream, id, parents, require_parents, payload)| TestEvent {
+    let condition = prop_oneof![
+        60 => Just(Condition::None),
+        8 => Just(Condition::RightTips),
+        3 => Just(Condition::NearlyRightTips),
+        3 => Just(Condition::Tips),
+        6 => Just(Condition::RightLocal),
+        4 => (0..4_u8).prop_map(Condition::Local),
+        3 => Just(Condition::Seal),
+        6 => Just(Condition::Unseal),
+    ];
+    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
+    (0..streams, id, parents, flags, condition, 0..3_u8).prop_map(
+        |(stream, id, parents, (require_parents, with_previous), condition, payload)| TestEvent {
             stream,
             id,
             parents,
             require_parents,
+            condition,
+            with_previous,
             payload,
         },
     )
@@ -63,14 +201,62 @@ pub fn hostile_event(streams: u8, ids: u8) -> impl Strategy<Value = TestEvent> {
 /// The serial machine, run over a log.
 #[derive(Debug)]
 pub struct Expected {
+    pub machine: SerialMachine,
+    /// What ids begin with that the engine makes.
+    pub tag: String,
+    /// Where the log ends.
+    pub end: u64,
+    /// The records of the log, each with its place.
+    pub records: Vec<(Range<u64>, SerialRecord)>,
+    /// Tips of the stream of each rejected event.
+    pub tips: BTreeMap<u64, Vec<Vec<u8>>>,
     pub order: Vec<Delivery>,
     pub held: BTreeMap<u64, BTreeSet<Vec<u8>>>,
     pub arrivals: Vec<(u64, Arrival)>,
     pub events: BTreeMap<u64, SerialEvent>,
 }
 
-pub fn serial_event(record: &Record<'_>, store_id: &[u8; 16]) -> SerialEvent {
-    let tag: String = store_id[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+impl Expected {
+    /// How many records of the log came to this.
+    pub fn count(&self, is_it: impl Fn(Arrival) -> bool) -> u64 {
+        self.arrivals.iter().filter(|(_, arrival)| is_it(*arrival)).count() as u64
+    }
+
+    pub fn rejected(&self) -> u64 {
+        self.count(|arrival| matches!(arrival, Arrival::Rejected(_)))
+    }
+
+    /// What became of the record at `position`, as a receipt has to say it.
+    pub fn placement(&self, position: u64) -> Placement {
+        let at = self.arrivals.binary_search_by_key(&position, |(position, _)| *position);
+        match self.arrivals[at.expect("a record")].1 {
+            Arrival::Delivered => {
+                // Triggers are delivered in the order of their positions, but others come between.
+                let is_it = |delivery: &Delivery| delivery.position == position;
+                let global = self.order.iter().position(is_it).expect("a delivery");
+                Placement::Delivered { global: global as u64, local: self.order[global].local }
+            }
+            Arrival::Held(missing) => Placement::Held { missing },
+            Arrival::Duplicate => Placement::Duplicate,
+            Arrival::Conflict => Placement::Conflict,
+            Arrival::Rejected(reason) => {
+                Placement::Rejected { reason, tips: self.tips[&position].clone() }
+            }
+            Arrival::Sealed(next) => Placement::Sealed { next },
+            Arrival::Unsealed => Placement::Unsealed,
+        }
+    }
+}
+
+pub fn serial_record(record: &Record<'_>, tag: &str) -> SerialRecord {
+    match record.kind() {
+        RecordKind::Event => SerialRecord::Event(serial_event(record, tag)),
+        RecordKind::Seal => SerialRecord::Seal(record.stream().to_vec()),
+        RecordKind::Unseal => SerialRecord::Unseal(record.stream().to_vec()),
+    }
+}
+
+fn serial_event(record: &Record<'_>, tag: &str) -> SerialEvent {
     let id = match record.given_id() {
         [] => format!("{tag}-{:x}", record.position()).into_bytes(),
         given => given.to_vec(),
@@ -80,6 +266,9 @@ pub fn serial_event(record: &Record<'_>, store_id: &[u8; 16]) -> SerialEvent {
         id,
         parents: (!record.is_chained()).then(|| record.parents().map(<[u8]>::to_vec).collect()),
         require_parents: record.requires_parents(),
+        if_tips: record.is_if_tips(),
+        if_local: record.if_local(),
+        with_previous: record.is_with_previous(),
         payload: record.payload().to_vec(),
     }
 }
@@ -87,17 +276,28 @@ pub fn serial_event(record: &Record<'_>, store_id: &[u8; 16]) -> SerialEvent {
 /// What the log in `storage` must come to.
 pub fn expected(storage: &dyn Storage) -> Expected {
     let log = LogReader::open(storage, None).expect("the log opens");
+    let tag: String = log.store_id[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     let mut machine = SerialMachine::default();
-    let (mut arrivals, mut events) = (Vec::new(), BTreeMap::new());
+    let (mut records, mut arrivals) = (Vec::new(), Vec::new());
+    let (mut events, mut tips) = (BTreeMap::new(), BTreeMap::new());
     for segment in &log.segments {
         for record in segment.walk(segment.first(), segment.end()) {
             let record = record.expect("no damage");
-            let event = serial_event(&record, &log.store_id);
-            events.insert(record.position(), event.clone());
-            arrivals.push((record.position(), machine.arrive(record.position(), event)));
+            let (position, end) = (record.position(), record.position() + record.len());
+            let record = serial_record(&record, &tag);
+            let arrival = machine.arrive(position..end, record.clone());
+            arrivals.push((position, arrival));
+            if matches!(arrival, Arrival::Rejected(_)) {
+                tips.insert(position, machine.tips(record.stream()));
+            }
+            if let SerialRecord::Event(event) = &record {
+                events.insert(position, event.clone());
+            }
+            records.push((position..end, record));
         }
     }
-    Expected { held: machine.held(), order: machine.order, arrivals, events }
+    let (held, order) = (machine.held(), machine.order.clone());
+    Expected { tag, end: log.end, records, tips, held, order, arrivals, events, machine }
 }
 
 /// Checks everything that a store shows against the serial machine, event by event.
@@ -136,13 +336,11 @@ pub fn check(store: &Store, expected: &Expected) {
         assert_eq!(tail, (middle..globals.len() as u64).collect::<Vec<u64>>());
     }
     let infos = store.streams().expect("streams");
-    let delivered: BTreeMap<Vec<u8>, u64> = infos
+    let counts: Vec<_> = infos
         .iter()
-        .filter(|info| info.delivered > 0)
-        .map(|info| (info.name.clone(), info.delivered))
+        .map(|info| (&info.name[..], (info.delivered, info.held, info.tips, info.sealed)))
         .collect();
-    let counted = by_stream.iter().map(|(name, globals)| (name.clone(), globals.len() as u64));
-    assert_eq!(delivered, counted.collect());
+    assert_eq!(counts, expected.machine.stream_counts().into_iter().collect::<Vec<_>>());
 
     let held: BTreeMap<u64, BTreeSet<Vec<u8>>> = store
         .held()
@@ -152,12 +350,11 @@ pub fn check(store: &Store, expected: &Expected) {
         .collect();
     assert_eq!(held, expected.held);
     let stats = store.stats();
-    let count = |arrival| expected.arrivals.iter().filter(|(_, other)| *other == arrival).count();
     assert_eq!(stats.delivered, expected.order.len() as u64);
     assert_eq!(stats.held, expected.held.len() as u64);
-    assert_eq!(stats.duplicates, count(Arrival::Duplicate) as u64);
-    assert_eq!(stats.conflicts, count(Arrival::Conflict) as u64);
-    assert_eq!(stats.rejected, count(Arrival::Rejected) as u64);
+    assert_eq!(stats.duplicates, expected.count(|arrival| arrival == Arrival::Duplicate));
+    assert_eq!(stats.conflicts, expected.count(|arrival| arrival == Arrival::Conflict));
+    assert_eq!(stats.rejected, expected.rejected());
 }
 
 /// Everything that must end soon ends within this time, on a busy machine too.
@@ -266,7 +463,7 @@ impl Rng {
 }
 
 /// An event of the hostile kind: forks, merges, orphans, self-parents, cycles, repeated ids, chained
-/// and rooted ones; ids and parents are numbers around `around`.
+/// and rooted ones, and conditions that rarely hold; ids and parents are numbers around `around`.
 pub fn wild_event(rng: &mut Rng, around: u64, spread: u64, payload: Vec<u8>) -> NewEvent {
     let mut name = {
         let mut rng = Rng(rng.next());
@@ -281,5 +478,11 @@ pub fn wild_event(rng: &mut Rng, around: u64, spread: u64, payload: Vec<u8>) -> 
         2 => event.parents::<&str>([]),
         count => event.parents((0..count.div_ceil(3)).map(|_| name())),
     };
-    if rng.once_in(12) { event.require_parents() } else { event }
+    match rng.below(48) {
+        0 => event.if_local(rng.below(spread)),
+        1 => event.if_tips([name()]),
+        2 => event.if_tips::<&str>([]),
+        3..7 => event.require_parents(),
+        _ => event,
+    }
 }

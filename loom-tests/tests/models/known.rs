@@ -4,7 +4,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use loom_tests::explore;
-use loom_tests::known::{SharedTable, Table};
+use loom_tests::order::known::{SharedTable, Table};
 
 /// Two keys whose searches begin in the same slot, whether there are two or four.
 const FIRST: u64 = 4;

@@ -7,9 +7,15 @@
 
 mod completion;
 mod event_count;
+mod failure;
+mod gate;
+mod group_commit;
 mod known;
 mod mutants;
 mod permits;
+mod pipeline;
+mod queue;
 mod reader_biased;
+mod room;
 mod segments;
 mod watermark;

@@ -18,7 +18,7 @@ enum Report {
     Race,
     /// Every thread waits: a wake-up was lost.
     Deadlock,
-    /// An assertion of the model or of the shipped code.
+    /// An assertion or expectation of the model or of the shipped code.
     Assertion,
 }
 
@@ -27,16 +27,26 @@ impl Report {
         match self {
             Self::Race => "Causality violation",
             Self::Deadlock => "deadlock; threads",
-            Self::Assertion => "assertion",
+            Self::Assertion => "panicked at loom-tests/",
         }
     }
 }
 
 /// Mutants that no execution can tell from the original, with the reason.
 ///
-/// There are none at present. An ordering that is redundant today, but would not be if a fence
-/// nearby became a lighter barrier, belongs here; one that is plainly redundant is `Relaxed`.
-const EQUIVALENT: &[(&str, &str)] = &[];
+/// An ordering that is redundant today, but would not be if a fence nearby became a lighter barrier,
+/// belongs here; one that is plainly redundant is `Relaxed`.
+const EQUIVALENT: &[(&str, &str)] = &[
+    (
+        "permit.settle_release",
+        "the fence with which a promise wakes its receiver stands before it, and is a release fence",
+    ),
+    (
+        "permit.is_closed_acquire",
+        "who finds the lane closed gives its permit back and wakes others with a fence, which is an \
+         acquire fence",
+    ),
+];
 
 macro_rules! mutants {
     ($($test:ident: $mutant:literal fails $model:literal with $report:ident;)*) => {
@@ -105,6 +115,22 @@ mutants! {
     compl_notify: "compl.notify" fails "completion::value_is_handed_over" with Deadlock;
     compl_abandon: "compl.abandon" fails "completion::promise_is_abandoned" with Deadlock;
 
+    // Both halves believe that they are the last, or the last does not see that it is.
+    compl_leave: "compl.leave" fails "completion::last_to_leave_drops_the_unread" with Race;
+    compl_leave_last:
+        "compl.leave_last" fails "completion::last_to_leave_drops_the_unread" with Assertion;
+
+    // The receiver sleeps on a message, or on the end.
+    queue_send_notify: "queue.send_notify" fails "queue::message_wakes_the_receiver" with Deadlock;
+    queue_end_notify: "queue.end_notify" fails "queue::end_wakes_the_receiver" with Deadlock;
+
+    // A change of the list undoes another.
+    list_one_at_a_time:
+        "list.one_at_a_time" fails "segments::retirement_against_growth" with Assertion;
+    // A destructor waits under the lock for a reader that waits for the lock.
+    list_drop_outside:
+        "list.drop_outside" fails "segments::retirement_against_a_reader" with Deadlock;
+
     // A permit is taken on the strength of a count that has changed since.
     permit_take_rmw: "permit.take_rmw" fails "permits::two_takers_in_turn" with Assertion;
     // An append gets in after the close.
@@ -116,6 +142,76 @@ mutants! {
     permit_close_notify: "permit.close_notify" fails "permits::close_releases_the_blocked" with Deadlock;
     permit_closed_wakes: "permit.closed_wakes" fails "permits::close_releases_the_blocked" with Deadlock;
     permit_alone: "permit.alone" fails "permits::too_large_goes_alone" with Deadlock;
+
+    // The budget is idle, and what was done under its permits is not visible.
+    permit_give_back_release:
+        "permit.give_back_release" fails "permits::idle_shows_what_was_done" with Race;
+    permit_idle_acquire: "permit.idle_acquire" fails "permits::idle_shows_what_was_done" with Race;
+    // The budget is closed, and the reason is not visible.
+    permit_close_release: "permit.close_release" fails "permits::denied_shows_the_reason" with Race;
+    permit_closed_acquire:
+        "permit.closed_acquire" fails "permits::denied_shows_the_reason" with Race;
+    permit_closed_acquire_late:
+        "permit.closed_acquire_late" fails "permits::denied_shows_the_reason" with Race;
+
+    // Who waits for a lane keeps the others out of the queue.
+    room_lane_before_queue:
+        "room.lane_before_queue" fails "room::full_lane_keeps_nobody_out" with Deadlock;
+    // A permit of the lane is lost, and closing waits for it.
+    room_give_back_the_first:
+        "room.give_back_the_first" fails "room::full_queue_costs_no_permit" with Deadlock;
+    // A submit waits for the queue though its lane is closed: it does not look, or is not woken, or
+    // does not see why.
+    room_lane_ends_queue_wait:
+        "room.lane_ends_queue_wait" fails "room::close_ends_a_wait_for_the_queue" with Deadlock;
+    room_wake_queue: "room.wake_queue" fails "room::close_ends_a_wait_for_the_queue" with Deadlock;
+    // The lane is closed and a ticket has no outcome, or has one that cannot be seen.
+    room_settle_after_answer:
+        "room.settle_after_answer" fails "room::ticket_has_its_outcome_after_the_close" with Assertion;
+    permit_settle_notify:
+        "permit.settle_notify" fails "room::ticket_has_its_outcome_after_the_close" with Deadlock;
+    // A ticket has its outcome and the pipeline is still full, or who waits for its place is not woken.
+    room_make_room_before_answer:
+        "room.make_room_before_answer" fails "room::ticket_has_made_room" with Assertion;
+    permit_room_notify:
+        "permit.room_notify" fails "room::ticket_makes_room_for_a_waiter" with Deadlock;
+    // A callback waits for itself.
+    room_callback_takes_or_leaves:
+        "room.callback_takes_or_leaves" fails "room::callback_finds_the_pipeline_full"
+        with Deadlock;
+    room_callback_closes_and_leaves:
+        "room.callback_closes_and_leaves" fails "room::callback_closes_a_pipeline_of_one"
+        with Deadlock;
+    callbacks_mark_thread:
+        "callbacks.mark_thread" fails "room::callback_closes_a_pipeline_of_one" with Deadlock;
+
+    // The writer waits for an end that does not come.
+    gate_take_sender: "gate.take_sender" fails "gate::append_against_close" with Deadlock;
+    // An append gets behind the seal: from within, or past it.
+    gate_send_inside: "gate.send_inside" fails "gate::append_against_seal" with Assertion;
+    gate_shut_with_seal: "gate.shut_with_seal" fails "gate::append_against_seal" with Assertion;
+
+    // An appender or a reader is told of what is not safe.
+    commit_sync_before_publish:
+        "commit.sync_before_publish" fails "group_commit::published_is_safe" with Assertion;
+    // Whoever makes the order finds nobody who waits for it.
+    commit_hand_over_before_publish:
+        "commit.hand_over_before_publish" fails "group_commit::published_is_handed_over"
+        with Assertion;
+    // An appender is answered and its record is not published.
+    commit_publish_before_answer:
+        "commit.publish_before_answer" fails "group_commit::published_is_safe" with Assertion;
+    // Something is written after a failure.
+    commit_refuse_when_stopped:
+        "commit.refuse_when_stopped" fails "group_commit::sync_fails" with Assertion;
+    // What is in the queue behind a failure is never answered.
+    commit_go_on_after_failure:
+        "commit.go_on_after_failure" fails "group_commit::sync_fails" with Deadlock;
+    commit_go_on_after_panic:
+        "commit.go_on_after_panic" fails "group_commit::write_panics" with Deadlock;
+    // Somebody is turned away and finds no cause.
+    fail_cause_first: "fail.cause_first" fails "failure::refused_submit_finds_the_cause"
+        with Assertion;
 
     // A reader meets the key and a value that is not the key's.
     known_key_release: "known.key_release" fails "known::insert_against_a_reader" with Assertion;
@@ -149,6 +245,7 @@ fn assert_killed(mutant: &str, model: &str, report: Report) {
     let mut run = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", model, "--nocapture"])
         .env("THALWEG_MUTANT", mutant)
+        .env_remove("THALWEG_LOOM_DEEP")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
@@ -183,7 +280,9 @@ fn sources() -> Vec<String> {
     let engine = crate_folder.join("../engine/src");
     let sync = fs::read_dir(engine.join("sync")).unwrap().map(|entry| entry.unwrap().path());
     let mut shipped: Vec<_> = sync.filter(|file| !file.ends_with("tests.rs")).collect();
-    shipped.extend(["pipeline/permits.rs", "order/known.rs"].map(|file| engine.join(file)));
+    let elsewhere = ["callbacks", "gate", "group_commit", "permits", "room"];
+    shipped.extend(elsewhere.map(|file| engine.join(format!("pipeline/{file}.rs"))));
+    shipped.push(engine.join("order/known.rs"));
     shipped.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
@@ -191,8 +290,8 @@ fn sources() -> Vec<String> {
 /// that a model repeats.
 fn names_in_sources() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let repeating = include_str!("segments.rs").to_owned();
-    for source in sources().into_iter().chain([repeating]) {
+    let repeating = [include_str!("segments.rs"), include_str!("failure.rs")].map(str::to_owned);
+    for source in sources().into_iter().chain(repeating) {
         for call in ["ord!(\"", "step!(\"", "step(\""] {
             for rest in source.split(call).skip(1) {
                 let name = rest.split('"').next().unwrap().to_owned();

@@ -1,10 +1,11 @@
 //! Models of the permits of the append queue.
 
+use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 use loom_tests::explore;
-use loom_tests::permits::{Budget, Denied, Patience};
+use loom_tests::pipeline::permits::{Budget, Denied, Patience};
 
 /// A budget, and how many of its permits are out.
 struct Room {
@@ -31,7 +32,7 @@ impl Room {
 
 #[test]
 fn two_takers_in_turn() {
-    explore("one permit, two takers", None, 670, || {
+    explore("one permit, two takers", None, 220, || {
         let room = Room::new(1, 100);
         let taker = thread::spawn({
             let room = Arc::clone(&room);
@@ -44,7 +45,7 @@ fn two_takers_in_turn() {
 
 #[test]
 fn blocked_taker_goes_on() {
-    explore("no permit left until one is dropped", None, 165, || {
+    explore("no permit left until one is dropped", None, 56, || {
         let room = Room::new(1, 100);
         room.budget.take(1, Patience::None).unwrap();
         room.inside.fetch_add(1, Ordering::AcqRel);
@@ -60,7 +61,7 @@ fn blocked_taker_goes_on() {
 
 #[test]
 fn two_blocked_takers_go_on() {
-    explore("no permit left, two wait", Some(2), 5_600, || {
+    explore("no permit left, two wait", Some(2), 3_900, || {
         let room = Room::new(1, 100);
         room.budget.take(1, Patience::None).unwrap();
         let takers = [(); 2].map(|()| {
@@ -120,7 +121,7 @@ fn nothing_is_taken_after_the_close() {
 
 #[test]
 fn too_large_goes_alone() {
-    explore("one larger than the budget, one small", None, 670, || {
+    explore("one larger than the budget, one small", None, 220, || {
         let room = Room::new(2, 10);
         let large = thread::spawn({
             let room = Arc::clone(&room);
@@ -128,5 +129,93 @@ fn too_large_goes_alone() {
         });
         room.pass_alone(4);
         large.join().unwrap();
+    });
+}
+
+#[test]
+fn idle_shows_what_was_done() {
+    explore("closed and idle", None, 35, || {
+        let budget = Arc::new(Budget::new(1, 100));
+        let data = Arc::new(UnsafeCell::new(0));
+        let taker = thread::spawn({
+            let (budget, data) = (Arc::clone(&budget), Arc::clone(&data));
+            move || {
+                if budget.take(1, Patience::Endless).is_ok() {
+                    data.with_mut(|_| ());
+                    budget.give_back(1);
+                }
+            }
+        });
+        budget.close();
+        budget.wait_idle();
+        data.with_mut(|_| ());
+        taker.join().unwrap();
+    });
+}
+
+#[test]
+fn denied_shows_the_reason() {
+    explore("closed for a reason", None, 10_000, || {
+        let budget = Arc::new(Budget::new(1, 100));
+        let reason = Arc::new(UnsafeCell::new(0));
+        let takers = [(); 2].map(|()| {
+            let (budget, reason) = (Arc::clone(&budget), Arc::clone(&reason));
+            thread::spawn(move || match budget.take(1, Patience::None) {
+                Ok(()) => budget.give_back(1),
+                Err(Denied::Closed) => reason.with(|_| ()),
+                Err(denied) => assert_eq!(denied, Denied::Full),
+            })
+        });
+        reason.with_mut(|_| ());
+        budget.close();
+        for taker in takers {
+            taker.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn impatient_takers() {
+    explore("one permit, two takers that do not wait", None, 20, || {
+        let room = Room::new(1, 100);
+        let is_inside = |room: &Room| match room.budget.take(1, Patience::None) {
+            Ok(()) => {
+                assert_eq!(room.inside.fetch_add(1, Ordering::AcqRel), 0, "over-committed");
+                room.inside.fetch_sub(1, Ordering::AcqRel);
+                room.budget.give_back(1);
+                true
+            }
+            Err(denied) => {
+                assert_eq!(denied, Denied::Full);
+                false
+            }
+        };
+        let taker = thread::spawn({
+            let room = Arc::clone(&room);
+            move || is_inside(&room)
+        });
+        let am_inside = is_inside(&room);
+        assert!(taker.join().unwrap() || am_inside, "nobody got the permit");
+        room.budget.take(1, Patience::None).expect("it was given back");
+    });
+}
+
+#[test]
+fn close_releases_all_the_blocked() {
+    explore("closed while two wait", Some(2), 3_500, || {
+        let budget = Arc::new(Budget::new(1, 100));
+        budget.take(1, Patience::None).unwrap();
+        let takers = [(); 2].map(|()| {
+            let budget = Arc::clone(&budget);
+            thread::spawn(move || {
+                assert_eq!(budget.take(1, Patience::Endless), Err(Denied::Closed));
+            })
+        });
+        budget.close();
+        budget.give_back(1);
+        budget.wait_idle();
+        for taker in takers {
+            taker.join().unwrap();
+        }
     });
 }

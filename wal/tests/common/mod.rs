@@ -8,7 +8,7 @@ use std::sync::Arc;
 use thalweg_wal::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
 use thalweg_wal::{
     Damage, EncodedBatch, EventFields, FrameBuf, LimitError, Lineage, LogOptions, LogReader,
-    LogWriter, OpenError, OpenedLog, Record, Segment, TailHint, name,
+    LogWriter, OpenError, OpenedLog, Record, RecordKind, Segment, TailHint, name,
 };
 
 pub const MIB: u64 = 1 << 20;
@@ -17,14 +17,19 @@ pub const FRAME_HEADER: usize = thalweg_wal::format::FRAME_HEADER_LEN as usize;
 
 pub const OPTIONS: LogOptions = LogOptions { create: true, segment_len_max: MIB };
 
-/// An event that owns its bytes, as given or as read back.
+/// A record that owns its bytes, as given or as read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
+    /// Other kinds than events have a stream and nothing else.
+    pub kind: RecordKind,
     pub stream: Vec<u8>,
     pub id: Option<Vec<u8>>,
     /// `None` is chained; an empty list is a root.
     pub parents: Option<Vec<Vec<u8>>>,
     pub require_parents: bool,
+    pub if_tips: bool,
+    pub if_local: Option<u64>,
+    pub with_previous: bool,
     pub payload: Vec<u8>,
 }
 
@@ -32,18 +37,33 @@ impl Event {
     /// A chained event with an id.
     pub fn new(stream: &str, id: impl Into<Vec<u8>>, payload: impl Into<Vec<u8>>) -> Self {
         Event {
+            kind: RecordKind::Event,
             stream: stream.into(),
             id: Some(id.into()),
             parents: None,
             require_parents: false,
+            if_tips: false,
+            if_local: None,
+            with_previous: false,
             payload: payload.into(),
         }
     }
 
+    /// A record that puts a seal on a stream or takes it off.
+    pub fn control(kind: RecordKind, stream: &str) -> Self {
+        Event { kind, id: None, parents: Some(vec![]), ..Event::new(stream, "", "") }
+    }
+
     pub fn push_to(&self, batch: &mut EncodedBatch) -> Result<(), LimitError> {
+        match self.kind {
+            RecordKind::Event => {}
+            RecordKind::Seal => return batch.push_seal(&self.stream),
+            RecordKind::Unseal => return batch.push_unseal(&self.stream),
+        }
         let listed: Vec<&[u8]> = self.parents.iter().flatten().map(Vec::as_slice).collect();
         let lineage = match self.parents {
             None => Lineage::Chained,
+            Some(_) if self.if_tips => Lineage::IfTips(&listed),
             Some(_) => Lineage::Parents(&listed),
         };
         batch.push(&EventFields {
@@ -51,6 +71,8 @@ impl Event {
             id: self.id.as_deref(),
             lineage,
             require_parents: self.require_parents,
+            if_local: self.if_local,
+            with_previous: self.with_previous,
             payload: &self.payload,
         })
     }
@@ -59,10 +81,14 @@ impl Event {
         let listed: Vec<Vec<u8>> = record.parents().map(<[u8]>::to_vec).collect();
         assert!(!record.is_chained() || listed.is_empty(), "a chained event lists no parents");
         Event {
+            kind: record.kind(),
             stream: record.stream().to_vec(),
             id: (!record.given_id().is_empty()).then(|| record.given_id().to_vec()),
             parents: (!record.is_chained()).then_some(listed),
             require_parents: record.requires_parents(),
+            if_tips: record.is_if_tips(),
+            if_local: record.if_local(),
+            with_previous: record.is_with_previous(),
             payload: record.payload().to_vec(),
         }
     }
@@ -179,7 +205,21 @@ pub fn golden_frames() -> Vec<Vec<Event>> {
                 ..Event::new("\u{3bb}", [0xFF, 0x00, 0x7F], (0..=255).collect::<Vec<u8>>())
             },
         ],
-        vec![Event { stream: vec![b's'; 255], id: Some(vec![7; 64]), ..root }],
+        vec![Event { stream: vec![b's'; 255], id: Some(vec![7; 64]), ..root.clone() }],
         vec![],
+        vec![
+            Event { parents: listed(&[b"o-3"]), if_tips: true, ..Event::new("orders", "o-4", "4") },
+            Event { with_previous: true, ..Event::new("orders", "o-5", "with o-4") },
+            Event { if_local: Some(0x0102_0304_0506_0708), ..Event::new("orders", "o-6", "") },
+            Event {
+                if_tips: true,
+                if_local: Some(6),
+                require_parents: true,
+                with_previous: true,
+                ..Event { id: Some(b"o-7".to_vec()), ..root }
+            },
+            Event::control(RecordKind::Seal, "orders"),
+            Event::control(RecordKind::Unseal, "orders"),
+        ],
     ]
 }
