@@ -266,10 +266,10 @@ fn steady_of(
     held.wait_until_one_waits();
     // What waits for room has a buffer too.
     let filling = appender.clone();
-    let mut batches_to_fill = batches(AppenderOptions::PIPELINE_MAX, 1, &event).into_iter();
+    let batches_to_fill = batches(AppenderOptions::PIPELINE_MAX, 1, &event);
     let filling = std::thread::spawn(move || {
         let mut tickets = Vec::new();
-        while let Some(batch) = batches_to_fill.next() {
+        for batch in batches_to_fill {
             match filling.submit_timeout(batch, Duration::from_millis(10)) {
                 Ok(ticket) => tickets.push(ticket),
                 Err(_) => break,
