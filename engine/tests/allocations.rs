@@ -266,10 +266,10 @@ fn steady_of(
     held.wait_until_one_waits();
     // What waits for room has a buffer too.
     let filling = appender.clone();
-    let mut batches_to_fill = batches(AppenderOptions::PIPELINE_MAX, 1, &event).into_iter();
+    let batches_to_fill = batches(AppenderOptions::PIPELINE_MAX, 1, &event);
     let filling = std::thread::spawn(move || {
         let mut tickets = Vec::new();
-        for batch in batches_to_fill.by_ref() {
+        for batch in batches_to_fill {
             match filling.submit_timeout(batch, Duration::from_millis(10)) {
                 Ok(ticket) => tickets.push(ticket),
                 Err(_) => break,
@@ -362,6 +362,28 @@ fn an_append_that_is_forgotten_allocates_nothing() {
             }
         }
     }
+}
+
+/// A flush left an empty buffer among those that are kept, and a later batch grew it.
+#[test]
+fn a_flush_costs_the_batches_after_it_nothing() {
+    let _alone = alone();
+    let (store, held) = open();
+    let options = AppenderOptions::new().pipeline(16);
+    let appender = store.appender_with("s", options).expect("an appender");
+    steady((&store, &appender, &held), submit_and_wait);
+    const FLUSHES: u64 = 10;
+    let mut rounds: Vec<_> = (0..FLUSHES).map(|_| batches(40, 1, &chained())).collect();
+    let (counts, _) = allocations(|| {
+        for batches in rounds.drain(..) {
+            appender.flush().expect("flushes");
+            batches.into_iter().for_each(|batch| submit_and_wait(&appender, batch));
+        }
+    });
+    let this = std::thread::current().name().unwrap_or_default().to_owned();
+    let own: u64 = counts.iter().filter(|(name, _)| *name == this).map(|(_, count)| count).sum();
+    // What the flush itself waits on.
+    assert!(own <= FLUSHES, "{counts:?}\n{}", first_allocations());
 }
 
 #[test]

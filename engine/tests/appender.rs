@@ -66,6 +66,11 @@ fn hold_the_writer(store: &Store, storage: &Faulty) -> Ticket {
     ticket
 }
 
+/// The outcome of a ticket; fails if there is none.
+fn outcome(mut ticket: Ticket) -> Outcome {
+    ticket.wait_timeout(SOON).expect("completes")
+}
+
 /// Does something on a thread of its own that has to wait.
 fn blocked<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let thread = std::thread::spawn(what);
@@ -266,6 +271,7 @@ fn a_timeout_for_a_place_touches_that_call_alone() {
 fn a_timeout_for_the_queue_touches_that_call_alone() {
     let storage = Faulty::default();
     let store = options().queue_bytes(1).open_on(Arc::new(storage.clone())).expect("opens");
+    keep(&store);
     let _held = hold_the_writer(&store, &storage);
     let appender = store.appender_with("s", pipeline(1)).expect("an appender");
     for _ in 0..3 {
@@ -275,7 +281,8 @@ fn a_timeout_for_the_queue_touches_that_call_alone() {
         assert!(matches!(reason, Refusal::TimedOut), "{reason:?}");
     }
     storage.let_go();
-    appender.append("goes on").expect("accepted").wait().expect("appended");
+    let goes_on = soon("submit", move || appender.append("goes on").expect("accepted"));
+    outcome(goes_on).expect("appended");
     store.close().expect("closes");
     assert_eq!(stored(&storage)["s"], ["goes on"]);
 }
@@ -555,6 +562,12 @@ fn what_is_too_large_is_refused_by_name_before_anything_is_written() {
         assert!(refused.to_string().contains(said), "{refused}");
         assert!(refused.batch == batch, "it comes back whole");
     }
+    assert_eq!(store.durable_end(), end);
+    assert_eq!(storage.on_segments(Op::Write, "thalweg-writer"), writes);
+    // Of what was refused, nothing is in a buffer that serves again.
+    let largest_id = fits.id([5; 64]).parents([[6; 64]]);
+    appender.append_event(largest_id).expect("accepted").wait().expect("appended");
+    let (end, writes) = (store.durable_end(), storage.on_segments(Op::Write, "thalweg-writer"));
     let batch = Batch::from(vec![Event::new(vec![4; 22 * MIB]); 3]);
     let refused = appender.submit(batch).expect_err("too large");
     assert!(matches!(refused.reason, Refusal::Limit(LimitError::Batch { .. })));
@@ -562,8 +575,8 @@ fn what_is_too_large_is_refused_by_name_before_anything_is_written() {
     assert_eq!(refused.batch.len(), 3);
     assert_eq!(store.durable_end(), end);
     assert_eq!(storage.on_segments(Op::Write, "thalweg-writer"), writes);
-    let largest_id = fits.id([5; 64]).parents([[6; 64]]);
-    appender.append_event(largest_id).expect("accepted").wait().expect("appended");
+    store.close().expect("closes");
+    assert_eq!(stored(&storage)[&"n".repeat(255)], ["fits"]);
 }
 
 /// What was submitted is what is stored, whatever becomes of the caller's buffers afterwards.
@@ -638,8 +651,8 @@ fn the_first_failure_is_what_everybody_hears_of() {
                 }
                 storage.let_go();
                 let mut failed = 0;
-                let held = held.wait();
-                for outcome in [held].into_iter().chain(tickets.map(Ticket::wait)) {
+                let held = outcome(held);
+                for outcome in [held].into_iter().chain(tickets.map(outcome)) {
                     match outcome {
                         Ok(_) => assert_eq!(failed, 0, "nothing is stored after a failure"),
                         Err(AppendFailure::Unknown(cause) | AppendFailure::NotAppended(cause)) => {
@@ -649,7 +662,7 @@ fn the_first_failure_is_what_everybody_hears_of() {
                     }
                 }
                 assert!(failed >= 2);
-                let waited = ended("submit", waiting).map(Ticket::wait);
+                let waited = ended("submit", waiting).map(outcome);
                 match waited.map_err(|refused| refused.reason) {
                     Err(Refusal::Poisoned(cause)) | Ok(Err(AppendFailure::NotAppended(cause))) => {
                         assert!(is_it(&cause), "{cause:?}");

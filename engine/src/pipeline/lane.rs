@@ -30,8 +30,9 @@ use crate::sync::{Arc, Cell, Completion, Ordering, Promise, Sender, completion};
 
 /// Most batches in the queue.
 pub(crate) const QUEUE_BATCHES_MAX: u64 = 4096;
-/// A buffer that has grown beyond this is not kept for the next batch.
-const BUFFER_BYTES_KEPT: usize = 1 << 20;
+/// A buffer that has grown beyond its share of the pipeline is not kept for the next batch; nor one beyond
+/// this.
+const BUFFER_BYTES_KEPT: u64 = 1 << 20;
 
 /// Where appends go in.
 #[derive(Debug)]
@@ -266,6 +267,7 @@ pub(crate) struct Lane {
     default_callback: Option<DefaultCallback>,
     /// Buffers and cells that have served, for the next batches.
     buffers: ArrayQueue<EncodedBatch>,
+    buffer_bytes_kept: u64,
     cells: ArrayQueue<Cell<Outcome>>,
 }
 
@@ -310,6 +312,7 @@ impl Lane {
             // One for each batch under way, one for each that is being made or read, and one that is with
             // the writer for a moment longer: with fewer, a steady flow would allocate now and then.
             buffers: ArrayQueue::new(2 * pipeline + 2),
+            buffer_bytes_kept: (pipeline_bytes / *pipeline as u64).min(BUFFER_BYTES_KEPT),
             cells: ArrayQueue::new(2 * pipeline + 2),
         }
     }
@@ -340,7 +343,7 @@ impl Lane {
 
     pub(crate) fn keep_buffer(&self, mut buffer: EncodedBatch) {
         // A flush brings one that never had room for anything.
-        if (1..=BUFFER_BYTES_KEPT).contains(&buffer.capacity()) {
+        if (1..=self.buffer_bytes_kept).contains(&(buffer.capacity() as u64)) {
             buffer.clear();
             let _ = self.buffers.push(buffer);
         }

@@ -178,6 +178,11 @@ impl MappedWriter {
         &self.shared
     }
 
+    /// As [`StorageFile::reserve`].
+    pub fn reserve(&mut self) -> io::Result<bool> {
+        self.shared.file.reserve()
+    }
+
     /// Writes `bytes` at `offset`, which is not below the published end.
     ///
     /// # Panics

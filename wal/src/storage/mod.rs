@@ -85,6 +85,12 @@ pub trait StorageFile: Debug + Send + Sync {
     /// Writes at most `buf.len()` bytes at `offset`.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
 
+    /// Sets aside the space for the whole file, which goes on reading as zeros, so that no write to it
+    /// meets a full disk. `false` if this storage cannot.
+    fn reserve(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Makes the file's data, and the length it needs to be read back, durable. A failure is
     /// final: what was written since the last success may or may not be there, and another
     /// attempt that succeeds proves nothing.

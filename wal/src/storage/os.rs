@@ -165,6 +165,16 @@ impl StorageFile for OsFile {
         self.file.write_at(buf, offset)
     }
 
+    #[cfg(target_os = "linux")]
+    fn reserve(&self) -> io::Result<bool> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(&self.file, FallocateFlags::empty(), 0, self.len()?) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
