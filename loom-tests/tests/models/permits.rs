@@ -1,4 +1,4 @@
-//! Models of the permits of the append queue.
+//! Models of the permits, which are those of a pipeline and those of the queue.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
