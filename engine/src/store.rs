@@ -176,11 +176,7 @@ impl Store {
         let key = self.core().keys.stream(name);
         let lane = &self.inner.unrelated.1;
         let ticket = submit_to(lane, batch, Passage::Seal(key)).map_err(|(reason, _)| reason)?;
-        let outcome = ticket.wait();
-        if let Some(gate) = &self.inner.inlet.gate {
-            gate.decide(key);
-        }
-        match outcome?.placements.first() {
+        match ticket.wait()?.placements.first() {
             Some(Placement::Sealed { next }) => Ok(next.checked_sub(1)),
             _ => Err(SealError::Undecided),
         }

@@ -113,7 +113,7 @@ impl<T> Gate<T> {
     }
 
     /// Ends what [`Gate::seal`] began: the seal is ordered, which [`Gate::learn`] was told, or it is not
-    /// stored.
+    /// stored. Called before anybody hears of it, and in the order of the log.
     pub fn decide(&self, stream: u64) {
         if let Some(seal) = self.state.write().seals.get_mut(&stream) {
             seal.under_way -= 1;
