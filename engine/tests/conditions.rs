@@ -629,3 +629,22 @@ fn a_stream_takes_events_as_soon_as_an_unseal_behind_a_seal_is_answered() {
         });
     }
 }
+
+/// For each event of a batch, the seals of the batch were gone through one by one, and the gate kept
+/// closing and sealing waiting meanwhile.
+#[test]
+fn a_batch_of_many_seals_passes_the_gate_in_linear_time() {
+    const STREAMS: usize = 50_000;
+    let store = open(&MemoryStorage::new());
+    store.seal("another").expect("seals");
+    let mut batch = MixedBatch::new();
+    for stream in 0..STREAMS {
+        batch.push_unseal(stream.to_string()).expect("within the limits");
+    }
+    for stream in STREAMS..2 * STREAMS {
+        batch.push(stream.to_string(), &Event::new("")).expect("within the limits");
+    }
+    let begun = Instant::now();
+    store.submit(batch, Ack::Durable).expect("accepted").wait().expect("appended");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
