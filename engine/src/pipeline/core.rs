@@ -303,8 +303,9 @@ impl Core {
         // Whatever the callback leaves half done is its own.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
             self.callback_panics.add(&*panic);
-            // Even dropping what it panicked with may panic.
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
+            // Even dropping what it panicked with may panic, and so on: what that panics with is leaked.
+            let dropped = catch_unwind(AssertUnwindSafe(move || drop(panic)));
+            let _ = dropped.map_err(std::mem::forget);
         }
     }
 
