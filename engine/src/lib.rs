@@ -1,9 +1,9 @@
 //! An embedded event log that puts events in causal order: crash-safe, lock-free to read,
 //! multithreaded, and without an async runtime.
 //!
-//! Events name their parents. They arrive in any order, from many threads, many times. A store keeps
-//! each one durably once, *delivers* it only when all its parents have been delivered, and gives it a
-//! place in its stream and in the whole store that never changes again.
+//! Events name their parents. They arrive in any order, from many threads, many times. A store
+//! keeps each one durably once, *delivers* it only when all its parents have been delivered, and
+//! gives it a place in its stream and in the whole store that never changes again.
 //!
 //! # A complete example
 //!
@@ -38,22 +38,98 @@
 //!
 //! # How to append
 //!
-//! [`Store::appender`] gives a handle on one stream; [`Store::submit`] takes a [`MixedBatch`] of any
-//! streams. A submit returns a [`Ticket`] as soon as the batch is in the queue; [`Ticket::wait`]
-//! blocks until it is durable, or, with [`Ack::Ordered`], until it is ordered, and the [`Receipt`]
-//! then tells of each event whether it was delivered, held, a duplicate, a conflict or rejected.
-//! Appends of all threads that come together share one write and one sync. A batch is stored whole
-//! or not at all; a batch that is refused comes back inside the error.
+//! [`Store::appender`] gives a [`StreamAppender`], a handle on one stream;
+//! [`Store::mixed_appender`] gives a [`MixedAppender`], which takes batches of events of any
+//! streams. An appender has room for a few batches under way, by default for
+//! [two](AppenderOptions::PIPELINE_DEFAULT). A submit returns as soon as its batch has a place and
+//! is in the queue, and waits while there is no room; [`StreamAppender::try_submit`] does not wait,
+//! [`StreamAppender::submit_timeout`] not for ever. Appends of all threads that come together share
+//! one write and one sync.
 //!
-//! An event may name the tips ([`NewEvent::if_tips`]) or the place ([`NewEvent::if_local`]) that it
-//! expects of its stream, and is rejected if it finds others; a batch of events that are tied to each
-//! other ([`NewEvent::with_previous`]) is then delivered whole or not at all. A sealed stream takes no
-//! events ([`MixedBatch::push_seal`]). All of this is decided by the event's place in the log, so it
-//! is the same after a crash, and for whoever orders the log again.
+//! [`AppenderOptions::ack`] says when a batch is acknowledged: when it is durable
+//! ([`Ack::Durable`], the default), or when it is ordered too ([`Ack::Ordered`]). Only then does
+//! the [`Receipt`] tell of each event whether it was delivered, held, a duplicate, a conflict or
+//! rejected.
+//!
+//! Who is told, and how, each submit says. [`StreamAppender::submit`] returns a [`Ticket`], and
+//! [`Ticket::wait`] blocks until the batch is acknowledged. [`StreamAppender::submit_with`] takes a
+//! callback. [`StreamAppender::submit_and_forget`] leaves it to the callback of the options
+//! ([`AppenderOptions::on_outcome`]), or to the next flush. [`StreamAppender::flush`] blocks until
+//! everything accepted before has its outcome, [`StreamAppender::close`] also accepts nothing more,
+//! and [`StreamAppender::abort`] gives up what is not written.
+//!
+//! ```
+//! use thalweg::{AppenderOptions, Batch, Event, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let store = Store::open(dir.path().join("data"))?;
+//! let orders = store.appender_with("orders-42", AppenderOptions::new().pipeline(16))?;
+//! for number in 0..100 {
+//!     let batch = Batch::from([Event::new(format!("item {number}"))]);
+//!     // Waits only while 16 batches are under way, or their callbacks have not returned.
+//!     orders.submit_with(batch, move |outcome| match outcome {
+//!         Ok(receipt) => println!("item {number} is durable, at position {}", receipt.position),
+//!         Err(failure) => eprintln!("item {number}: {failure}"),
+//!     })?;
+//! }
+//! orders.flush()?; // every batch has its outcome, and every callback has returned
+//! # store.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A batch is stored whole or not at all. One that is not accepted comes back inside the error
+//! ([`SubmitError`]). One that is accepted has exactly one [`Outcome`]: it is appended, it is not
+//! appended, or, after a failure of the disk or of the engine, it is not known which. At the first
+//! failure the appender stops, so that what is stored of its batches is a prefix of what it
+//! accepted, also after a full disk; it then refuses everything with [`Refusal::Stopped`], and a
+//! new appender begins afresh. [`Store::submit`] takes a batch without an appender, and without
+//! that promise.
+//!
+//! # How to append only if nothing has changed
+//!
+//! An event may name the place that it expects to take in its stream ([`NewEvent::if_local`]), or
+//! the stream's tips ([`NewEvent::if_tips`]), and is rejected if it finds others; so nobody has to
+//! lock a stream between reading it and appending to it. A batch of new events of which the first
+//! has a condition, and the others are chained and tied, each to the one before it
+//! ([`NewEvent::with_previous`]), is delivered whole or not at all.
+//!
+//! ```
+//! use thalweg::{Ack, AppenderOptions, Placement, Rejection, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let store = Store::open(dir.path().join("data"))?;
+//! let options = AppenderOptions::new().ack(Ack::Ordered); // only then the receipt tells
+//! let account = store.appender_with("account-7", options)?;
+//! # account.append("paid in 5")?.wait()?;
+//! let mut seen = 0; // how many events of the stream we have looked at
+//! loop {
+//!     // Here one would read the stream from `seen` on, and decide whether to pay out.
+//!     let receipt = account.append_if_local(seen, "paid out 5")?.wait()?;
+//!     match receipt.placements[0] {
+//!         // Somebody was faster.
+//!         Placement::Rejected { reason: Rejection::Local { next }, .. } => seen = next,
+//!         ref other => break println!("{other:?}"),
+//!     }
+//! }
+//! # store.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Store::seal`] seals a stream: it takes no events until [`Store::unseal`]. Appends to it are
+//! refused with [`Refusal::Sealed`].
+//!
+//! Conditions and seals are decided by the event's place in the log, so the decision is the same
+//! after a crash, and for whoever orders the log again. An event that is rejected is stored all the
+//! same, and takes its space in the log; its id stays free.
 //!
 //! # How to read
 //!
-//! * [`Store::read`]: by global sequence; [`Store::stream`]: by local sequence, found by a skip list;
+//! * [`Store::read`]: by global sequence; [`Store::stream`]: by local sequence, found by a skip
+//!   list;
 //! * [`Store::subscribe`]: from a sequence on, for ever, blocking;
 //! * [`Store::get`]: one delivered event by its id;
 //! * [`Store::held`] and [`Store::why_held`]: what is not delivered, and why.
@@ -64,19 +140,33 @@
 //! # What is promised
 //!
 //! * **Durable**: a completed append survives power loss ([`Durability::Sync`], the default).
+//! * **One outcome**: every accepted batch has exactly one, and it is true.
+//! * **Prefix**: of the batches that an appender accepts, those stored are a prefix, in their
+//!   order.
+//! * **Conditional**: an event with a condition is delivered if it holds at the event's place in
+//!   the log, and is rejected otherwise, for ever. It is never held.
 //! * **Causal**: an event is delivered after all its parents, once, whatever the order of arrival.
-//! * **Stable**: sequences are dense from 0 and never change, across crashes and power loss. The order
-//!   is a pure function of the log: only the log has to be durable, and everything else can be made
-//!   again. [`mod@reference`] defines that function in a few dozen lines.
+//! * **Stable**: sequences are dense from 0 and never change, across crashes and power loss. The
+//!   order is a pure function of the log: only the log has to be durable, and everything else can
+//!   be made again. [`mod@reference`] defines that function in a few dozen lines.
 //! * **Damage is seen**: every byte is under a checksum, and damage isolates one record.
-//! * **Fail-stop**: after a failed write or sync nothing more is acknowledged; the first cause stands.
+//! * **Fail-stop**: after a failed write or sync nothing more is acknowledged; the first cause
+//!   stands.
+//! * **No hang**: a close, a drop or a failure ends every wait.
 //!
 //! # Threads
 //!
-//! An open store runs a writer, one or more scanners, an orderer with a pool, a committer and two
-//! helpers, all named `thalweg-...` and pinned where there are cores enough. All of them sleep while
-//! there is nothing to do. Handles are cheap to clone and may be used from any thread; which calls
-//! block, and for what, is said at each.
+//! An open store runs a writer, one or more scanners, an orderer with a pool, a committer, a thread
+//! for callbacks and two helpers, all named `thalweg-...`; those that write and order are pinned
+//! where there are cores enough. All of them sleep while there is nothing to do; where they are
+//! pinned, the writer spins for a moment before ([`Options::spin`]). Handles are cheap to clone and
+//! may be used from any thread; which calls block, and for what, is said at each.
+//!
+//! The callbacks of a store run one at a time, those of an appender in the order of the log. They
+//! may use the store and its appenders. In a callback a submit does not wait, and finds a full
+//! pipeline [full](Refusal::Full); a close does not wait for callbacks; a flush is an error. A slow
+//! callback makes the others late, and the submits of its own appender wait once the pipeline is
+//! full; tickets and other appenders go on.
 //!
 //! # Limits
 //!
@@ -84,6 +174,17 @@
 //! One process writes a store; others may open it with [`Options::open_read_only`]. All known ids,
 //! streams and held events are kept in memory: about 30 bytes for a delivered event, 320 for a
 //! stream, 120 for a held event.
+//!
+//! An appender has room for at most [1024](AppenderOptions::PIPELINE_MAX) batches, and all
+//! appenders of a store together for 4096 batches and [64 MiB](Options::queue_bytes) that are not
+//! acknowledged; who finds no room waits. An appender keeps the buffers of its batches for the next
+//! ones: with a pipeline of `n` batches, up to `2 n + 2` buffers of up to 1 MiB, as large as its
+//! batches were.
+
+// The examples of the README compile. A copy of this crate without its repository has no README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 mod derived;
 mod error;

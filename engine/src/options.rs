@@ -139,7 +139,9 @@ impl Options {
         self
     }
 
-    /// Bytes of appends that may be under way before an append waits. Default: 64 MiB.
+    /// Bytes of appends, of all appenders together, that may wait for their acknowledgement before a
+    /// submit waits, at least one. Default: 64 MiB. A batch that is larger goes alone. The number of
+    /// batches is bounded too, at 4096.
     #[must_use]
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
         self.queue_bytes = bytes;

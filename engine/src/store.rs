@@ -139,7 +139,7 @@ impl Store {
     ///
     /// Batches submitted so have nothing to do with each other: those of one thread keep their order,
     /// but when one is refused, for lack of room on the disk say, a later one may be stored all the same.
-    /// [`Store::mixed_appender`] promises more.
+    /// [`Store::mixed_appender`] promises more: a prefix, a bound of its own, and a time limit.
     ///
     /// # Errors
     ///
@@ -154,13 +154,14 @@ impl Store {
         })
     }
 
-    /// Seals the stream `name`: it takes no more events, for good, until [`Store::unseal`]. Returns the
-    /// local sequence of its last event, or nothing if it has none. A stream may be sealed before it has
-    /// any, and again when it is sealed.
+    /// Seals the stream `name`: it takes no more events, until [`Store::unseal`]. Returns the local
+    /// sequence of its last delivered event, or nothing if it has none. A stream may be sealed before it
+    /// has any, and again when it is sealed.
     ///
-    /// From the moment of the call every append to the stream is refused. What was accepted before is in
-    /// the log before the seal, and counts. Held events of the stream stay held, since nothing that they
-    /// wait for can come. Blocks until the seal is durable and ordered.
+    /// From the moment of the call every append to the stream is refused, with [`Refusal::Sealed`], that
+    /// of an event which it has already too. What was accepted before is in the log before the seal, and
+    /// counts. Held events of the stream stay held, since nothing that they wait for can come. Blocks
+    /// until the seal is durable and ordered.
     ///
     /// The seal is a record of the log, so it holds after a crash too. Appends that are accepted after a
     /// crash, before the order has come to the seal again, are stored and then rejected; the receipt of

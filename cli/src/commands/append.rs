@@ -23,8 +23,9 @@ use crate::output::{self, NameArgument, name, name_argument, note, plural};
 /// chained on the stream's tips: its parents are the events that have no child yet. Prints where
 /// the event went once it is on disk and ordered.
 ///
-/// Exit code 1 if the event was refused: its id stands for another event already, the stream is
-/// sealed, or a parent is missing and --require-parents was given. A duplicate is no error.
+/// Exit code 1 if the event is stored and not taken: its id stands for another event already, or a
+/// parent is missing and --require-parents was given. A duplicate is no error. Exit code 2, and
+/// nothing is stored, if the stream is sealed.
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
@@ -51,7 +52,7 @@ pub(crate) struct Append {
     /// The event has no parents
     #[arg(long, conflicts_with = "parents")]
     root: bool,
-    /// Refuse the event if a parent is missing, instead of holding it
+    /// Reject the event if a parent is missing, instead of holding it
     #[arg(long)]
     require_parents: bool,
     /// Print where the event went as a JSON object

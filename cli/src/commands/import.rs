@@ -62,6 +62,9 @@ const REPORTED_LINES: u64 = 20;
 /// known already is a duplicate and ignored, so an import that was cut short can be run again; an
 /// event with the id of another one is a conflict, and the first one stands.
 ///
+/// An event of a sealed stream ends the import with exit code 2, also one that is known already:
+/// neither its line is stored nor what follows, nor up to 1,023 lines before it.
+///
 /// Acknowledged events are on disk: they survive Ctrl-C and power loss. Exit code 1 if any line
 /// was skipped or in conflict.
 #[derive(Args)]

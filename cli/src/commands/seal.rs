@@ -12,10 +12,20 @@ use crate::output::{self, NameArgument, count, name_argument};
 
 /// Seal a stream: it takes no more events
 ///
-/// Prints the local sequence of its last event. The seal is a record of the log, so it holds until
-/// `unseal` takes it off. Sealing a sealed stream changes nothing.
+/// Prints the local sequence of its last delivered event. Appends to the stream are refused from
+/// then on; its held events stay held. The seal is a record of the log, so it holds until `unseal`
+/// takes it off. Sealing a sealed stream changes nothing. A stream can be sealed before it has an
+/// event.
+///
+/// The store must be there, and no other program may write it at the same time. After Ctrl-C the
+/// stream is sealed or not; `thalweg streams` tells.
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  thalweg seal orders orders-42
+  thalweg unseal orders orders-42"
+)]
 pub(crate) struct Seal {
     #[command(flatten)]
     store: StoreArgument,
@@ -41,7 +51,11 @@ impl Seal {
 }
 
 /// Take the seal off a stream: it takes events again
+///
+/// Changes nothing if the stream is not sealed. The store must be there, and no other program may
+/// write it at the same time.
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Unseal {
     #[command(flatten)]
     store: StoreArgument,

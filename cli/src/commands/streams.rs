@@ -13,7 +13,7 @@ use crate::output::{self, count, name};
 ///
 /// For each stream, sorted by name: the number of events that are delivered, the number that is
 /// held until missing parents arrive, and the number of tips, which are the delivered events that
-/// no delivered event has as a parent. A sealed stream takes no events.
+/// no delivered event has as a parent. A sealed stream takes no events until `thalweg unseal`.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Streams {

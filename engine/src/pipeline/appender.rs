@@ -39,8 +39,8 @@ use crate::sync::{Abandoned, Arc, Completion};
 ///
 /// Every accepted batch has exactly one outcome, whatever happens: it is appended, it is not appended,
 /// or, after a failure of the disk or of the engine, it is not known which. Those that are appended are
-/// a prefix of those that were submitted: after the first failure the appender stops, refuses
-/// everything, and says why. A new appender of the same stream begins afresh.
+/// a prefix of those that were accepted: after the first failure, a full disk too, the appender stops,
+/// refuses everything, and says why. A new appender of the same stream begins afresh.
 ///
 /// # Callbacks
 ///
@@ -86,7 +86,7 @@ impl StreamAppender {
     }
 
     /// Appends one event if the stream's tips are exactly `tips` at the event's place in the log, and
-    /// lists them as its parents: see [`NewEvent::if_tips`]. Whether they were, the receipt of
+    /// lists them as its parents: see [`NewEvent::if_tips`]. Whether they were, only the receipt of
     /// [`Ack::Ordered`](crate::Ack::Ordered) says. Blocks as [`StreamAppender::submit`] does.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl StreamAppender {
     }
 
     /// Appends one event, chained on the stream's tips, if it becomes the one with the local sequence
-    /// `local`: see [`NewEvent::if_local`]. Whether it did, the receipt of
+    /// `local`: see [`NewEvent::if_local`]. Whether it did, only the receipt of
     /// [`Ack::Ordered`](crate::Ack::Ordered) says. Blocks as [`StreamAppender::submit`] does.
     ///
     /// # Errors
@@ -192,8 +192,8 @@ impl StreamAppender {
     ///
     /// # Errors
     ///
-    /// The appender has stopped: some of the batches are not known to be appended. Or the call comes
-    /// from a callback, which would wait for itself.
+    /// The appender has stopped, or was aborted: some of the batches are not known to be appended. Or the
+    /// call comes from a callback, which would wait for itself.
     pub fn flush(&self) -> Result<(), FlushError> {
         self.lane.flush()
     }
@@ -202,18 +202,19 @@ impl StreamAppender {
     /// and everything accepted is appended. Blocks until each batch has its outcome and its callback has
     /// returned; from a callback it does not wait.
     ///
-    /// Closing a closed appender waits for the same. The store stays open.
+    /// Closing a closed appender waits for the same. The store stays open, and so do other appenders
+    /// of the same stream.
     ///
     /// # Errors
     ///
-    /// The appender has stopped: some of the batches are not known to be appended.
+    /// The appender has stopped, or was aborted: some of the batches are not known to be appended.
     pub fn close(&self) -> Result<(), AppendFailure> {
         self.lane.close()
     }
 
     /// Gives up: nothing more is accepted, submits that wait for room end, and what the writer has not
     /// begun to write is not appended. Never blocks. Each accepted batch still has its one outcome,
-    /// soon.
+    /// soon: [`Cause::Aborted`](crate::Cause::Aborted), if it was given up.
     pub fn abort(&self) {
         self.lane.abort();
     }
@@ -244,7 +245,9 @@ impl StreamAppender {
 /// Appends batches of events of any streams, through a pipeline of batches that are under way.
 ///
 /// Made by [`Store::mixed_appender`](crate::Store::mixed_appender); everything that is said of
-/// [`StreamAppender`] holds, except that no one stream belongs to it.
+/// [`StreamAppender`] holds, except that no one stream belongs to it. It has no calls for a single event,
+/// and no way to submit and forget, so it never calls
+/// [`AppenderOptions::on_outcome`](crate::AppenderOptions::on_outcome).
 #[derive(Debug, Clone)]
 pub struct MixedAppender {
     lane: Arc<Lane>,

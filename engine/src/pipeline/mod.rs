@@ -3,9 +3,13 @@
 //! ```text
 //! appender  ->  queue  ->  writer  ->  scanner  ->  orderer  ->  committer  ->  subscriber
 //! (user)        flume      1 thread    N threads    1 + pool     1 thread       (user)
+//!                             |                                     |
+//!                             +-------->  callbacks, 1 thread  <----+
 //! ```
 //!
-//! Each stage is one file. What the stages share is in `core`; how a stage finds a record by
+//! Each stage is one file. Between appender and queue are `lane`, what the handles of an appender share;
+//! `permits` and `room`, where an append waits; and `gate`, which closing and sealing shut.
+//! `group_commit` is the writer's loop. What the stages share is in `core`; how a stage finds a record by
 //! position, or an entry by global sequence, is in `lookup`; `keeper` does the slow work on the side:
 //! spare segments and checkpoints. `threads` starts, names and pins everything.
 

@@ -2,7 +2,8 @@
 //!
 //! One thread, one role. A thread that panics stops the engine with its message as the cause; it
 //! never goes quietly. Threads are pinned only where each can have a core of its own: with fewer
-//! cores the scheduler knows better. Nothing here or in any stage spins while it waits.
+//! cores the scheduler knows better, and nothing spins: the writer spins before it sleeps only where each
+//! thread has a core, or where the options say so.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
