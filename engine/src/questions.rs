@@ -129,8 +129,7 @@ fn held_events(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<HeldEven
 fn streams(partitions: &[Partition]) -> Vec<StreamInfo> {
     let streams = partitions.iter().flat_map(|partition| &partition.streams);
     let mut infos: Vec<StreamInfo> = streams
-        // A stream that has only seen rejected events has nothing to show.
-        .filter(|stream| stream.sealed || stream.delivered + u64::from(stream.held) > 0)
+        .filter(|stream| stream.is_there())
         .map(|stream| StreamInfo {
             name: stream.name.to_vec(),
             delivered: stream.delivered,

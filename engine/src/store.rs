@@ -177,11 +177,7 @@ impl Store {
         let key = self.core().keys.stream(name);
         let lane = &self.inner.unrelated.1;
         let ticket = submit_to(lane, batch, Passage::Seal(key)).map_err(|(reason, _)| reason)?;
-        let outcome = ticket.wait();
-        if let Some(gate) = &self.inner.inlet.gate {
-            gate.decide(key);
-        }
-        match outcome?.placements.first() {
+        match ticket.wait()?.placements.first() {
             Some(Placement::Sealed { next }) => Ok(next.checked_sub(1)),
             _ => Err(SealError::Undecided),
         }
@@ -348,14 +344,17 @@ impl Store {
     /// The state of the store, in numbers. Never blocks.
     pub fn stats(&self) -> Stats {
         let core = self.core();
+        // Against the flow: each stage is at least where the one after it was a moment before.
+        let (committed, ordered) = (core.committed.get(), core.ordered.get());
+        let (scanned, durable) = (core.scanned.get(), core.durable.get());
+        let written = core.written.get();
         let segments = core.segments.snapshot();
-        let committed = core.committed.get();
         let (callback_panics, first_callback_panic) = core.callback_panics.get();
         Stats {
-            written: core.written.get(),
-            durable: core.durable.get(),
-            scanned: core.scanned.get(),
-            ordered: core.ordered.get(),
+            written,
+            durable,
+            scanned,
+            ordered,
             committed,
             delivered: core.delivered.get(),
             held: core.counts.held.get(),
@@ -460,7 +459,7 @@ impl Drop for Inner {
 /// The state of a store, in numbers.
 ///
 /// Positions are bytes in the log; those of the stages form a chain,
-/// `committed <= ordered <= scanned <= durable <= written`, as far as they were read at one moment.
+/// `committed <= ordered <= scanned <= durable <= written`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -486,7 +485,7 @@ pub struct Stats {
     pub rejected: u64,
     /// Number of damaged places that this process has met.
     pub corrupt: u64,
-    /// Number of streams.
+    /// Number of streams, as [`Store::streams`] lists them.
     pub streams: u64,
     /// Number of callbacks that panicked.
     pub callback_panics: u64,

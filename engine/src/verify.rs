@@ -333,7 +333,7 @@ impl Derived {
             for stream in &partition.streams {
                 let (held, tips) = (u64::from(stream.held), stream.tips.len() as u64);
                 let counts = (stream.delivered, held, tips, stream.sealed);
-                found += usize::from(stream.delivered + held > 0 || stream.sealed);
+                found += usize::from(stream.is_there());
                 let should = expected.get(&*stream.name).copied().unwrap_or_default();
                 if counts != should || partition_of(stream.key) != index {
                     let stream = stream.name.escape_ascii();

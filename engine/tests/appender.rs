@@ -1045,10 +1045,13 @@ fn a_callback_hears_what_became_of_each_event() {
 
 #[test]
 fn a_callback_that_panics_is_counted_and_costs_no_other() {
-    struct PanicsWhenDropped;
+    /// What it panics with panics when it is dropped, so many times over.
+    struct PanicsWhenDropped(u32);
     impl Drop for PanicsWhenDropped {
         fn drop(&mut self) {
-            panic!("dropped");
+            if self.0 > 0 {
+                std::panic::panic_any(PanicsWhenDropped(self.0 - 1));
+            }
         }
     }
     for ack in ACKS {
@@ -1067,14 +1070,14 @@ fn a_callback_that_panics_is_counted_and_costs_no_other() {
                     called.fetch_add(1, Ordering::SeqCst);
                     match number % 4 {
                         0 => panic!("number {number}"),
-                        1 => std::panic::panic_any(PanicsWhenDropped),
+                        1 => std::panic::panic_any(PanicsWhenDropped(number)),
                         _ => {}
                     }
                 };
                 submitting.submit_with(one("x"), callback).expect("its place is free again");
                 submitting.submit_and_forget(one("x")).expect("its place is free again");
             }
-            let captured = PanicsWhenDropped;
+            let captured = PanicsWhenDropped(3);
             let callback = move |_| {
                 let _captured = captured;
             };

@@ -597,3 +597,54 @@ fn many_threads_that_name_the_place_they_expect_never_share_one() {
     let expected = check_all(store, &storage);
     assert_eq!(expected.count(|arrival| arrival == Arrival::Delivered), 100);
 }
+
+/// The gate kept a stream shut until whoever had sealed it woke up to hear of it. An unseal behind the
+/// seal was ordered and answered meanwhile, and the appends that followed were refused.
+#[test]
+fn a_stream_takes_events_as_soon_as_an_unseal_behind_a_seal_is_answered() {
+    const STREAMS: usize = 48;
+    let store = open(&MemoryStorage::new());
+    let names: Vec<String> = (0..STREAMS).map(|stream| stream.to_string()).collect();
+    let appender = |name| store.appender(name).expect("an appender");
+    let appenders: Vec<_> = names.iter().map(appender).collect();
+    for round in 0..100 {
+        std::thread::scope(|scope| {
+            for name in &names {
+                let store = &store;
+                scope.spawn(move || store.seal(name).expect("seals"));
+            }
+            // A stream that is shut has its seal in the log, or on its way there.
+            for appender in &appenders {
+                while appender.append("until it is sealed").is_ok() {
+                    std::thread::yield_now();
+                }
+            }
+            let mut batch = MixedBatch::new();
+            names.iter().for_each(|name| batch.push_unseal(name).expect("within the limits"));
+            store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
+            for appender in &appenders {
+                let accepted = appender.append("again").map(drop).map_err(|refused| refused.reason);
+                assert!(accepted.is_ok(), "round {round}: {accepted:?}");
+            }
+        });
+    }
+}
+
+/// For each event of a batch, the seals of the batch were gone through one by one, and the gate kept
+/// closing and sealing waiting meanwhile.
+#[test]
+fn a_batch_of_many_seals_passes_the_gate_in_linear_time() {
+    const STREAMS: usize = 50_000;
+    let store = open(&MemoryStorage::new());
+    store.seal("another").expect("seals");
+    let mut batch = MixedBatch::new();
+    for stream in 0..STREAMS {
+        batch.push_unseal(stream.to_string()).expect("within the limits");
+    }
+    for stream in STREAMS..2 * STREAMS {
+        batch.push(stream.to_string(), &Event::new("")).expect("within the limits");
+    }
+    let begun = Instant::now();
+    store.submit(batch, Ack::Durable).expect("accepted").wait().expect("appended");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}

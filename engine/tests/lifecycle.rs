@@ -788,3 +788,50 @@ fn session_with_fault(fault: Option<Fault>) -> u64 {
     check(&again, &expected);
     ops
 }
+
+/// The positions were read in the direction of flow, so a stage could be ahead of the one before it.
+#[test]
+fn the_stages_in_the_stats_are_never_ahead_of_each_other() {
+    let store = Options::new().open_on(shared(&MemoryStorage::new())).expect("opens");
+    let appender = store.appender("s").expect("an appender");
+    let until = Instant::now() + Duration::from_millis(500);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while Instant::now() < until {
+                appender.append("x").expect("accepted").wait().expect("appended");
+            }
+        });
+        while Instant::now() < until {
+            let stats = store.stats();
+            let flow =
+                [stats.committed, stats.ordered, stats.scanned, stats.durable, stats.written];
+            assert!(flow.is_sorted(), "{flow:?}");
+        }
+    });
+}
+
+/// Streams of which nothing was ever taken counted too, and were in no list.
+#[test]
+fn the_stats_count_the_streams_that_are_listed() {
+    let storage = MemoryStorage::new();
+    let store = Options::new().open_on(shared(&storage)).expect("opens");
+    let append = |stream: &str, event| {
+        let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
+        appender.append_event(event).expect("accepted").wait().expect("appended");
+    };
+    append("delivered", Event::new("x"));
+    append("held", Event::new("x").parents(["missing"]));
+    append("rejected", Event::new("x").if_local(7));
+    store.seal("sealed").expect("seals");
+    store.seal("delivered").expect("seals");
+    store.seal("no longer sealed").expect("seals");
+    store.unseal("no longer sealed").expect("unseals");
+    store.unseal("never sealed").expect("unseals");
+    let check = |store: &Store| {
+        assert_eq!(store.streams().expect("streams").len(), 3);
+        assert_eq!(store.stats().streams, 3);
+    };
+    check(&store);
+    store.close().expect("closes");
+    check(&Options::new().open_on(shared(&storage)).expect("opens"));
+}

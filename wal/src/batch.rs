@@ -1,5 +1,6 @@
 //! Encoding of records on the appender's thread, limits checked before a byte is written.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::format::{
@@ -195,11 +196,11 @@ impl EncodedBatch {
             rest = after;
             Some(record)
         });
-        let mut governed = Vec::new();
+        let mut governed = HashSet::new();
         records.filter_map(move |record| {
             let stream = RecordLayout::stream(record);
             if RecordLayout::kind(record) != RecordKind::Event {
-                governed.push(stream);
+                governed.insert(stream);
                 return None;
             }
             (!governed.contains(&stream)).then_some(stream)

@@ -155,6 +155,12 @@ impl Stream {
         stream
     }
 
+    /// Whether there is anything to say of the stream. One that has only seen rejected events has
+    /// nothing to show.
+    pub(crate) fn is_there(&self) -> bool {
+        self.sealed || self.delivered + u64::from(self.held) > 0
+    }
+
     /// Appends a delivery to the skip list; returns its links back.
     fn link(&mut self, local: u64, global: u64) -> (u64, u64) {
         let previous = self.path.last().copied().unwrap_or(NONE);
@@ -208,6 +214,8 @@ pub(crate) struct Partition {
     pub(crate) keys: Keys,
     pub(crate) store_tag: u32,
     pub(crate) streams: Vec<Stream>,
+    /// Streams that are there: see [`Stream::is_there`].
+    pub(crate) stream_count: u64,
     stream_index: HashTable<u32>,
     pub(crate) known: Table,
     pub(crate) held: Held,
@@ -255,6 +263,7 @@ impl Partition {
         Partition {
             keys,
             store_tag,
+            stream_count: streams.iter().filter(|stream| stream.is_there()).count() as u64,
             streams,
             stream_index,
             known,
@@ -301,6 +310,8 @@ impl Partition {
     fn arrive(&mut self, scanned: &Scanned, lookup: &Lookup) -> Result<(), Fault> {
         let record = lookup.record_in_window(scanned.position)?;
         let stream = self.stream_of(scanned.stream_key, record.stream());
+        // What arrives delivers and holds events of its own stream only.
+        self.stream_count -= u64::from(self.streams[stream as usize].is_there());
         match record.kind() {
             RecordKind::Event => self.arrive_event(scanned, stream, &record, lookup)?,
             RecordKind::Seal => {
@@ -313,6 +324,7 @@ impl Partition {
                 self.set_back(scanned.index, Placement::Unsealed);
             }
         }
+        self.stream_count += u64::from(self.streams[stream as usize].is_there());
         Ok(())
     }
 

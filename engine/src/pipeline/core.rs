@@ -33,7 +33,7 @@ pub(crate) fn deadline_in(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(YEAR)
 }
 
-/// A counter that one thread sets and any thread reads, for statistics only.
+/// A number that one thread sets and any thread reads.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge(AtomicU64);
 
@@ -43,12 +43,13 @@ impl Gauge {
     }
 
     pub(crate) fn set(&self, value: u64) {
-        // Relaxed: nothing is read on the strength of the value.
-        self.0.store(value, Ordering::Relaxed);
+        // Release: pairs with the Acquire load in `get`; whoever sees how far a stage is sees how far
+        // those before it are.
+        self.0.store(value, Ordering::Release);
     }
 
     pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Acquire)
     }
 }
 
@@ -308,8 +309,9 @@ impl Core {
         // Whatever the callback leaves half done is its own.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
             self.callback_panics.add(&*panic);
-            // Even dropping what it panicked with may panic.
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
+            // Even dropping what it panicked with may panic, and so on: what that panics with is leaked.
+            let dropped = catch_unwind(AssertUnwindSafe(move || drop(panic)));
+            let _ = dropped.map_err(std::mem::forget);
         }
     }
 

@@ -29,7 +29,7 @@ pub struct Gate<T> {
 struct State<T> {
     /// None once the gate is closed.
     sender: Option<Sender<T>>,
-    /// Streams that are or were sealed, by their keys.
+    /// Streams that are sealed or about to be, by their keys: while there are none, nobody asks.
     seals: HashMap<u64, Seal>,
     /// Whether the order has come to where the log ended when it was opened.
     settled: bool,
@@ -108,22 +108,20 @@ impl<T> Gate<T> {
             drop(state);
             state = self.state.write();
         }
-        state.seals.entry(stream).or_default().under_way += 1;
+        state.change(stream, |seal| seal.under_way += 1);
         Ok(())
     }
 
     /// Ends what [`Gate::seal`] began: the seal is ordered, which [`Gate::learn`] was told, or it is not
-    /// stored.
+    /// stored. Called before anybody hears of it, and in the order of the log.
     pub fn decide(&self, stream: u64) {
-        if let Some(seal) = self.state.write().seals.get_mut(&stream) {
-            seal.under_way -= 1;
-        }
+        self.state.write().change(stream, |seal| seal.under_way -= 1);
     }
 
     /// The order has come to a seal of the stream, or to where it is taken off. Called in the order of
     /// the log.
     pub fn learn(&self, stream: u64, sealed: bool) {
-        self.state.write().seals.entry(stream).or_default().sealed = sealed;
+        self.state.write().change(stream, |seal| seal.sealed = sealed);
     }
 
     /// The order has come to where the log ended when it was opened: from now on it is known which
@@ -134,6 +132,15 @@ impl<T> Gate<T> {
 }
 
 impl<T> State<T> {
+    /// Changes what is known of a stream's seal, and forgets it when there is nothing to know.
+    fn change(&mut self, stream: u64, change: impl FnOnce(&mut Seal)) {
+        let seal = self.seals.entry(stream).or_default();
+        change(seal);
+        if seal.under_way == 0 && !seal.sealed {
+            self.seals.remove(&stream);
+        }
+    }
+
     fn is_sealed(&self, stream: u64) -> bool {
         self.seals
             .get(&stream)

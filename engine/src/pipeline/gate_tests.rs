@@ -122,3 +122,21 @@ fn before_the_order_has_caught_up_only_new_seals_shut_a_stream() {
     }
     append(&gate, 2).expect("it is not");
 }
+
+#[test]
+fn a_stream_that_is_open_again_is_forgotten() {
+    let (sender, _receiver) = queue(None);
+    let gate = Gate::new(sender, [3], true);
+    for stream in 0..100 {
+        gate.seal(stream, Seal(stream)).unwrap();
+        // This one is not stored.
+        gate.decide(stream);
+        gate.seal(stream, Seal(stream)).unwrap();
+        gate.learn(stream, true);
+        gate.decide(stream);
+        gate.learn(stream, false);
+    }
+    gate.pass(Append(1), |_, _| panic!("asked, though no stream is sealed")).expect("passes");
+    gate.learn(3, true);
+    append(&gate, 3).expect_err("it is sealed");
+}

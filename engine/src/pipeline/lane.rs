@@ -97,6 +97,8 @@ pub(crate) struct Reply {
     byte_len: u64,
     /// None once it is answered.
     addressee: Option<Addressee>,
+    /// The stream that the batch seals: [`Gate::decide`] has to follow.
+    seals: Option<u64>,
 }
 
 impl Reply {
@@ -136,9 +138,14 @@ impl Reply {
             self.stop_lane(failure);
         }
         let Some(addressee) = self.addressee.take() else { return };
-        let byte_len = self.byte_len;
+        let (byte_len, seals) = (self.byte_len, self.seals);
         let lane = self.lane();
         let inlet = &lane.inlet;
+        if let (Some(stream), Some(gate)) = (seals, &inlet.gate) {
+            // Here, in the order of the log, and not by whoever waits for the seal: that may be after
+            // somebody has heard that an unseal behind it is done.
+            gate.decide(stream);
+        }
         if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
             inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
@@ -396,8 +403,12 @@ impl Lane {
             // orderer looks, and each of these hands over what came before it.
             inlet.core.ordered_acks.fetch_add(1, Ordering::Relaxed);
         }
+        let seals = match passage {
+            Passage::Seal(stream) => Some(stream),
+            Passage::Append | Passage::Unseal => None,
+        };
         let lane = Some(Arc::clone(self));
-        let reply = Reply { lane, byte_len, addressee: Some(addressee) };
+        let reply = Reply { lane, byte_len, addressee: Some(addressee), seals };
         let keys = inlet.core.keys;
         let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
             request.batch.unsealed_streams().any(|stream| is_sealed(keys.stream(stream)))
@@ -452,7 +463,7 @@ impl Lane {
         let (promise, mut answer) = completion();
         let sent = self.inlet.budget.take(0, Patience::Endless).is_ok() && {
             let addressee = Some(Addressee::Flush(promise));
-            let reply = Reply { lane: Some(Arc::clone(self)), byte_len: 0, addressee };
+            let reply = Reply { lane: Some(Arc::clone(self)), byte_len: 0, addressee, seals: None };
             let request = Request { batch: EncodedBatch::new(), reply, sent: None };
             match gate.pass(request, |_, _| false) {
                 Ok(()) => true,

@@ -298,7 +298,7 @@ impl Orderer {
         let mut setbacks = SetbackCounts::default();
         let (mut streams, mut held) = (0, 0);
         for partition in &self.partitions {
-            streams += partition.streams.len() as u64;
+            streams += partition.stream_count;
             held += partition.held.len() as u64;
             setbacks.duplicates += partition.setback_counts.duplicates;
             setbacks.conflicts += partition.setback_counts.conflicts;

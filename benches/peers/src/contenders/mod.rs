@@ -89,9 +89,11 @@ pub(crate) struct Spans {
     pub(crate) slot_wait_us: Option<Quantiles>,
     /// Waiting in the queue for the writer.
     pub(crate) queue_us: Option<Quantiles>,
-    /// Being written and synced.
-    pub(crate) write_sync_us: Option<Quantiles>,
-    /// From durable to the end of the callback.
+    /// Of a group: being written.
+    pub(crate) write_us: Option<Quantiles>,
+    /// Of a group: being synced.
+    pub(crate) sync_us: Option<Quantiles>,
+    /// From the outcome to the end of the callback.
     pub(crate) callback_us: Option<Quantiles>,
 }
 
@@ -117,6 +119,8 @@ pub(crate) struct Peer {
 /// Everything that was built in, in the order of the tables.
 pub(crate) const PEERS: &[Peer] = &[
     thalweg::PEER,
+    thalweg::CALLBACKS,
+    thalweg::SPINNING,
     #[cfg(feature = "tephra")]
     tephra::PEER,
     #[cfg(feature = "raft-engine")]
