@@ -37,7 +37,7 @@ fn streams_are_listed() {
 
 #[test]
 fn a_sealed_stream_is_marked_and_takes_no_event() {
-    let (_place, store) = store_of("{\"stream\":\"s\"}\n");
+    let (place, store) = store_of("{\"stream\":\"s\"}\n");
     assert_eq!(run(on("seal", &store, &["s"])).exits(0).text(), "sealed after local sequence 0\n");
     assert_eq!(run(on("seal", &store, &["empty"])).exits(0).text(), "sealed without an event\n");
     assert_eq!(
@@ -50,9 +50,18 @@ fn a_sealed_stream_is_marked_and_takes_no_event() {
     let table = run(on("streams", &store, &[])).exits(0);
     let marked = table.text().lines().filter(|line| line.ends_with(" sealed")).count();
     assert_eq!(marked, 3, "the head and two streams: {}", table.text());
-    let refused = run(on("append", &store, &["s", "x"])).exits(2);
-    assert_eq!(refused.text(), "");
-    assert!(refused.stderr.contains("the stream is sealed"), "{}", refused.stderr);
+    let refused = run(on("append", &store, &["s", "x", "--json"])).exits(1).json().remove(0);
+    assert_eq!(refused, json!({"stream": "s", "state": "rejected", "reason": "sealed"}));
+    let told = run(on("append", &store, &["s", "x"])).exits(1);
+    assert_eq!(told.text(), "rejected: the stream is sealed\n");
+    let lines =
+        "{\"stream\":\"t\",\"id\":\"1\"}\n{\"stream\":\"s\"}\n{\"stream\":\"t\",\"id\":\"2\"}\n";
+    let file = place.path("lines");
+    std::fs::write(&file, lines).expect("writes");
+    let imported = run(on("import", &store, &[file.to_str().expect("text")])).exits(1);
+    assert!(imported.stderr.contains("line 2: the stream is sealed"), "{}", imported.stderr);
+    let read = run(on("read", &store, &["--stream", "t", "--format", "ids"])).exits(0);
+    assert_eq!(read.text(), "1\n2\n", "the good lines are stored");
     assert_eq!(run(on("unseal", &store, &["s"])).exits(0).text(), "unsealed\n");
     run(on("append", &store, &["s", "x"])).exits(0);
     run(on("seal", std::path::Path::new("not-there"), &["s"])).exits(2);

@@ -123,7 +123,6 @@ impl From<LogOpenError> for OpenError {
 }
 
 /// Why a batch was not accepted. Nothing of it was stored, and it comes back whole.
-#[derive(Debug)]
 pub struct SubmitError<B> {
     /// The batch, as it was submitted.
     pub batch: B,
@@ -187,7 +186,14 @@ impl<B> fmt::Display for SubmitError<B> {
     }
 }
 
-impl<B: fmt::Debug> std::error::Error for SubmitError<B> {}
+/// Without the batch, which may be as long as a book.
+impl<B> fmt::Debug for SubmitError<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubmitError").field("reason", &self.reason).finish_non_exhaustive()
+    }
+}
+
+impl<B> std::error::Error for SubmitError<B> {}
 
 impl std::error::Error for Refusal {}
 

@@ -60,6 +60,8 @@ pub struct Options {
 
 /// Most threads that an option may ask for.
 const THREADS_MAX: usize = 1024;
+/// Longest spin that an option may ask for.
+const SPIN_MAX: Duration = Duration::from_secs(1);
 /// Longest segment that an option may ask for, in bytes.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
@@ -149,7 +151,7 @@ impl Options {
     }
 
     /// How long the writer waits for an append, and a thread for its ticket, without going to sleep.
-    /// Spares both the way through the scheduler, at the price of a core. Default: 20 microseconds where
+    /// Spares both the way through the scheduler, at the price of a core. Up to a second. Default: 20 microseconds where
     /// each thread of the store is pinned to a core of its own, else not at all.
     #[must_use]
     pub fn spin(mut self, time: Duration) -> Self {
@@ -227,6 +229,9 @@ impl Options {
             let detail =
                 format!("takes {SEGMENT_LEN_MIN} to {SEGMENT_BYTES_MAX} bytes, not {bytes}");
             return refuse("segment_bytes", detail);
+        }
+        if let Some(spin) = self.spin.filter(|spin| *spin > SPIN_MAX) {
+            return refuse("spin", format!("takes up to {SPIN_MAX:?}, not {spin:?}"));
         }
         if self.queue_bytes == 0 {
             return refuse("queue_bytes", String::from("takes at least one byte"));

@@ -307,6 +307,26 @@ impl Store {
         self.ask(Question::Streams)
     }
 
+    /// Ids of the tips of the stream `name`, in the order of their delivery: the delivered events without
+    /// a delivered child, on which the next chained event is chained. None for a stream without events.
+    /// What [`NewEvent::if_tips`](crate::NewEvent::if_tips) takes.
+    ///
+    /// # Errors
+    ///
+    /// The store is closed, its engine has stopped, or a tip cannot be read.
+    pub fn tips(&self, name: impl AsRef<[u8]>) -> Result<Vec<Vec<u8>>, ReadError> {
+        let stream = name.as_ref().to_vec();
+        let stream_key = self.core().keys.stream(&stream);
+        self.ask(|answer| Question::Tips { stream_key, stream, answer })
+    }
+
+    /// Whether an append to the stream `name` would be refused because it is sealed, or being sealed.
+    /// Never blocks.
+    pub fn is_sealed(&self, name: impl AsRef<[u8]>) -> bool {
+        let key = self.core().keys.stream(name.as_ref());
+        self.inner.inlet.gate.as_ref().is_some_and(|gate| gate.is_sealed(key))
+    }
+
     fn ask<T>(
         &self,
         question: impl FnOnce(Promise<Result<T, ReadError>>) -> Question,

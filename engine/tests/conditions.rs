@@ -648,3 +648,45 @@ fn a_batch_of_many_seals_passes_the_gate_in_linear_time() {
     store.submit(batch, Ack::Durable).expect("accepted").wait().expect("appended");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_writer_learns_the_tips_and_retries_on_them() {
+    let storage = MemoryStorage::new();
+    let store = open(&storage);
+    assert_eq!(store.tips("s").expect("asks"), [[0_u8; 0]; 0]);
+    append(&store, "s", [root("a"), root("b"), event("c").parents(["a"])]);
+    assert_eq!(store.tips("s").expect("asks"), [b"b", b"c"]);
+    let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
+    let placements = |ticket: thalweg::Ticket| ticket.wait().expect("appended").placements;
+    let stale = appender.append_if_tips(["b"], "d").expect("accepted");
+    assert_eq!(placements(stale), [rejected(Rejection::Tips, &["b", "c"])]);
+    let fresh = appender.append_if_tips(store.tips("s").expect("asks"), "d").expect("accepted");
+    assert_eq!(placements(fresh), [delivered(3, 3)]);
+    let late = appender.append_if_local(3, "e").expect("accepted");
+    let Placement::Rejected { reason, tips } = &placements(late)[0] else { panic!("rejected") };
+    assert_eq!((*reason, tips), (Rejection::Local { next: 4 }, &store.tips("s").expect("asks")));
+    let next = appender.append_if_local(4, "e").expect("accepted");
+    assert_eq!(placements(next), [delivered(4, 4)]);
+    check_all(store, &storage);
+}
+
+#[test]
+fn a_store_says_which_streams_are_sealed() {
+    let storage = MemoryStorage::new();
+    let store = open(&storage);
+    append(&store, "s", [root("a"), event("b")]);
+    assert_eq!(store.seal("s").expect("seals"), Some(1));
+    assert_eq!(store.seal("s").expect("seals again"), Some(1));
+    assert_eq!(store.seal("empty").expect("seals"), None);
+    assert!(store.is_sealed("s") && store.is_sealed("empty") && !store.is_sealed("t"));
+    let refused = store.appender("s").expect("an appender").append("c").expect_err("sealed");
+    assert!(matches!(refused.reason, Refusal::Sealed), "{:?}", refused.reason);
+    assert_eq!(refused.batch.len(), 1);
+    store.unseal("s").expect("unseals");
+    assert!(!store.is_sealed("s"));
+    append(&store, "s", [event("c")]);
+    store.close().expect("closes");
+    let store = open(&storage);
+    assert!(!store.is_sealed("s") && store.is_sealed("empty"));
+    check_all(store, &storage);
+}

@@ -8,7 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use thalweg::{Ack, Event, MixedBatch, Placement, Rejection, Store};
+use thalweg::{Ack, Event, MixedBatch, Placement, Refusal, Rejection, Store};
 
 use super::{POLL, StoreArgument, settled};
 use crate::exit::Exit;
@@ -23,9 +23,8 @@ use crate::output::{self, NameArgument, name, name_argument, note, plural};
 /// chained on the stream's tips: its parents are the events that have no child yet. Prints where
 /// the event went once it is on disk and ordered.
 ///
-/// Exit code 1 if the event is stored and not taken: its id stands for another event already, or a
-/// parent is missing and --require-parents was given. A duplicate is no error. Exit code 2, and
-/// nothing is stored, if the stream is sealed.
+/// Exit code 1 if the event was refused: the stream is sealed, its id stands for another event
+/// already, or a parent is missing and --require-parents was given. A duplicate is no error.
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
@@ -87,7 +86,14 @@ impl Append {
             note(format_args!("interrupted: nothing was stored"));
             return Ok(Exit::Interrupted);
         }
-        let mut ticket = store.submit(batch, Ack::Ordered).map_err(|refused| refused.reason)?;
+        let mut ticket = match store.submit(batch, Ack::Ordered) {
+            Ok(ticket) => ticket,
+            Err(refused) if matches!(refused.reason, Refusal::Sealed) => {
+                let (reason, tips) = (Rejection::Sealed, Vec::new());
+                return self.report(&store, &Placement::Rejected { reason, tips });
+            }
+            Err(refused) => return Err(refused.reason.into()),
+        };
         let receipt = loop {
             match ticket.wait_timeout(POLL) {
                 Some(receipt) => break receipt?,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
-use thalweg::{AppenderOptions, Event, MixedAppender, MixedBatch, Stats, Ticket};
+use thalweg::{AppenderOptions, Event, MixedAppender, MixedBatch, Stats, Store, Ticket};
 
 use super::{POLL, StoreArgument, settled};
 use crate::exit::Exit;
@@ -62,8 +62,7 @@ const REPORTED_LINES: u64 = 20;
 /// known already is a duplicate and ignored, so an import that was cut short can be run again; an
 /// event with the id of another one is a conflict, and the first one stands.
 ///
-/// An event of a sealed stream ends the import with exit code 2, also one that is known already:
-/// neither its line is stored nor what follows, nor up to 1,023 lines before it.
+/// A line of a sealed stream is bad, also if its event is known already.
 ///
 /// Acknowledged events are on disk: they survive Ctrl-C and power loss. Exit code 1 if any line
 /// was skipped or in conflict.
@@ -124,6 +123,7 @@ impl Import {
         let pipeline =
             AppenderOptions::new().pipeline(BATCHES_WAITING).pipeline_bytes(PIPELINE_BYTES);
         let mut importer = Importer {
+            store: &store,
             appender: store.mixed_appender(pipeline)?,
             interrupt: &interrupt,
             progress: Progress::new("importing", input.len),
@@ -258,6 +258,7 @@ struct Submitted {
 }
 
 struct Importer<'a> {
+    store: &'a Store,
     appender: MixedAppender,
     interrupt: &'a Interrupt,
     progress: Progress,
@@ -364,6 +365,9 @@ impl Importer<'_> {
             Ok(line) => line,
             Err(reason) => return Ok(self.skip(number, &reason)),
         };
+        if self.store.is_sealed(&line.stream) {
+            return Ok(self.skip(number, &"the stream is sealed"));
+        }
         let mut event = Event::new(line.payload);
         if let Some(id) = line.id {
             // The engine takes an empty id for none; here somebody has written one.

@@ -245,9 +245,8 @@ impl StreamAppender {
 /// Appends batches of events of any streams, through a pipeline of batches that are under way.
 ///
 /// Made by [`Store::mixed_appender`](crate::Store::mixed_appender); everything that is said of
-/// [`StreamAppender`] holds, except that no one stream belongs to it. It has no calls for a single event,
-/// and no way to submit and forget, so it never calls
-/// [`AppenderOptions::on_outcome`](crate::AppenderOptions::on_outcome).
+/// [`StreamAppender`] holds, except that no one stream belongs to it, and that it has no calls for a
+/// single event.
 #[derive(Debug, Clone)]
 pub struct MixedAppender {
     lane: Arc<Lane>,
@@ -301,6 +300,29 @@ impl MixedAppender {
     ) -> Result<(), MixedBatchRefused> {
         let callback: OnceCallback = Box::new(callback);
         submit_mixed(&self.lane, batch, Way::Callback(callback), Patience::Endless).map(drop)
+    }
+
+    /// As [`StreamAppender::try_submit_with`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`StreamAppender::try_submit_with`].
+    pub fn try_submit_with(
+        &self,
+        batch: MixedBatch,
+        callback: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<(), MixedBatchRefused> {
+        let callback: OnceCallback = Box::new(callback);
+        submit_mixed(&self.lane, batch, Way::Callback(callback), Patience::None).map(drop)
+    }
+
+    /// As [`StreamAppender::submit_and_forget`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`StreamAppender::submit_and_forget`].
+    pub fn submit_and_forget(&self, batch: MixedBatch) -> Result<(), MixedBatchRefused> {
+        submit_mixed(&self.lane, batch, Way::DefaultCallback, Patience::Endless).map(drop)
     }
 
     /// As [`StreamAppender::flush`].

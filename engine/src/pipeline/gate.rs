@@ -124,6 +124,11 @@ impl<T> Gate<T> {
         self.state.write().change(stream, |seal| seal.sealed = sealed);
     }
 
+    /// Whether appends to the stream are refused.
+    pub fn is_sealed(&self, stream: u64) -> bool {
+        self.state.read().is_sealed(stream)
+    }
+
     /// The order has come to where the log ended when it was opened: from now on it is known which
     /// streams are sealed.
     pub fn settle(&self) {
