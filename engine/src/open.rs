@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crossbeam::channel::{bounded, unbounded};
+use crossbeam::channel::{Sender, bounded, unbounded};
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, name};
 
@@ -22,9 +22,9 @@ use crate::order::window::Frontier;
 use crate::pipeline::committer::Committer;
 use crate::pipeline::core::{Core, CoreParts};
 use crate::pipeline::gate::Gate;
-use crate::pipeline::lane::{Inlet, Lane, QUEUE_BATCHES_MAX};
+use crate::pipeline::lane::{Inlet, Job, Lane, QUEUE_BATCHES_MAX, Request};
 use crate::pipeline::lookup::Segments;
-use crate::pipeline::orderer::{CUTS_PER_SCANNER, Orderer, OrdererHandle};
+use crate::pipeline::orderer::{CUTS_PER_SCANNER, Call, Orderer, OrdererHandle};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::{self, Cores};
 use crate::pipeline::writer::{Group, Writer};
@@ -235,10 +235,6 @@ fn sealed(partitions: &[Partition]) -> Vec<u64> {
     partitions.iter().flat_map(Partition::sealed_streams).collect()
 }
 
-fn thread_error(source: io::Error) -> OpenError {
-    OpenError::Io { context: String::from("starting a thread"), source }
-}
-
 /// Starts the pipeline; with a writer, or for reading only.
 fn start(
     options: Options,
@@ -246,9 +242,8 @@ fn start(
     writing: Option<(LogWriter, WriteLock)>,
 ) -> Result<Store, OpenError> {
     let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
-    let mut cores = Cores::for_options(&options);
+    let cores = Cores::for_options(&options);
     let heads = heads(&state.partitions);
-    let (sealed, settled) = (sealed(&state.partitions), state.ordered >= log_end);
     let core = Arc::new(Core::new(CoreParts {
         storage,
         keys: Keys::new(&store_id),
@@ -265,7 +260,58 @@ fn start(
         timings: options.timings,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
+    let (log, lock) = writing.unzip();
+    let mut threads = Threads { writer: None, others: Vec::new(), lock };
+    let entrances =
+        match start_threads(&core, &options, cores, store_id, state, heads, log, &mut threads) {
+            Ok(entrances) => entrances,
+            Err(error) => {
+                // The ways into the pipeline are gone, so all that were started end. They do so before the
+                // lock is given back.
+                core.stop_orderer();
+                threads.join();
+                return Err(OpenError::Io {
+                    context: String::from("starting a thread"),
+                    source: error,
+                });
+            }
+        };
+    let Entrances { gate, callbacks, calls } = entrances;
+    let inlet = Arc::new(Inlet::new(Arc::clone(&core), gate, options.queue_bytes, callbacks));
+    let unrelated = |ack| Arc::new(Lane::unrelated(Arc::clone(&inlet), ack));
+    let unrelated = (unrelated(Ack::Durable), unrelated(Ack::Ordered));
+    Ok(Store::new(Inner {
+        orderer: OrdererHandle { calls, core: Arc::clone(&core) },
+        core,
+        inlet,
+        unrelated,
+        shut: Watermark::new(0),
+        threads: Mutex::new(Some(threads)),
+        recovery,
+    }))
+}
 
+/// The ways into the pipeline.
+struct Entrances {
+    gate: Option<Arc<Gate<Request>>>,
+    callbacks: sync::Sender<callbacks::Message<Job>>,
+    calls: Sender<Call>,
+}
+
+/// Starts the threads. If one cannot be started, `threads` has those before it, and nobody has a way to
+/// them any more.
+fn start_threads(
+    core: &Arc<Core>,
+    options: &Options,
+    mut cores: Cores,
+    store_id: [u8; 16],
+    state: State,
+    heads: Vec<Table>,
+    log: Option<LogWriter>,
+    threads: &mut Threads,
+) -> io::Result<Entrances> {
+    let log_end = core.durable.get();
+    let (sealed, settled) = (sealed(&state.partitions), state.ordered >= log_end);
     let (calls_in, calls) = unbounded();
     let (cuts_in, cuts) = bounded(options.scanners * CUTS_PER_SCANNER);
     let (scanned_in, scanned) = unbounded();
@@ -275,15 +321,15 @@ fn start(
     let (spare_requests_in, spare_requests) = unbounded();
     let (spares_in, spares) = unbounded();
 
-    let mut others = Vec::new();
+    let others = &mut threads.others;
     let writer_core = cores.take();
     for _ in 0..options.scanners {
-        let stage = (Arc::clone(&core), cuts.clone(), scanned_in.clone());
+        let stage = (Arc::clone(core), cuts.clone(), scanned_in.clone());
         let run = |(core, cuts, scanned): &mut (Arc<Core>, _, _)| scanner::run(core, cuts, scanned);
-        others.push(threads::spawn(&core, "thalweg-scanner", cores.take(), stage, run));
+        others.push(threads::spawn(core, "thalweg-scanner", cores.take(), stage, run)?);
     }
     let committer = Committer {
-        core: Arc::clone(&core),
+        core: Arc::clone(core),
         order: state.order,
         tips: state.tips,
         heads,
@@ -292,28 +338,22 @@ fn start(
         waiting: VecDeque::new(),
         keeper: checkpoints_in,
     };
-    others.push(threads::spawn(
-        &core,
-        "thalweg-committer",
-        cores.take(),
-        committer,
-        Committer::run,
-    ));
-    let stage = (Arc::clone(&core), checkpoints);
+    let run = Committer::run;
+    others.push(threads::spawn(core, "thalweg-committer", cores.take(), committer, run)?);
+    let stage = (Arc::clone(core), checkpoints);
     let run = |(core, tasks): &mut (Arc<Core>, _)| keeper::checkpoint(core, tasks);
-    others.push(threads::spawn(&core, "thalweg-checkpoint", None, stage, run));
-    let stage = (Arc::clone(&core), spare_requests, spares_in);
+    others.push(threads::spawn(core, "thalweg-checkpoint", None, stage, run)?);
+    let stage = (Arc::clone(core), spare_requests, spares_in);
     let run =
         |(core, requests, spares): &mut (Arc<Core>, _, _)| keeper::prepare(core, requests, spares);
-    others.push(threads::spawn(&core, "thalweg-preparer", None, stage, run));
+    others.push(threads::spawn(core, "thalweg-preparer", None, stage, run)?);
     let orderer_core = cores.take();
-    let (pool, pool_threads) = threads::pool(&options, &mut cores).map_err(thread_error)?;
-    others.extend(pool_threads.into_iter().map(Ok));
+    let pool = threads::pool(options, &mut cores, others)?;
     // A message for each permit.
     let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
-    let gate = writing.is_some().then(|| Arc::new(Gate::new(requests_in, sealed, settled)));
+    let gate = log.is_some().then(|| Arc::new(Gate::new(requests_in, sealed, settled)));
     let orderer = Orderer {
-        core: Arc::clone(&core),
+        core: Arc::clone(core),
         partitions: state.partitions,
         pool,
         scanned,
@@ -324,7 +364,7 @@ fn start(
         gate: gate.clone(),
         windows,
         frontier: state.frontier,
-        on_damage: if writing.is_some() { OnDamage::Stop } else { OnDamage::Skip },
+        on_damage: if log.is_some() { OnDamage::Stop } else { OnDamage::Skip },
         cuts_max: options.scanners * CUTS_PER_SCANNER,
         store_id,
         checkpoint_len: state.checkpoint_len,
@@ -332,12 +372,11 @@ fn start(
     };
     // Before anybody can ask for them.
     orderer.publish_counts();
-    others.push(threads::spawn(&core, "thalweg-orderer", orderer_core, orderer, Orderer::run));
+    others.push(threads::spawn(core, "thalweg-orderer", orderer_core, orderer, Orderer::run)?);
 
-    let (mut writer_thread, mut lock) = (None, None);
-    if let Some((log, held_lock)) = writing {
+    if let Some(log) = log {
         let writer = Writer {
-            core: Arc::clone(&core),
+            core: Arc::clone(core),
             log,
             durability: options.durability,
             requests: requests.spinning(core.spin),
@@ -346,41 +385,16 @@ fn start(
             spares,
             group: Group::new(),
         };
-        writer_thread =
-            Some(threads::spawn(&core, "thalweg-writer", writer_core, writer, Writer::run));
-        lock = Some(held_lock);
+        let run = Writer::run;
+        threads.writer = Some(threads::spawn(core, "thalweg-writer", writer_core, writer, run)?);
     }
     let (callbacks_in, callbacks) = sync::queue(None);
     let run = |(core, callbacks): &mut (Arc<Core>, _)| {
         callbacks::run(callbacks);
         core.callbacks_ended.publish(1);
     };
-    let stage = (Arc::clone(&core), callbacks);
-    let callback_thread = threads::spawn(&core, "thalweg-callback", None, stage, run);
-    // A thread that could not be started ends those that were.
-    let started = others.into_iter().collect::<io::Result<Vec<_>>>();
-    let (others, writer_thread) = match (started, writer_thread.transpose(), callback_thread) {
-        // Nobody joins the callback thread: a callback may be what closes the store.
-        (Ok(others), Ok(writer_thread), Ok(_)) => (others, writer_thread),
-        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
-            core.stop_orderer();
-            return Err(thread_error(error));
-        }
-    };
-    let threads = Threads { writer: writer_thread, others, lock };
-    let inlet = Inlet::new(Arc::clone(&core), gate, options.queue_bytes, callbacks_in);
-    let inlet = Arc::new(inlet);
-    let unrelated = |ack| Arc::new(Lane::unrelated(Arc::clone(&inlet), ack));
-    let unrelated = (unrelated(Ack::Durable), unrelated(Ack::Ordered));
-    let orderer = OrdererHandle { calls: calls_in, core: Arc::clone(&core) };
-    let store = Store::new(Inner {
-        core,
-        inlet,
-        unrelated,
-        shut: Watermark::new(0),
-        orderer,
-        threads: Mutex::new(Some(threads)),
-        recovery,
-    });
-    Ok(store)
+    let stage = (Arc::clone(core), callbacks);
+    // Nobody joins this thread: a callback may be what closes the store.
+    let _ = threads::spawn(core, "thalweg-callback", None, stage, run)?;
+    Ok(Entrances { gate, callbacks: callbacks_in, calls: calls_in })
 }

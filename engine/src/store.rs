@@ -61,6 +61,15 @@ pub(crate) struct Threads {
     pub(crate) lock: Option<WriteLock>,
 }
 
+impl Threads {
+    /// Waits for all that are left. What a thread that panicked said is the engine's cause already.
+    pub(crate) fn join(&mut self) {
+        for thread in self.writer.take().into_iter().chain(self.others.drain(..)) {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("stats", &self.stats()).finish_non_exhaustive()
@@ -446,12 +455,12 @@ impl Inner {
     }
 
     /// Ends the stages in the direction of flow.
-    fn shut_down(&self, threads: Threads) {
+    fn shut_down(&self, mut threads: Threads) {
         self.core.close_budgets();
         if let Some(gate) = &self.inlet.gate {
             gate.close();
         }
-        if let Some(writer) = threads.writer {
+        if let Some(writer) = threads.writer.take() {
             // A panic is in `cause` already.
             let _ = writer.join();
         }
@@ -460,11 +469,9 @@ impl Inner {
             let _ = self.core.committed.wait_deadline(self.core.durable.get(), deadline);
         }
         self.core.stop_orderer();
-        for thread in threads.others {
-            let _ = thread.join();
-        }
+        threads.join();
         self.core.close();
-        drop(threads.lock);
+        drop(threads.lock.take());
         // The last answer is given, so the last callback is in the queue.
         let _ = self.inlet.callbacks.send(callbacks::Message::End);
     }

@@ -835,3 +835,45 @@ fn the_stats_count_the_streams_that_are_listed() {
     store.close().expect("closes");
     check(&Options::new().open_on(shared(&storage)).expect("opens"));
 }
+
+/// The threads that had been started went on for a while, beside whoever had the lock next.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[test]
+fn a_thread_that_cannot_be_started_leaves_no_other_behind() {
+    const STACK_BYTES: u64 = 1 << 30;
+    let mut refused = 0;
+    for stacks in 0..9 {
+        // Room for so many stacks and for everything else, in KiB.
+        let room = (stacks * STACK_BYTES + STACK_BYTES * 3 / 4) >> 10;
+        let child = Command::new("sh")
+            .args(["-c", r#"ulimit -v "$1"; shift; exec "$@""#, "sh", &room.to_string()])
+            .arg(std::env::current_exe().expect("this test"))
+            .args(["child_with_large_stacks", "--exact", "--ignored", "--nocapture"])
+            .args(["--test-threads", "1"])
+            .env("RUST_MIN_STACK", STACK_BYTES.to_string())
+            .output()
+            .expect("the child runs");
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success(), "{stacks} stacks: {said}");
+        refused += u32::from(said.contains("refused"));
+    }
+    assert!(refused > 5, "refused for {refused} numbers of stacks");
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[test]
+#[ignore = "the process that `a_thread_that_cannot_be_started_leaves_no_other_behind` starts"]
+fn child_with_large_stacks() {
+    if std::env::var_os("RUST_MIN_STACK").is_none() {
+        return;
+    }
+    let storage = shared(&MemoryStorage::new());
+    match Options::new().scanners(2).orderers(1).open_on(Arc::clone(&storage)) {
+        Ok(store) => store.close().expect("closes"),
+        Err(OpenError::Io { context, .. }) => {
+            assert_eq!(Arc::strong_count(&storage), 1, "a thread that is left has the storage");
+            println!("refused: {context}");
+        }
+        Err(other) => panic!("{other}"),
+    }
+}

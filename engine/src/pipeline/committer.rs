@@ -98,6 +98,13 @@ pub(crate) struct Committer {
     pub(crate) keeper: channel::Sender<CheckpointTask>,
 }
 
+impl Drop for Committer {
+    /// However it ends: the orderer must not wait for a thread that is gone, or was never started.
+    fn drop(&mut self) {
+        self.windows.close();
+    }
+}
+
 impl Committer {
     /// Runs until orderer and writer have ended. If the committer panics, what waits for it is
     /// answered all the same, and in its order, so nobody else has to.

@@ -87,16 +87,16 @@ pub(crate) fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     }
 }
 
-/// The pool of orderers: a private one, so that the global pool stays the application's. Returns
-/// the handles of its threads too, since a pool that is dropped does not wait for them.
+/// The pool of orderers: a private one, so that the global pool stays the application's. Adds its
+/// threads to `handles`, since a pool that is dropped does not wait for them.
 pub(crate) fn pool(
     options: &Options,
     cores: &mut Cores,
-) -> io::Result<(Option<rayon::ThreadPool>, Vec<JoinHandle<()>>)> {
+    handles: &mut Vec<JoinHandle<()>>,
+) -> io::Result<Option<rayon::ThreadPool>> {
     if options.orderers == 1 {
-        return Ok((None, Vec::new()));
+        return Ok(None);
     }
-    let mut handles = Vec::new();
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.orderers)
         .spawn_handler(|thread| {
@@ -110,5 +110,5 @@ pub(crate) fn pool(
         })
         .build()
         .map_err(io::Error::other)?;
-    Ok((Some(pool), handles))
+    Ok(Some(pool))
 }
