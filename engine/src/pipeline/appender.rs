@@ -300,6 +300,29 @@ impl MixedAppender {
         submit_mixed(&self.lane, batch, Way::Callback(callback), Patience::Endless).map(drop)
     }
 
+    /// As [`StreamAppender::try_submit_with`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`StreamAppender::try_submit_with`].
+    pub fn try_submit_with(
+        &self,
+        batch: MixedBatch,
+        callback: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<(), MixedBatchRefused> {
+        let callback: OnceCallback = Box::new(callback);
+        submit_mixed(&self.lane, batch, Way::Callback(callback), Patience::None).map(drop)
+    }
+
+    /// As [`StreamAppender::submit_and_forget`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`StreamAppender::submit_and_forget`].
+    pub fn submit_and_forget(&self, batch: MixedBatch) -> Result<(), MixedBatchRefused> {
+        submit_mixed(&self.lane, batch, Way::DefaultCallback, Patience::Endless).map(drop)
+    }
+
     /// As [`StreamAppender::flush`].
     ///
     /// # Errors
