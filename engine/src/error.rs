@@ -279,7 +279,9 @@ impl fmt::Display for SealError {
         match self {
             SealError::Refused(refusal) => refusal.fmt(f),
             SealError::Failed(failure) => failure.fmt(f),
-            SealError::Undecided => f.write_str("the store was closed before the seal was ordered"),
+            SealError::Undecided => f.write_str(
+                "it is stored, but the store was closed, or its engine stopped, before it was ordered",
+            ),
         }
     }
 }

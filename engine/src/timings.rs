@@ -166,7 +166,7 @@ impl Recorders {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
-    /// For each accepted batch: the wait for its place in the pipeline and in the store's queue.
+    /// For each batch that got its place in the pipeline and in the store's queue: the wait for it.
     pub slot_wait: Histogram,
     /// For each accepted batch: from there until the writer took it.
     pub queue: Histogram,
@@ -176,7 +176,8 @@ pub struct Timings {
     pub sync: Histogram,
     /// For each callback: from its outcome until it has returned.
     pub callback: Histogram,
-    /// For each group: the number of its batches. Its count is the number of groups.
+    /// For each group that was written: the number of its batches, with flushes and with what was refused
+    /// in its turn. Its count is the number of groups.
     pub group: Histogram,
 }
 

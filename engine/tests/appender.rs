@@ -1304,6 +1304,13 @@ fn a_mixed_appender_is_a_pipeline_too() {
         ];
         assert!(positions.is_sorted());
         mixed.flush().expect("flushes");
+        let (said_in, said) = channel();
+        let say = move |outcome: Outcome| said_in.send(outcome).expect("listens");
+        mixed.try_submit_with(batch(3), say.clone()).expect("accepted");
+        said.recv_timeout(SOON).expect("called").expect("appended");
+        let default = store.mixed_appender(pipeline(2).ack(ack).on_outcome(say)).expect("opens");
+        default.submit_and_forget(batch(4)).expect("accepted");
+        said.recv_timeout(SOON).expect("called").expect("appended");
         mixed.abort();
         let closed = mixed.close().expect_err("aborted");
         assert!(is_aborted(&closed));
@@ -1311,7 +1318,7 @@ fn a_mixed_appender_is_a_pipeline_too() {
         let log = stored(&storage);
         assert_eq!(
             (&log["s"][..], log["t"].len()),
-            (&["s.0", "s.1", "s.2"].map(String::from)[..], 3)
+            (&["s.0", "s.1", "s.2", "s.3", "s.4"].map(String::from)[..], 5)
         );
     }
 }

@@ -30,9 +30,10 @@ use crate::sync::{Arc, Cell, Completion, Ordering, Promise, Sender, completion};
 
 /// Most batches in the queue.
 pub(crate) const QUEUE_BATCHES_MAX: u64 = 4096;
-/// A buffer that has grown beyond its share of the pipeline is not kept for the next batch; nor one beyond
-/// this.
-const BUFFER_BYTES_KEPT: u64 = 1 << 20;
+/// A buffer that has grown beyond this, or beyond its share of the pipeline, is not kept for the next
+/// batch, but one of a page always is.
+const BUFFER_BYTES_KEPT_MAX: u64 = 1 << 20;
+const BUFFER_BYTES_KEPT_MIN: u64 = 4 << 10;
 
 /// Where appends go in.
 #[derive(Debug)]
@@ -274,7 +275,7 @@ pub(crate) struct Lane {
     default_callback: Option<DefaultCallback>,
     /// Buffers and cells that have served, for the next batches.
     buffers: ArrayQueue<EncodedBatch>,
-    buffer_bytes_kept: u64,
+    buffer_bytes_kept: usize,
     cells: ArrayQueue<Cell<Outcome>>,
 }
 
@@ -302,6 +303,13 @@ pub(crate) enum Way {
     DefaultCallback,
 }
 
+/// What the buffer of one batch may have grown to, so that all that are kept take no more than a few
+/// times what the pipeline has room for.
+fn buffer_bytes_kept(options: &AppenderOptions) -> usize {
+    let share = options.pipeline_bytes / options.pipeline as u64;
+    share.clamp(BUFFER_BYTES_KEPT_MIN, BUFFER_BYTES_KEPT_MAX) as usize
+}
+
 impl Lane {
     /// The lane of a new appender.
     pub(crate) fn new(inlet: Arc<Inlet>, options: &AppenderOptions) -> Self {
@@ -319,14 +327,14 @@ impl Lane {
             // One for each batch under way, one for each that is being made or read, and one that is with
             // the writer for a moment longer: with fewer, a steady flow would allocate now and then.
             buffers: ArrayQueue::new(2 * pipeline + 2),
-            buffer_bytes_kept: (pipeline_bytes / *pipeline as u64).min(BUFFER_BYTES_KEPT),
+            buffer_bytes_kept: buffer_bytes_kept(options),
             cells: ArrayQueue::new(2 * pipeline + 2),
         }
     }
 
     /// The lane of a new appender of batches that come encoded, for which no buffers need be kept.
     pub(crate) fn of_encoded(inlet: Arc<Inlet>, options: &AppenderOptions) -> Self {
-        Lane { buffers: ArrayQueue::new(1), ..Lane::new(inlet, options) }
+        Lane { buffers: ArrayQueue::new(1), buffer_bytes_kept: 0, ..Lane::new(inlet, options) }
     }
 
     /// A lane for batches that have nothing to do with each other: bounded by the queue alone, and it
@@ -350,7 +358,7 @@ impl Lane {
 
     pub(crate) fn keep_buffer(&self, mut buffer: EncodedBatch) {
         // A flush brings one that never had room for anything.
-        if (1..=self.buffer_bytes_kept).contains(&(buffer.capacity() as u64)) {
+        if (1..=self.buffer_bytes_kept).contains(&buffer.capacity()) {
             buffer.clear();
             let _ = self.buffers.push(buffer);
         }
@@ -505,6 +513,28 @@ impl Lane {
         match self.failure.get() {
             Some(failure) => Err(failure.clone()),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A deep pipeline of large batches kept a buffer of a MiB for each place, however few bytes it had
+    /// room for.
+    #[test]
+    fn the_buffers_that_are_kept_take_little_more_than_the_pipeline() {
+        for pipeline in [1, 2, 16, AppenderOptions::PIPELINE_MAX] {
+            for pipeline_bytes in [1, 1 << 20, AppenderOptions::PIPELINE_BYTES_DEFAULT, u64::MAX] {
+                let options =
+                    AppenderOptions::new().pipeline(pipeline).pipeline_bytes(pipeline_bytes);
+                let each = buffer_bytes_kept(&options) as u64;
+                assert!((BUFFER_BYTES_KEPT_MIN..=BUFFER_BYTES_KEPT_MAX).contains(&each));
+                let count = 2 * pipeline as u64 + 2;
+                let bound = pipeline_bytes.saturating_mul(4).max(count * BUFFER_BYTES_KEPT_MIN);
+                assert!(count * each <= bound, "{pipeline} batches, {pipeline_bytes} bytes");
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
+use thalweg_wal::format::{BATCH_LEN_MAX, FRAME_LEN_MAX};
 use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare, SpareRequest};
 
 use crate::error::{AppendFailure, Cause, Outcome};
@@ -26,6 +27,8 @@ use crate::sync::{Arc, Receiver, RecvError, Sender};
 
 /// A frame is closed when it has this many bytes, though a batch may make it longer.
 const GROUP_BYTES: u64 = 8 << 20;
+// Whatever comes next, the frame that it goes into has room for it.
+const _: () = assert!(GROUP_BYTES + BATCH_LEN_MAX as u64 <= FRAME_LEN_MAX);
 /// A frame is closed when it has this many requests.
 const GROUP_REQUESTS: usize = 4096;
 /// With buffered durability, the log is synced when it has not been for this long.
@@ -52,8 +55,6 @@ pub(crate) struct Group {
     /// Those that are answered when the frame is durable, and those that then wait for the order.
     durable: VecDeque<Member>,
     ordered: VecDeque<Member>,
-    /// A request that was taken from the queue and did not fit.
-    carried: Option<Request>,
     /// Position at which the frame was written, and the end of the log behind it.
     written: (u64, u64),
     /// With buffered durability, when the log was synced last.
@@ -66,7 +67,6 @@ impl Group {
             frame: FrameBuf::new(),
             durable: VecDeque::new(),
             ordered: VecDeque::new(),
-            carried: None,
             written: (0, 0),
             last_sync: Instant::now(),
         }
@@ -119,9 +119,6 @@ impl Writer {
     /// The next request; nothing once the queue is closed and empty. With buffered durability the
     /// log is synced meanwhile, when it is due.
     fn next_request(&mut self) -> Option<Request> {
-        if let Some(request) = self.group.carried.take() {
-            return Some(request);
-        }
         loop {
             if self.durability == Durability::Sync || self.log.durable() == self.log.end() {
                 self.group.last_sync = Instant::now();
@@ -226,10 +223,6 @@ impl GroupCommit for Writer {
         self.add(first);
         while self.group.frame.byte_len() < GROUP_BYTES && self.group.len() < GROUP_REQUESTS {
             let Ok(request) = self.requests.try_recv() else { break };
-            if !self.group.frame.fits(&request.batch) {
-                self.group.carried = Some(request);
-                break;
-            }
             self.add(request);
         }
         true
