@@ -298,6 +298,19 @@ struct Entrances {
     calls: Sender<Call>,
 }
 
+/// What the callback thread has, and says when it drops it: also if it has panicked, or closing would wait
+/// for ever.
+struct CallbackStage {
+    core: Arc<Core>,
+    jobs: sync::Receiver<callbacks::Message<Job>>,
+}
+
+impl Drop for CallbackStage {
+    fn drop(&mut self) {
+        self.core.callbacks_ended.publish(1);
+    }
+}
+
 /// Starts the threads. If one cannot be started, `threads` has those before it, and nobody has a way to
 /// them any more.
 fn start_threads(
@@ -389,11 +402,8 @@ fn start_threads(
         threads.writer = Some(threads::spawn(core, "thalweg-writer", writer_core, writer, run)?);
     }
     let (callbacks_in, callbacks) = sync::queue(None);
-    let run = |(core, callbacks): &mut (Arc<Core>, _)| {
-        callbacks::run(callbacks);
-        core.callbacks_ended.publish(1);
-    };
-    let stage = (Arc::clone(core), callbacks);
+    let run = |stage: &mut CallbackStage| callbacks::run(&stage.jobs);
+    let stage = CallbackStage { core: Arc::clone(core), jobs: callbacks };
     // Nobody joins this thread: a callback may be what closes the store.
     let _ = threads::spawn(core, "thalweg-callback", None, stage, run)?;
     Ok(Entrances { gate, callbacks: callbacks_in, calls: calls_in })
