@@ -877,3 +877,29 @@ fn child_with_large_stacks() {
         Err(other) => panic!("{other}"),
     }
 }
+
+/// A spin of `Duration::MAX` made the writer panic when it had nothing to do.
+#[test]
+fn an_option_out_of_range_is_refused_by_its_name_and_says_what_it_takes() {
+    let cases: [(&str, Options); 8] = [
+        ("scanners", Options::new().scanners(0)),
+        ("scanners", Options::new().scanners(usize::MAX)),
+        ("orderers", Options::new().orderers(0)),
+        ("orderers", Options::new().orderers(1025)),
+        ("segment_bytes", Options::new().segment_bytes(1)),
+        ("segment_bytes", Options::new().segment_bytes(u64::MAX)),
+        ("queue_bytes", Options::new().queue_bytes(0)),
+        ("spin", Options::new().spin(Duration::MAX)),
+    ];
+    for (expected, options) in cases {
+        let storage = MemoryStorage::new();
+        match options.open_on(shared(&storage)).expect_err("out of range") {
+            OpenError::Option { name, detail } => {
+                assert_eq!(name, expected);
+                assert!(detail.contains("takes"), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(storage.list().expect("lists").is_empty(), "{expected}: nothing was made");
+    }
+}
