@@ -19,6 +19,7 @@ use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::known::Table;
 use crate::order::partition::Partition;
 use crate::order::window::Frontier;
+use crate::pipeline::appender::MixedAppender;
 use crate::pipeline::committer::Committer;
 use crate::pipeline::core::{Core, CoreParts};
 use crate::pipeline::gate::Gate;
@@ -278,7 +279,7 @@ fn start(
         };
     let Entrances { gate, callbacks, calls } = entrances;
     let inlet = Arc::new(Inlet::new(Arc::clone(&core), gate, options.queue_bytes, callbacks));
-    let unrelated = |ack| Arc::new(Lane::unrelated(Arc::clone(&inlet), ack));
+    let unrelated = |ack| MixedAppender::new(Arc::new(Lane::unrelated(Arc::clone(&inlet), ack)));
     let unrelated = (unrelated(Ack::Durable), unrelated(Ack::Ordered));
     Ok(Store::new(Inner {
         orderer: OrdererHandle { calls, core: Arc::clone(&core) },

@@ -105,7 +105,11 @@ pub(crate) fn answer(question: Question, partitions: &[Partition], lookup: &Look
         }
         Question::Tips { stream_key, stream, answer } => {
             let partition = &partitions[partition_of(stream_key)];
-            answer.complete(tips(partition, stream_key, &stream, lookup).map_err(Into::into));
+            let tips = match partition.find_stream(stream_key, &stream) {
+                Some(stream) => partition.tip_ids(stream, lookup),
+                None => Ok(Vec::new()),
+            };
+            answer.complete(tips.map_err(Into::into));
         }
         Question::Why { stream_key, stream, id, answer } => {
             let partition = &partitions[partition_of(stream_key)];
@@ -145,21 +149,6 @@ fn streams(partitions: &[Partition]) -> Vec<StreamInfo> {
         .collect();
     infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     infos
-}
-
-/// Ids of the tips of a stream, in the order of their delivery.
-fn tips(
-    partition: &Partition,
-    stream_key: u64,
-    stream: &[u8],
-    lookup: &Lookup,
-) -> Result<Vec<Vec<u8>>, Fault> {
-    let Some(stream) = partition.find_stream(stream_key, stream) else { return Ok(Vec::new()) };
-    let tips = partition.streams[stream as usize].tips.sorted().into_iter().map(|tip| {
-        let record = lookup.record(tip.position)?;
-        Ok(EventId::of(&record, partition.store_tag).to_vec())
-    });
-    tips.collect()
 }
 
 /// The listed parents of a held event that are not delivered, each once.

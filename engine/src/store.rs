@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use thalweg_wal::{EncodedBatch, WriteLock};
 
 use crate::error::{
-    Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError, SubmitError,
+    Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
 };
 use crate::event::{Ack, Event, MixedBatch, Placement};
 use crate::options::{AppenderOptions, Options};
-use crate::pipeline::appender::{MixedAppender, StreamAppender, Ticket, submit_to};
+use crate::pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::lane::{Inlet, Lane, Passage};
@@ -42,8 +42,8 @@ pub struct Store {
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) inlet: Arc<Inlet>,
-    /// Lanes of the batches that come without an appender: acknowledged when durable, and when ordered.
-    pub(crate) unrelated: (Arc<Lane>, Arc<Lane>),
+    /// For the batches that come without an appender: acknowledged when durable, and when ordered.
+    pub(crate) unrelated: (MixedAppender, MixedAppender),
     pub(crate) orderer: OrdererHandle,
     /// Taken by the first close.
     pub(crate) threads: Mutex<Option<Threads>>,
@@ -154,13 +154,11 @@ impl Store {
     ///
     /// As for [`StreamAppender::submit`].
     pub fn submit(&self, batch: MixedBatch, ack: Ack) -> Result<Ticket, MixedBatchRefused> {
-        let lane = match ack {
-            Ack::Durable => &self.inner.unrelated.0,
-            Ack::Ordered => &self.inner.unrelated.1,
-        };
-        submit_to(lane, batch.into_encoded(), Passage::Append).map_err(|(reason, encoded)| {
-            SubmitError { reason, batch: MixedBatch::from_encoded(encoded) }
-        })
+        let (durable, ordered) = &self.inner.unrelated;
+        match ack {
+            Ack::Durable => durable.submit(batch),
+            Ack::Ordered => ordered.submit(batch),
+        }
     }
 
     /// Seals the stream `name`: it takes no more events, until [`Store::unseal`]. Returns the local
@@ -184,10 +182,8 @@ impl Store {
         let mut batch = EncodedBatch::new();
         batch.push_seal(name).map_err(Refusal::Limit)?;
         let key = self.core().keys.stream(name);
-        let lane = &self.inner.unrelated.1;
-        let ticket = submit_to(lane, batch, Passage::Seal(key)).map_err(|(reason, _)| reason)?;
-        match ticket.wait()?.placements.first() {
-            Some(Placement::Sealed { next }) => Ok(next.checked_sub(1)),
+        match self.set_seal(batch, Passage::Seal(key))? {
+            Placement::Sealed { next } => Ok(next.checked_sub(1)),
             _ => Err(SealError::Undecided),
         }
     }
@@ -201,12 +197,17 @@ impl Store {
     pub fn unseal(&self, name: impl AsRef<[u8]>) -> Result<(), SealError> {
         let mut batch = EncodedBatch::new();
         batch.push_unseal(name.as_ref()).map_err(Refusal::Limit)?;
-        let lane = &self.inner.unrelated.1;
-        let ticket = submit_to(lane, batch, Passage::Unseal).map_err(|(reason, _)| reason)?;
-        match ticket.wait()?.placements.first() {
-            Some(Placement::Unsealed) => Ok(()),
+        match self.set_seal(batch, Passage::Unseal)? {
+            Placement::Unsealed => Ok(()),
             _ => Err(SealError::Undecided),
         }
+    }
+
+    /// What the order made of a batch that puts one seal on or takes it off.
+    fn set_seal(&self, batch: EncodedBatch, passage: Passage) -> Result<Placement, SealError> {
+        let (_, ordered) = &self.inner.unrelated;
+        let receipt = ordered.submit_seal(batch, passage)?.wait()?;
+        Ok(receipt.placements.into_iter().next().unwrap_or(Placement::Undecided))
     }
 
     /// Position at which the durable part of the log ends.

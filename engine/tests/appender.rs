@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use common::{Rng, SOON, acked, append, expected, shared, soon};
-use faulty::{Fault, Faulty, Op};
+use common::{Rng, SOON, acked, append, expected, keep, shared, soon};
+use faulty::{Fault, Faulty, Op, open, options};
 use thalweg::{
     Ack, AppendFailure, AppenderOptions, Batch, Cause, CloseError, Event, FlushError, LimitError,
     MixedBatch, Options, Outcome, Placement, Receipt, Refusal, Rejection, Store, StreamAppender,
@@ -24,19 +24,6 @@ use thalweg::{
 const SEGMENT: &str = "segment-0000000000000001";
 const NEXT_SEGMENT: &str = "segment-0000000000000002";
 const ACKS: [Ack; 2] = [Ack::Durable, Ack::Ordered];
-
-fn options() -> Options {
-    Options::new().segment_bytes(1 << 20).scanners(1).orderers(1)
-}
-
-fn open(storage: &Faulty) -> Store {
-    options().open_on(Arc::new(storage.clone())).expect("opens")
-}
-
-/// Keeps the store from closing by itself when a test fails: one that hangs would hang there again.
-fn keep(store: &Store) {
-    std::mem::forget(store.clone());
-}
 
 fn pipeline(batches: usize) -> AppenderOptions {
     AppenderOptions::new().pipeline(batches)

@@ -11,30 +11,17 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{SOON, append, check, expected, nothing_hangs, shared, soon};
-use faulty::{Fault, Faulty, Op};
+use common::{SOON, append, check, expected, keep, nothing_hangs, shared, soon};
+use faulty::{Fault, Faulty, Op, open, options};
 use thalweg::{
-    Ack, AppendFailure, AppenderOptions, Batch, Event, FlushError, Options, Outcome, ReadError,
-    Refusal, Store, StreamAppender,
+    Ack, AppendFailure, AppenderOptions, Batch, Event, FlushError, Outcome, ReadError, Refusal,
+    Store, StreamAppender,
 };
 
 const SEGMENT: &str = "segment-0000000000000001";
 const NEXT_SEGMENT: &str = "segment-0000000000000002";
 const ACKS: [Ack; 2] = [Ack::Durable, Ack::Ordered];
 const PIPELINES: [usize; 6] = [1, 2, 3, 4, 8, 16];
-
-fn options() -> Options {
-    Options::new().segment_bytes(1 << 20).scanners(1).orderers(1)
-}
-
-fn open(storage: &Faulty) -> Store {
-    options().open_on(Arc::new(storage.clone())).expect("opens")
-}
-
-/// Keeps the store from closing by itself when a test fails: one that hangs would hang there again.
-fn keep(store: &Store) {
-    std::mem::forget(store.clone());
-}
 
 fn pipeline(batches: usize, ack: Ack) -> AppenderOptions {
     AppenderOptions::new().pipeline(batches).ack(ack)

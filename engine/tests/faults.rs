@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{SOON, acked, append, check, expected, flip, nothing_hangs, shared, soon};
-use faulty::{Fault, Faulty, Op};
+use common::{SOON, acked, append, check, expected, flip, keep, nothing_hangs, shared, soon};
+use faulty::{Fault, Faulty, Op, open as open_faulty, options};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
     Ack, AppendFailure, Cause, CloseError, Durability, Event, NewEvent, OpenError, Options,
@@ -19,21 +19,8 @@ use thalweg::{
 const SEGMENT: &str = "segment-0000000000000001";
 const NEXT_SEGMENT: &str = "segment-0000000000000002";
 
-fn options() -> Options {
-    Options::new().segment_bytes(1 << 20).scanners(1).orderers(1)
-}
-
 fn open(storage: &MemoryStorage) -> Store {
     options().open_on(shared(storage)).expect("opens")
-}
-
-fn open_faulty(storage: &Faulty) -> Store {
-    options().open_on(Arc::new(storage.clone())).expect("opens")
-}
-
-/// Keeps the store from closing by itself when a test fails: one that hangs would hang there again.
-fn keep(store: &Store) {
-    std::mem::forget(store.clone());
 }
 
 fn root(id: &str) -> NewEvent {

@@ -433,14 +433,19 @@ impl Partition {
         if self.named_tips_bytes > NAMED_TIPS_BYTES {
             return Ok(Vec::new());
         }
+        let tips = self.tip_ids(stream, lookup)?;
+        let bytes = tips.iter().map(|id| size_of::<Vec<u8>>() + id.len()).sum::<usize>();
+        self.named_tips_bytes += bytes;
+        Ok(tips)
+    }
+
+    /// Ids of the stream's tips, in the order of their delivery.
+    pub(crate) fn tip_ids(&self, stream: u32, lookup: &Lookup) -> Result<Vec<Vec<u8>>, Fault> {
         let tips = self.streams[stream as usize].tips.sorted().into_iter().map(|tip| {
             let record = lookup.record(tip.position)?;
             Ok(EventId::of(&record, self.store_tag).to_vec())
         });
-        let tips = tips.collect::<Result<Vec<Vec<u8>>, Fault>>()?;
-        let bytes = tips.iter().map(|id| size_of::<Vec<u8>>() + id.len()).sum::<usize>();
-        self.named_tips_bytes += bytes;
-        Ok(tips)
+        tips.collect()
     }
 
     /// Index of the stream with this name.

@@ -348,6 +348,17 @@ impl MixedAppender {
         self.lane.abort();
     }
 
+    /// Hands over a batch that puts a stream's seal on, or takes it off.
+    pub(crate) fn submit_seal(
+        &self,
+        batch: EncodedBatch,
+        passage: Passage,
+    ) -> Result<Ticket, Refusal> {
+        let submitted = self.lane.submit(batch, passage, Way::Ticket, Patience::Endless);
+        let completion = submitted.map_err(|(reason, _)| reason)?;
+        Ok(Ticket { completion, lane: Arc::clone(&self.lane) })
+    }
+
     fn submit_patiently(
         &self,
         batch: MixedBatch,
@@ -369,16 +380,6 @@ fn submit_mixed(
         reason,
         batch: MixedBatch::from_encoded(encoded),
     })
-}
-
-/// Hands a batch to the writer by way of a lane, and returns its ticket.
-pub(crate) fn submit_to(
-    lane: &Arc<Lane>,
-    batch: EncodedBatch,
-    passage: Passage,
-) -> Result<Ticket, (Refusal, EncodedBatch)> {
-    let completion = lane.submit(batch, passage, Way::Ticket, Patience::Endless)?;
-    Ok(Ticket { completion, lane: Arc::clone(lane) })
 }
 
 /// The promise of an outcome for an accepted batch.

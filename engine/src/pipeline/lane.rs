@@ -84,8 +84,7 @@ pub(crate) type DefaultCallback = Arc<dyn Fn(Outcome) + Send + Sync>;
 /// Who is told.
 pub(crate) enum Addressee {
     Ticket(Promise<Outcome>),
-    Callback(OnceCallback),
-    DefaultCallback(DefaultCallback),
+    Callback(Callback),
     Nobody,
     /// It has no permit of the lane, and waits for those before it.
     Flush(Promise<()>),
@@ -158,14 +157,7 @@ impl Reply {
             Addressee::Nobody => return lane.room.leave_lane(byte_len),
             Addressee::Flush(promise) => Job::Flushed(promise),
             Addressee::Callback(callback) => Job::Call {
-                callback: Callback::Once(callback),
-                outcome,
-                lane: Arc::clone(lane),
-                byte_len,
-                answered: inlet.core.now(),
-            },
-            Addressee::DefaultCallback(callback) => Job::Call {
-                callback: Callback::Default(callback),
+                callback,
                 outcome,
                 lane: Arc::clone(lane),
                 byte_len,
@@ -178,7 +170,7 @@ impl Reply {
     }
 
     /// Gives everything back: the batch was not accepted after all.
-    fn withdraw(mut self) -> Option<Addressee> {
+    fn withdraw(mut self) {
         let addressee = self.addressee.take();
         let lane = self.lane();
         if lane.ack == Ack::Ordered {
@@ -186,7 +178,8 @@ impl Reply {
         }
         lane.room.leave_queue(self.byte_len);
         lane.room.leave_lane(self.byte_len);
-        addressee
+        // What it has hold of is the caller's; nothing is kept from others meanwhile.
+        drop(addressee);
     }
 }
 
@@ -427,17 +420,13 @@ impl Lane {
             Passage::Seal(stream) => gate.seal(stream, request),
             Passage::Unseal => gate.pass(request, |_, _| false),
         };
-        match passed {
-            Ok(()) => Ok(completion),
-            Err(Shut::Closed(Request { batch, reply, .. })) => {
-                drop(reply.withdraw());
-                Err((inlet.refusal(), batch))
-            }
-            Err(Shut::Sealed(Request { batch, reply, .. })) => {
-                drop(reply.withdraw());
-                Err((Refusal::Sealed, batch))
-            }
-        }
+        let (reason, Request { batch, reply, .. }) = match passed {
+            Ok(()) => return Ok(completion),
+            Err(Shut::Closed(request)) => (inlet.refusal(), request),
+            Err(Shut::Sealed(request)) => (Refusal::Sealed, request),
+        };
+        reply.withdraw();
+        Err((reason, batch))
     }
 
     fn refusal_for(&self, denied: Denied) -> Refusal {
@@ -450,9 +439,9 @@ impl Lane {
 
     fn addressee(&self, way: Way) -> (Addressee, Option<Completion<Outcome>>) {
         match (way, &self.default_callback) {
-            (Way::Callback(callback), _) => (Addressee::Callback(callback), None),
+            (Way::Callback(callback), _) => (Addressee::Callback(Callback::Once(callback)), None),
             (Way::DefaultCallback, Some(callback)) => {
-                (Addressee::DefaultCallback(Arc::clone(callback)), None)
+                (Addressee::Callback(Callback::Default(Arc::clone(callback))), None)
             }
             (Way::DefaultCallback, None) => (Addressee::Nobody, None),
             (Way::Ticket, _) => {

@@ -7,6 +7,17 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use thalweg::storage::{Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile};
+use thalweg::{Options, Store};
+
+/// Options with which a test has its faults where it expects them: small segments, one thread a stage.
+pub fn options() -> Options {
+    Options::new().segment_bytes(1 << 20).scanners(1).orderers(1)
+}
+
+/// Opens a store on a storage that has faults.
+pub fn open(storage: &Faulty) -> Store {
+    options().open_on(Arc::new(storage.clone())).expect("opens")
+}
 
 /// What is done to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

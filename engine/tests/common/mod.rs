@@ -369,6 +369,11 @@ pub fn soon<T: Send + 'static>(name: &str, what: impl FnOnce() -> T + Send + 'st
     receiver.recv_timeout(SOON).unwrap_or_else(|_| panic!("{name} hangs, or has panicked"))
 }
 
+/// Keeps the store from closing by itself when a test fails: one that hangs would hang there again.
+pub fn keep(store: &Store) {
+    std::mem::forget(store.clone());
+}
+
 /// An appender with room for whatever a test does, and this acknowledgement.
 pub fn acked(ack: Ack) -> AppenderOptions {
     AppenderOptions::new().ack(ack).pipeline(AppenderOptions::PIPELINE_MAX)
