@@ -9,31 +9,18 @@ mod faulty;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::log::{Log, keep_the_log_only, mixed, resolved};
-use common::{Expected, Rng, SOON, TestEvent, check, expected, hostile_event, shared, soon};
+use common::log::{frames, keep_the_log_only, log_of, log_of_windows, mixed, resolved};
+use common::{Expected, Rng, SOON, TestEvent, check, expected, shared, soon};
 use faulty::{Fault, Faulty, Op};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use thalweg::reference::SerialRecord;
-use thalweg::storage::MemoryStorage;
 use thalweg::{Ack, Cause, Options, ReadError, Refusal, Store};
 
 const THREADS: [usize; 5] = [1, 2, 3, 5, 16];
 
 fn options(threads: usize) -> Options {
     Options::new().scanners(threads.min(4)).orderers(threads).segment_bytes(1 << 20)
-}
-
-/// A log of these frames that is cut before each of those in `cuts`.
-fn log_of(frames: &[Vec<SerialRecord>], cuts: &[usize]) -> MemoryStorage {
-    let mut log = Log::new();
-    for (number, frame) in frames.iter().enumerate() {
-        if cuts.contains(&number) {
-            log = log.new_segment();
-        }
-        log.records(frame);
-    }
-    log.written()
 }
 
 /// Ids in the order of their delivery, with their streams and places.
@@ -45,10 +32,6 @@ fn ids(expected: &Expected) -> Vec<(&[u8], &[u8], u64)> {
             (&event.stream[..], &event.id[..], delivery.local)
         })
         .collect()
-}
-
-fn frames(counts: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<TestEvent>>> {
-    prop::collection::vec(prop::collection::vec(hostile_event(40, 100), 1..60), counts)
 }
 
 /// As many cases as `PROPTEST_CASES` says, in relation to its default of 256.
@@ -214,19 +197,6 @@ fn append(store: &Store, records: &[SerialRecord]) {
     }
 }
 
-/// A log of `count` windows, each of some events of the hostile kind.
-fn log_of_windows(rng: &mut Rng, count: usize) -> MemoryStorage {
-    use proptest::strategy::ValueTree;
-    use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
-    let mut seed = [0; 32];
-    seed[..8].copy_from_slice(&rng.next().to_le_bytes());
-    let source = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), source);
-    let events = frames(count..count + 1).new_tree(&mut runner).expect("events").current();
-    let cuts: Vec<usize> = (1..count).collect();
-    log_of(&resolved(&events), &cuts)
-}
-
 /// Closing and dropping wait for the order for half a second. Here each window takes a fifth of one,
 /// so it takes several sessions to come to the end, each of which goes on where the one before it was.
 #[test]
@@ -240,7 +210,7 @@ fn sessions_that_are_closed_too_early_come_to_the_end_together() {
         faulty.slow_down(Op::Write, "order-", Duration::from_millis(200));
         let store = options(THREADS[session % THREADS.len()]).open_on(Arc::new(faulty));
         let store = store.expect("opens");
-        let begins = store.stats().ordered;
+        let begins = store.stats().checkpoint_position;
         if let Some(&end) = ends.last() {
             assert_eq!(begins, end, "nothing is ordered again, and nothing is left out");
         }

@@ -1,15 +1,19 @@
 //! Logs that no engine has seen: what an import leaves behind that was killed before anything was
 //! ordered. Whoever opens a store on one has all of it to discover.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use thalweg::MixedBatch;
 use thalweg::reference::{SerialMachine, SerialRecord};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg_wal::format::FRAME_HEADER_LEN;
 use thalweg_wal::{EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogWriter};
 
-use super::TestEvent;
+use super::{Rng, TestEvent, hostile_event};
 
 /// A log that is being written, without an engine.
 #[derive(Debug)]
@@ -181,4 +185,32 @@ pub fn mixed(records: &[SerialRecord]) -> MixedBatch {
         pushed.expect("within the limits");
     }
     batch
+}
+
+/// Frames of events of the hostile kind.
+pub fn frames(counts: Range<usize>) -> impl Strategy<Value = Vec<Vec<TestEvent>>> {
+    prop::collection::vec(prop::collection::vec(hostile_event(40, 100), 1..60), counts)
+}
+
+/// A log of these frames that is cut before each of those in `cuts`.
+pub fn log_of(frames: &[Vec<SerialRecord>], cuts: &[usize]) -> MemoryStorage {
+    let mut log = Log::new();
+    for (number, frame) in frames.iter().enumerate() {
+        if cuts.contains(&number) {
+            log = log.new_segment();
+        }
+        log.records(frame);
+    }
+    log.written()
+}
+
+/// A log of so many windows, each of some events of the hostile kind.
+pub fn log_of_windows(rng: &mut Rng, count: usize) -> MemoryStorage {
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&rng.next().to_le_bytes());
+    let source = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), source);
+    let events = frames(count..count + 1).new_tree(&mut runner).expect("events").current();
+    let cuts: Vec<usize> = (1..count).collect();
+    log_of(&resolved(&events), &cuts)
 }
