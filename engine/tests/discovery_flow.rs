@@ -7,6 +7,7 @@ mod common;
 mod faulty;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::log::{Log, log_of_windows, push};
@@ -214,6 +215,49 @@ fn the_narrowest_pipeline_comes_to_the_end() {
     let waiting = store.clone();
     soon("wait", move || waiting.wait_committed(waiting.durable_end())).expect("is ordered");
     check(&store, &expected(&storage));
+}
+
+/// Questions and checkpoints waited for as long as appends came: the orderer looked for them only when
+/// it had nothing to order, and with appends at the pace of the disk there was always a next window.
+#[test]
+fn questions_are_answered_while_appends_come_without_a_break() {
+    let storage = MemoryStorage::new();
+    // While the order of one window is written, the events of the next arrive.
+    let store = open_slow(&storage, Duration::from_millis(5));
+    keep(&store);
+    let (stop, rounds) = (AtomicBool::new(false), 10);
+    let slowest = std::thread::scope(|scope| {
+        let (appender, stop) = (store.appender("s").expect("an appender"), &stop);
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                appender.append("x").expect("accepted").wait().expect("durable");
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        let mut slowest = Duration::ZERO;
+        for round in 0..rounds {
+            let asked = Instant::now();
+            let (store, (sender, answers)) = (store.clone(), std::sync::mpsc::channel());
+            std::thread::spawn(move || {
+                match round % 3 {
+                    0 => drop(store.held().expect("answers")),
+                    1 => drop(store.streams().expect("answers")),
+                    _ => store.checkpoint().expect("a checkpoint"),
+                }
+                let _ = sender.send(());
+            });
+            let answered = answers.recv_timeout(Duration::from_secs(2));
+            slowest = slowest.max(asked.elapsed());
+            if answered.is_err() {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        slowest
+    });
+    assert!(slowest < Duration::from_secs(1), "{slowest:?} for an answer");
+    check(&store, &expected(&storage));
+    store.close().expect("closes");
 }
 
 // Ending.
