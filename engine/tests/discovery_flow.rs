@@ -267,10 +267,10 @@ fn questions_are_answered_while_appends_come_without_a_break() {
 #[test]
 fn closing_in_the_middle_of_a_discovery_takes_less_than_a_second() {
     let mut rng = Rng::from_env();
-    let storage = chains(40);
+    let storage = chains(60);
     let mut in_the_middle = 0;
     for _ in 0..3 {
-        let store = open_slow(&storage, Duration::from_millis(40));
+        let store = open_slow(&storage, Duration::from_millis(25));
         std::thread::sleep(Duration::from_millis(rng.below(100)));
         let begun = Instant::now();
         store.close().expect("closes");
