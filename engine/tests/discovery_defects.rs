@@ -6,6 +6,7 @@ mod common;
 #[path = "common/faulty.rs"]
 mod faulty;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -207,10 +208,10 @@ fn a_failed_commit_stops_the_store_by_name_and_forgets_no_stream() {
     let storage = log.written();
     let order = expected(&storage);
     for op in [Op::Create, Op::Write] {
-        for error in [std::io::ErrorKind::Other, std::io::ErrorKind::StorageFull] {
+        for error in [ErrorKind::Other, ErrorKind::PermissionDenied] {
             let inner = storage.fork();
             let faulty = Faulty::over(inner.clone());
-            // Once. It is never tried again behind the back of those who wait.
+            // Of a kind that does not pass.
             faulty.fail(Fault { count: 1, error, ..Fault::always(op, "order-") });
             let failed = match options().open_on(Arc::new(faulty)) {
                 Err(OpenError::Io { source, .. }) => {

@@ -6,6 +6,7 @@ mod common;
 #[path = "common/faulty.rs"]
 mod faulty;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use thalweg::reference::SerialRecord;
 use thalweg::{Ack, Cause, Options, ReadError, Refusal, Store};
 
 const THREADS: [usize; 5] = [1, 2, 3, 5, 16];
+
+/// An error that nobody would try again.
+const FATAL: ErrorKind = ErrorKind::PermissionDenied;
 
 fn options(threads: usize) -> Options {
     Options::new().scanners(threads.min(4)).orderers(threads).segment_bytes(1 << 20)
@@ -144,7 +148,7 @@ fn interrupt(events: &[Vec<TestEvent>], sessions: &[Session], rng: &mut Rng) {
     for session in sessions {
         let faulty = Faulty::over(storage.clone());
         if let End::Fault(skip) = session.end {
-            faulty.fail(Fault { skip, ..Fault::always(Op::Write, "order-") });
+            faulty.fail(Fault { skip, error: FATAL, ..Fault::always(Op::Write, "order-") });
         }
         let store = options(session.threads).open_on(Arc::new(faulty)).expect("opens");
         let part = store.durable_end() / 16 * session.part;
@@ -285,7 +289,8 @@ fn a_fault_in_any_window_of_a_discovery_loses_no_stream() {
         for panics in [false, true] {
             let inner = storage.fork();
             let faulty = Faulty::over(inner.clone());
-            let fault = Fault { skip, count: 1, ..Fault::always(Op::Write, "order-") };
+            let fault =
+                Fault { skip, count: 1, error: FATAL, ..Fault::always(Op::Write, "order-") };
             if panics {
                 faulty.panic(fault)
             } else {
