@@ -231,6 +231,8 @@ impl Orderer {
             self.mind_memory(progress);
             // The scanners must not wait until all that came early is ordered.
             self.cut(progress);
+            // Nor must those who ask: while appends come, there may always be a next window.
+            self.take_calls(progress);
         }
         Ok(())
     }
