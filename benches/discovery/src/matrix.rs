@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::cell::{Outcome, Spec};
-use crate::contenders::{Contender, Setup, Store, Threads};
+use crate::contenders::{Contender, Setup, Threads};
 use crate::expected::Expected;
 use crate::machine::{Machine, bytes_in, copy_dir, make_cold, make_warm};
 use crate::options::Options;
@@ -198,14 +198,7 @@ impl Block<'_> {
                 _ => Ok(()),
             };
         }
-        let mut order = match contender.store {
-            Store::Records => {
-                let mut settled = self.data.arrivals[..self.data.settled].to_vec();
-                settled.sort_unstable(); // parents have lower ordinals
-                settled
-            }
-            _ => Vec::new(),
-        };
+        let mut order = contender.store.left_out(self.data);
         order.extend(spec.read_order()?);
         self.expected.check(&order, contender.strictness)
     }

@@ -85,6 +85,18 @@ impl Store {
             Store::Records => records::prepare(data, dir),
         }
     }
+
+    /// What is delivered already and is not in this store, parents first.
+    pub(crate) fn left_out(self, data: &Data) -> Vec<u32> {
+        match self {
+            Store::Records => {
+                let mut settled = data.arrivals[..data.settled].to_vec();
+                settled.sort_unstable(); // parents have lower ordinals
+                settled
+            }
+            Store::Sqlite | Store::SqliteTuned | Store::Log => Vec::new(),
+        }
+    }
 }
 
 /// Which of the numbers of threads it is run with.
@@ -141,5 +153,43 @@ impl Contender {
             let names: Vec<&str> = CONTENDERS.iter().map(|contender| contender.name).collect();
             format!("{name} is none of {}", names.join(", ")).into()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expected::Expected;
+    use crate::profile::PROFILES;
+
+    /// Everybody, with one thread and with several, delivers what the serial machine delivers, whatever
+    /// the data looks like.
+    #[test]
+    fn everybody_is_right_about_everything() {
+        let dir =
+            std::env::temp_dir().join(format!("thalweg-discovery-test-{}", std::process::id()));
+        for profile in &PROFILES {
+            let data = Data::new(profile, 2_500, 7).unwrap();
+            let expected = Expected::new(&data);
+            for (contender, threads) in CONTENDERS.iter().flat_map(|of| [(of, 1), (of, 4)]) {
+                std::fs::create_dir_all(&dir).unwrap();
+                contender.store.prepare(&data, &dir).unwrap();
+                let has_news = expected.len() > data.settled;
+                let setup = Setup { dir: dir.clone(), threads, has_news };
+                match (contender.run)(&setup).unwrap().answer {
+                    Answer::Order(found) => {
+                        let order = [contender.store.left_out(&data), found].concat();
+                        expected.check(&order, contender.strictness).unwrap_or_else(|error| {
+                            panic!("{} over {}: {error}", contender.name, profile.name)
+                        });
+                    }
+                    Answer::Scanned(scanned) => {
+                        let events = data.arrivals.len() as u64;
+                        assert!(scanned.records.is_none_or(|records| records == events));
+                    }
+                }
+                std::fs::remove_dir_all(&dir).unwrap();
+            }
+        }
     }
 }
