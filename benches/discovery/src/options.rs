@@ -22,7 +22,7 @@ usage: thalweg-discovery-bench [OPTION VALUE]...
                                                                 [default: 1, 2, 4 .. cores]
   --tasks N,..          ordering tasks of SQLite after          [default: 1,16]
   --caches C,..         cold, warm                              [default: both]
-  --rounds N            runs of each cell, contenders in turn   [default: 3]
+  --rounds N            runs of each cell, contenders in turn   [default: 1]
   --seed N              of the data                             [default: 1]
   --limit S             a run that takes longer is killed       [default: 600]
   --dir DIR             where the stores are made and removed   [default: .]
@@ -68,7 +68,7 @@ impl Default for Options {
             threads,
             tasks: vec![1, 16],
             caches: vec![true, false],
-            rounds: 3,
+            rounds: 1,
             seed: 1,
             limit: Duration::from_secs(600),
             dir: PathBuf::from("."),
