@@ -142,7 +142,7 @@ pub(crate) struct WatchItem {
     /// Position of the event in the log.
     pub(crate) position: u64,
     /// Key of its id.
-    pub(crate) key: u64,
+    pub(crate) id_key: u64,
     /// Where the parent stands in the event's list, in bytes.
     pub(crate) parent_at: u32,
 }
@@ -157,7 +157,7 @@ impl Item for WatchItem {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        for number in [self.parent_key, self.position, self.key] {
+        for number in [self.parent_key, self.position, self.id_key] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&self.parent_at.to_le_bytes());
@@ -168,7 +168,7 @@ impl Item for WatchItem {
         WatchItem {
             parent_key: u64_at(bytes, 0),
             position: u64_at(bytes, 8),
-            key: u64_at(bytes, 16),
+            id_key: u64_at(bytes, 16),
             parent_at: u32_at(bytes, 24),
         }
     }

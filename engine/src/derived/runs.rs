@@ -95,7 +95,7 @@ impl Fresh {
     pub(crate) fn sort(&mut self) {
         // A held event is known by its watch.
         let held = |watch: &WatchItem| KnownItem {
-            key: watch.key,
+            key: watch.id_key,
             value: KnownAs::Held(watch.position).encode(),
         };
         self.known.extend(self.watches.iter().map(held));

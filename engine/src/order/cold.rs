@@ -75,7 +75,8 @@ impl Partition {
     ) -> Result<(), Fault> {
         let known = taken.len();
         let look = |_: &Run, item: WatchItem| {
-            let watch = Watch { position: item.position, key: item.key, parent_at: item.parent_at };
+            let watch =
+                Watch { position: item.position, key: item.id_key, parent_at: item.parent_at };
             match is_parent(&watch) {
                 Ok(true) => taken.push(watch),
                 Ok(false) => {}
@@ -119,7 +120,7 @@ impl Partition {
         let held = self
             .watches
             .retain_fresh()
-            .map(|watch| (watch.key, KnownAs::Held(watch.position).encode()));
+            .map(|watch| (watch.id_key, KnownAs::Held(watch.position).encode()));
         let delivered =
             self.fresh_known.iter().map(|item| (item.key, KnownAs::decode(item.value).encode()));
         self.known.replace(delivered.chain(held).collect());

@@ -57,7 +57,7 @@ impl Watches {
     pub(crate) fn add(&mut self, parent_key: u64, watch: Watch) {
         let Watch { position, key, parent_at } = watch;
         let fresh = self.fresh.len() as u32;
-        self.fresh.push(WatchItem { parent_key, position, key, parent_at });
+        self.fresh.push(WatchItem { parent_key, position, id_key: key, parent_at });
         let entry = self.lists.entry(
             parent_key,
             |list| list.parent_key == parent_key,
@@ -150,7 +150,7 @@ impl Watches {
                 let node = self.nodes.get(next as usize)?;
                 next = node.next;
                 let Watch { position, key, parent_at } = node.watch;
-                Some(WatchItem { parent_key: list.parent_key, position, key, parent_at })
+                Some(WatchItem { parent_key: list.parent_key, position, id_key: key, parent_at })
             })
         })
     }
@@ -167,7 +167,7 @@ impl Watches {
         let fresh = self.take_fresh();
         *self = Watches::default();
         for item in fresh {
-            let WatchItem { parent_key, position, key, parent_at } = item;
+            let WatchItem { parent_key, position, id_key: key, parent_at } = item;
             self.add(parent_key, Watch { position, key, parent_at });
         }
         self.fresh.iter().copied()

@@ -151,6 +151,7 @@ impl Table {
     }
 
     /// Number of entries.
+    #[allow(dead_code, reason = "only tests and models count")]
     pub fn len(&self) -> usize {
         self.len
     }
