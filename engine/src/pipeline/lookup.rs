@@ -104,6 +104,14 @@ impl Lookup {
         }
     }
 
+    /// Has the processor fetch the beginning of a record.
+    #[inline]
+    pub(crate) fn touch_record(&self, position: u64) {
+        if let Some(segment) = segment_at(&self.segments, position) {
+            segment.touch(position);
+        }
+    }
+
     /// A record of the window in hand, which a scanner has just verified.
     #[inline]
     pub(crate) fn record_in_window(&self, position: u64) -> Result<Record<'_>, Fault> {
