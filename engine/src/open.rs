@@ -259,6 +259,7 @@ fn start(
         ordered: state.ordered,
         delivered: state.frontier.global,
         timings: options.timings,
+        wait_for_room: options.wait_for_room,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
     let (log, lock) = writing.unzip();

@@ -54,6 +54,7 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) queue_bytes: u64,
     pub(crate) timings: bool,
+    pub(crate) wait_for_room: Duration,
     /// None for what suits the machine.
     pub(crate) spin: Option<Duration>,
 }
@@ -90,6 +91,7 @@ impl Options {
             durability: Durability::Sync,
             queue_bytes: 64 << 20,
             timings: false,
+            wait_for_room: Duration::from_secs(5 * 60),
             spin: None,
         }
     }
@@ -164,6 +166,17 @@ impl Options {
     #[must_use]
     pub fn timings(mut self, timings: bool) -> Self {
         self.timings = timings;
+        self
+    }
+
+    /// How long the order may wait for room on the disk before the engine stops. Default: five minutes.
+    ///
+    /// The order is in derived files, beside the log. While there is no room for them, nothing is
+    /// delivered and [`Stats::commit_error`](crate::Stats::commit_error) says why; durable appends go
+    /// on as long as the log has room.
+    #[must_use]
+    pub fn wait_for_room(mut self, time: Duration) -> Self {
+        self.wait_for_room = time;
         self
     }
 

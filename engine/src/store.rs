@@ -400,6 +400,8 @@ impl Store {
             checkpoint_position: core.checkpointed.get(),
             recovery: self.inner.recovery.clone(),
             checkpoint_error: core.checkpoint_error.get().cloned(),
+            commit_error: core.commit_error.lock().clone(),
+            commit_retries: core.commit_retries.get(),
             poisoned: core.cause().map(Cause::to_string),
         }
     }
@@ -527,6 +529,11 @@ pub struct Stats {
     pub checkpoint_position: u64,
     /// Why a checkpoint could not be written, if one could not. It costs time at the next opening.
     pub checkpoint_error: Option<String>,
+    /// Why the order cannot be written now, while that is tried again: nothing is delivered until it
+    /// succeeds. See [`Options::wait_for_room`].
+    pub commit_error: Option<String>,
+    /// Number of attempts to write the order that failed and were made again.
+    pub commit_retries: u64,
     /// What opening found at the end of the log.
     pub recovery: String,
     /// Why the engine has stopped, if it has.

@@ -92,6 +92,14 @@ pub(crate) struct Core {
     stopping: AtomicBool,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
     pub(crate) orderer_work: EventCount,
+    /// Where the committer waits between two attempts to write.
+    between_attempts: EventCount,
+    /// Attempts to write the order that failed and were made again.
+    pub(crate) commit_retries: Gauge,
+    /// Why the order cannot be written now, in words. Set by the committer while it tries again.
+    pub(crate) commit_error: Mutex<Option<String>>,
+    /// How long the committer waits for room on the disk.
+    pub(crate) wait_for_room: Duration,
     /// The first checkpoint that could not be written, in words.
     pub(crate) checkpoint_error: OnceLock<String>,
     /// Checkpoints that are on their way to the disk.
@@ -201,6 +209,8 @@ pub(crate) struct CoreParts {
     pub(crate) delivered: u64,
     /// Whether to record where the time of appends goes.
     pub(crate) timings: bool,
+    /// How long the committer waits for room on the disk.
+    pub(crate) wait_for_room: Duration,
     /// How long the writer, and who waits for it, spin before they sleep.
     pub(crate) spin: Duration,
 }
@@ -228,6 +238,10 @@ impl Core {
             checkpointed: Gauge::new(parts.ordered),
             stopping: AtomicBool::new(false),
             orderer_work: EventCount::new(),
+            between_attempts: EventCount::new(),
+            commit_retries: Gauge::default(),
+            commit_error: Mutex::new(None),
+            wait_for_room: parts.wait_for_room,
             checkpoint_error: OnceLock::new(),
             checkpoints_under_way: AtomicU64::new(0),
             ordered_acks: AtomicU64::new(0),
@@ -292,6 +306,12 @@ impl Core {
         // Release: pairs with the Acquire load in `is_stopping`.
         self.stopping.store(true, Ordering::Release);
         self.orderer_work.notify_all();
+        self.between_attempts.notify_all();
+    }
+
+    /// Waits before another attempt. `false` if there is to be none, since the pipeline ends.
+    pub(crate) fn pause(&self, time: Duration) -> bool {
+        !self.between_attempts.wait_deadline(|| self.is_stopping(), deadline_in(time))
     }
 
     /// Whether whatever takes long has to end soon.
