@@ -177,7 +177,8 @@
 //!
 //! An appender has room for at most [1024](AppenderOptions::PIPELINE_MAX) batches, and all
 //! appenders of a store together for 4096 batches and [64 MiB](Options::queue_bytes) that are not
-//! acknowledged; who finds no room waits. An appender keeps the buffers of its batches for the next
+//! acknowledged, and for as many again that wait for the order; who finds no room waits. An appender
+//! keeps the buffers of its batches for the next
 //! ones: with a pipeline of `n` batches up to `2 n + 2` of them, each as large as its batches were,
 //! and none larger than 1 MiB or the `n`-th part of [`AppenderOptions::pipeline_bytes`].
 

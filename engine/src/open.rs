@@ -23,7 +23,7 @@ use crate::pipeline::appender::MixedAppender;
 use crate::pipeline::committer::Committer;
 use crate::pipeline::core::{Core, CoreParts};
 use crate::pipeline::gate::Gate;
-use crate::pipeline::lane::{Inlet, Job, Lane, QUEUE_BATCHES_MAX, Request};
+use crate::pipeline::lane::{ACK_KINDS, Inlet, Job, Lane, QUEUE_BATCHES_MAX, Request};
 use crate::pipeline::lookup::Segments;
 use crate::pipeline::orderer::{CUTS_PER_SCANNER, Call, Orderer, OrdererHandle};
 use crate::pipeline::permits::Budget;
@@ -365,7 +365,7 @@ fn start_threads(
     let orderer_core = cores.take();
     let pool = threads::pool(options, &mut cores, others)?;
     // A message for each permit.
-    let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
+    let (requests_in, requests) = sync::queue(Some((ACK_KINDS * QUEUE_BATCHES_MAX) as usize));
     let gate = log.is_some().then(|| Arc::new(Gate::new(requests_in, sealed, settled)));
     let orderer = Orderer {
         core: Arc::clone(core),

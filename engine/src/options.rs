@@ -145,7 +145,8 @@ impl Options {
 
     /// Bytes of appends, of all appenders together, that may wait for their acknowledgement before a
     /// submit waits, at least one. Default: 64 MiB. A batch that is larger goes alone. The number of
-    /// batches is bounded too, at 4096.
+    /// batches is bounded too, at 4096. Both hold for each kind of acknowledgement on its own, so that
+    /// who waits for the order keeps nobody out who does not.
     #[must_use]
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
         self.queue_bytes = bytes;

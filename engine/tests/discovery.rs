@@ -194,3 +194,31 @@ fn a_close_does_not_wait_for_room_on_the_disk() {
         check(&open_faulty(&storage), &expected(&storage.inner));
     }
 }
+
+/// Appends that waited for their order kept their places in the store's queue, and when they had filled it,
+/// during a long discovery or with a full disk, durable appends waited for the order as well.
+#[test]
+fn appends_that_wait_for_the_order_keep_no_durable_append_out() {
+    let storage = Faulty::over(undelivered(3));
+    storage.hold(Op::Write, "order-");
+    let store = options().queue_bytes(10_000).open_on(Arc::new(storage.clone())).expect("opens");
+    keep(&store);
+    storage.wait_until_one_waits();
+    let ordered = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
+    let mut waiting = Vec::new();
+    while let Ok(ticket) = ordered.try_submit(Batch::from([Event::new(vec![0; 1000])])) {
+        waiting.push(ticket);
+    }
+    let durable = store.appender_with("s", acked(Ack::Durable)).expect("an appender");
+    for _ in 0..3 {
+        let mut ticket =
+            durable.try_submit(Batch::from([Event::new(vec![1; 1000])])).expect("accepted");
+        ticket.wait_timeout(SOON).expect("completes").expect("appended");
+    }
+    storage.let_go();
+    for mut ticket in waiting {
+        ticket.wait_timeout(SOON).expect("completes").expect("appended");
+    }
+    check(&store, &expected(&storage.inner));
+    store.close().expect("closes");
+}
