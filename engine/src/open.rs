@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded, unbounded};
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
@@ -46,6 +46,7 @@ pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
 
 /// Opens a store for writing on any storage.
 pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
+    let begun = Instant::now();
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
     let lock = WriteLock::acquire(&*storage)?;
@@ -62,7 +63,8 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
         }
     };
     let log_end = writer.end();
-    let opened = Opened { storage, segments, store_id, state, log_end, recovery: tail.to_string() };
+    let recovery = tail.to_string();
+    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery };
     start(options, opened, Some((writer, lock)))
 }
 
@@ -76,6 +78,7 @@ pub(crate) fn open_read_only_on(
     options: Options,
     storage: Arc<dyn Storage>,
 ) -> Result<Store, OpenError> {
+    let begun = Instant::now();
     let snapshot = Snapshot::read(&*storage);
     let hint = snapshot.as_ref().and_then(|snapshot| snapshot.tail_hint(&*storage));
     let LogReader { store_id, segments, end, tail, damage } = LogReader::open(&*storage, hint)?;
@@ -88,7 +91,8 @@ pub(crate) fn open_read_only_on(
         Some(damage) => damage.to_string(),
         None => tail.to_string(),
     };
-    let opened = Opened { storage, segments, store_id, state, log_end: end, recovery };
+    let log_end = end;
+    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery };
     start(options, opened, None)
 }
 
@@ -206,6 +210,7 @@ fn restore(
 
 /// A recovered log with its state, before the threads.
 struct Opened {
+    begun: Instant,
     storage: Arc<dyn Storage>,
     segments: Vec<Arc<Segment>>,
     store_id: [u8; 16],
@@ -242,10 +247,11 @@ fn start(
     opened: Opened,
     writing: Option<(LogWriter, WriteLock)>,
 ) -> Result<Store, OpenError> {
-    let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
+    let Opened { begun, storage, segments, store_id, state, log_end, recovery } = opened;
     let cores = Cores::for_options(&options);
     let heads = heads(&state.partitions);
     let core = Arc::new(Core::new(CoreParts {
+        begun,
         storage,
         keys: Keys::new(&store_id),
         store_tag: tag_of(&store_id),
@@ -387,6 +393,7 @@ fn start_threads(
     };
     // Before anybody can ask for them.
     orderer.publish_counts();
+    core.discovery.begins(core.counts.tally());
     others.push(threads::spawn(core, "thalweg-orderer", orderer_core, orderer, Orderer::run)?);
 
     if let Some(log) = log {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use thalweg_wal::{EncodedBatch, WriteLock};
 
+use crate::discovery::Discovery;
 use crate::error::{
     Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
 };
@@ -241,6 +242,13 @@ impl Store {
             Err(WaitError::TimedOut) => Ok(false),
             Err(WaitError::Failed) => Err(self.core().ended()),
         }
+    }
+
+    /// The discovery of what was not ordered yet when the store was opened: after a crash, or an import
+    /// that was cut short. The store serves meanwhile; this tells how far it is, and waits for it. Done at
+    /// once for a store that was closed.
+    pub fn discovery(&self) -> Discovery {
+        Discovery::new(self.core())
     }
 
     /// Delivered events with global sequences in `range`, up to what is committed now.

@@ -145,7 +145,9 @@ impl Committer {
             }
             Commit::Window { ordered, positions, to } => {
                 self.windows.give_back(0);
+                let start = self.core.now();
                 self.commit(&ordered, to)?;
+                self.core.record(start, |timings| &timings.commit);
                 self.complete(&ordered, positions.as_deref(), to);
             }
             Commit::Checkpoint { snapshot, log, promise } => {
@@ -189,7 +191,9 @@ impl Committer {
         }
         append(&self.core, &mut self.order, &bytes)?;
         ordered.heads.iter().for_each(|update| self.update_head(update));
-        self.core.delivered.publish(ordered.next().global);
+        let delivered = ordered.next().global;
+        self.core.discovery.commits(to, delivered, self.core.timings.as_ref());
+        self.core.delivered.publish(delivered);
         self.core.committed.publish(to);
         let full = self.order.take_full();
         if !full.is_empty() {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use thalweg_wal::storage::Storage;
 
 use crate::derived::chunks::SharedChunks;
+use crate::discovery::{Discovering, Tally};
 use crate::error::{Cause, ReadError};
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
@@ -70,6 +71,8 @@ pub(crate) struct Core {
     pub(crate) heads: Vec<Arc<SharedTable>>,
     /// Where ordering began in this process; records from here on are verified.
     pub(crate) ordered_from: u64,
+    /// What was not ordered yet when the store was opened.
+    pub(crate) discovery: Discovering,
 
     /// Written by the writer.
     pub(crate) written: Gauge,
@@ -189,9 +192,24 @@ pub(crate) struct Counts {
     pub(crate) corrupt: Gauge,
 }
 
+impl Counts {
+    /// All but the streams.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            held: self.held.get(),
+            duplicates: self.duplicates.get(),
+            conflicts: self.conflicts.get(),
+            rejected: self.rejected.get(),
+            corrupt: self.corrupt.get(),
+        }
+    }
+}
+
 /// What [`Core::new`] takes.
 #[derive(Debug)]
 pub(crate) struct CoreParts {
+    /// When the opening began.
+    pub(crate) begun: Instant,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) keys: Keys,
     pub(crate) store_tag: u32,
@@ -228,6 +246,7 @@ impl Core {
             known: parts.known,
             heads: parts.heads,
             ordered_from: parts.ordered,
+            discovery: Discovering::new(parts.begun, parts.ordered, parts.log_end, parts.delivered),
             written: Gauge::new(parts.log_end),
             durable: Watermark::new(parts.log_end),
             synced: Gauge::new(parts.log_end),

@@ -207,6 +207,9 @@ impl Orderer {
             // The end of a full segment is where the next one begins, with its header.
             let from = progress.cut_at.max(segment.first());
             // More may be readable than is published: the tickets for that are still to come.
+            // What was there when the store was opened is told apart from what came later.
+            let mark = self.core.discovery.to;
+            let durable = if from < mark { durable.min(mark) } else { durable };
             let to = segment.cut(from, CUT_BYTES).min(durable);
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
@@ -255,7 +258,9 @@ impl Orderer {
         let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
         let with_placements = cut.positions.is_some();
         let order = |partitions: &mut [Partition], parallel| {
-            window::order(partitions, &cut.split, self.frontier, lookup, with_placements, parallel)
+            let (split, first) = (&cut.split, self.frontier);
+            let timings = self.core.timings.as_ref();
+            window::order(partitions, split, first, lookup, with_placements, parallel, timings)
         };
         let ordered = match &self.pool {
             Some(pool) if cut.split.len() >= window::PARALLEL_MIN => {
@@ -267,6 +272,7 @@ impl Orderer {
         self.frontier = ordered.next();
         self.core.ordered.set(cut.to);
         self.publish_counts();
+        self.core.discovery.ordered(cut.to, || self.core.counts.tally());
         if let Some(gate) = &self.gate {
             // Before whoever waits for the seal can hear of it.
             ordered.seals.iter().for_each(|seal| gate.learn(seal.stream_key, seal.sealed));
