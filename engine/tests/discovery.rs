@@ -440,3 +440,45 @@ fn an_interrupted_discovery_goes_on_and_comes_to_the_same_order() {
         store.close().expect("closes");
     }
 }
+
+/// A single event can set off any number of deliveries, and closing waited for all of them.
+#[test]
+fn a_close_does_not_wait_for_a_long_release() {
+    // Unoptimized, it takes too long to make a log whose release takes long.
+    let length = if cfg!(debug_assertions) { 50_000 } else { 5_000_000_u64 };
+    let log = MemoryStorage::new();
+    let store = Options::new().durability(thalweg::Durability::Buffered);
+    let store = store.open_on(shared(&log)).expect("opens");
+    let mut batch = MixedBatch::new();
+    for number in (0..length).rev() {
+        let parents = number.checked_sub(1).map(|parent| format!("{parent}"));
+        let event = Event::new("").id(format!("{number}")).parents(parents);
+        batch.push("s", &event).expect("within the limits");
+        if batch.len() == 10_000 {
+            let batch = std::mem::take(&mut batch);
+            store.submit(batch, Ack::Durable).expect("accepted").wait().expect("appended");
+        }
+    }
+    store.wait_committed(store.durable_end()).expect("ordered");
+    store.close().expect("closes");
+    let log = only_the_log(log);
+    let store = Options::new().open_on(shared(&log)).expect("opens");
+    // The last event to arrive is the first of the chain; all others are held until then.
+    while store.stats().scanned < store.durable_end() {
+        std::thread::yield_now();
+    }
+    let begun = Instant::now();
+    store.close().expect("closes");
+    println!("closed in {:?}", begun.elapsed());
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    let stopped = store.discovery().report();
+    println!("{stopped:?}");
+    let interrupted = !stopped.is_done && stopped.delivered == 0;
+    assert!(interrupted || cfg!(debug_assertions), "too short to be interrupted");
+    let store = Options::new().open_on(shared(&log)).expect("opens");
+    assert_eq!(
+        store.discovery().wait().expect("goes on").delivered,
+        if interrupted { length } else { 0 }
+    );
+    store.close().expect("closes");
+}

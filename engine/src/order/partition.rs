@@ -300,6 +300,7 @@ impl Partition {
         // Slots stay where they are until the window is placed.
         self.known.reserve(records.len());
         records.chunks(LOOKED_UP_TOGETHER).try_for_each(|records| {
+            lookup.go_on()?;
             // The table is larger than any cache: the processor gets these slots side by side, where
             // the machine below would wait for each.
             records.iter().for_each(|scanned| self.known.touch(scanned.key));
@@ -622,6 +623,7 @@ impl Partition {
     /// Delivers held events until none is ready, the one with the smallest position first.
     fn deliver_ready(&mut self, trigger: u32, lookup: &Lookup) -> Result<(), Fault> {
         while let Some(Reverse((position, node))) = self.ready.pop() {
+            lookup.go_on()?;
             let HeldNode { key, stream, .. } = *self.held.node(node);
             let held_as = KnownAs::Held(node).encode();
             let (slot, ()) = self

@@ -241,6 +241,7 @@ mod tests {
             verified_from: 0,
             skip_damage: false,
             in_flight: VecDeque::new(),
+            ending: None,
         };
         let mut partitions: Vec<_> =
             (0..PARTITION_COUNT).map(|_| Partition::new(keys, 1)).collect();

@@ -54,6 +54,35 @@ impl Gauge {
     }
 }
 
+/// How long the window in hand may still take when the pipeline has been told to end.
+const LAST_WINDOW: Duration = Duration::from_millis(250);
+
+/// Whether the pipeline has been told to end, and since when.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    begun: AtomicBool,
+    /// Set before `begun`.
+    since: OnceLock<Instant>,
+}
+
+impl Ending {
+    fn begin(&self) {
+        let _ = self.since.set(Instant::now());
+        // Release: pairs with the Acquire load in `has_begun`.
+        self.begun.store(true, Ordering::Release);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Whether even the window in hand has to be given up.
+    #[inline]
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.has_begun() && self.since.get().is_some_and(|since| since.elapsed() > LAST_WINDOW)
+    }
+}
+
 /// Shared by all stages and by all handles of a store.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -92,7 +121,7 @@ pub(crate) struct Core {
     pub(crate) checkpointed: Gauge,
 
     /// Ends the orderer; see [`Core::stop_orderer`].
-    stopping: AtomicBool,
+    pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
     pub(crate) orderer_work: EventCount,
     /// Where the committer waits between two attempts to write.
@@ -255,7 +284,7 @@ impl Core {
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
             checkpointed: Gauge::new(parts.ordered),
-            stopping: AtomicBool::new(false),
+            ending: Arc::default(),
             orderer_work: EventCount::new(),
             between_attempts: EventCount::new(),
             commit_retries: Gauge::default(),
@@ -283,6 +312,7 @@ impl Core {
             verified_from: self.ordered_from,
             skip_damage: self.read_only,
             in_flight: Default::default(),
+            ending: None,
         }
     }
 
@@ -322,8 +352,7 @@ impl Core {
     /// Tells the orderer to end after the window in hand: on closing, or when a stage has died that
     /// it would wait for in vain.
     pub(crate) fn stop_orderer(&self) {
-        // Release: pairs with the Acquire load in `is_stopping`.
-        self.stopping.store(true, Ordering::Release);
+        self.ending.begin();
         self.orderer_work.notify_all();
         self.between_attempts.notify_all();
     }
@@ -335,7 +364,7 @@ impl Core {
 
     /// Whether whatever takes long has to end soon.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.ending.has_begun()
     }
 
     /// Ends every wait: the store is closed.

@@ -124,7 +124,7 @@ impl Orderer {
     pub(crate) fn run(&mut self) {
         let start = self.core.ordered.get();
         let mut progress = Progress {
-            lookup: self.core.lookup(),
+            lookup: Lookup { ending: Some(Arc::clone(&self.core.ending)), ..self.core.lookup() },
             cut_at: start,
             durable: start,
             next_cut: 0,
@@ -160,6 +160,7 @@ impl Orderer {
     fn fail(&self, stop: Stopped) {
         let cause = match stop {
             Stopped::Cause(cause) => cause,
+            Stopped::GivenUp => return,
             Stopped::Order(damaged) => {
                 if !self.core.read_only {
                     let _ = self.core.storage.remove(thalweg_wal::name::checkpoint());
@@ -377,6 +378,9 @@ enum Stopped {
     Cause(Cause),
     /// The order log is not what was written.
     Order(order_log::Damaged),
+    /// The store closes, and the window in hand took too long. The partitions are in the middle of it, so
+    /// there is no checkpoint: the next opening goes on from the last one.
+    GivenUp,
 }
 
 impl From<Fault> for Stopped {
@@ -384,6 +388,7 @@ impl From<Fault> for Stopped {
         match fault {
             Fault::Log(damage) => Stopped::Cause(Cause::Damage(damage)),
             Fault::Order(damaged) => Stopped::Order(damaged),
+            Fault::GivenUp => Stopped::GivenUp,
         }
     }
 }
