@@ -55,7 +55,7 @@ impl Gauge {
 }
 
 /// How long the window in hand may still take when the pipeline has been told to end.
-const LAST_WINDOW: Duration = Duration::from_millis(250);
+const LAST_WINDOW: Duration = Duration::from_millis(150);
 
 /// Whether the pipeline has been told to end, and since when.
 #[derive(Debug, Default)]
