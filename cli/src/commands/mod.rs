@@ -16,6 +16,7 @@ use crate::progress::Progress;
 const POLL: Duration = Duration::from_millis(50);
 
 mod append;
+mod bench;
 mod graph;
 mod held;
 mod import;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Verify(verify::Verify),
     Order(order::Order),
     Graph(graph::Graph),
+    Bench(bench::Bench),
 }
 
 impl Command {
@@ -58,6 +60,7 @@ impl Command {
             Command::Verify(command) => command.run(),
             Command::Order(command) => command.run(),
             Command::Graph(command) => command.run(),
+            Command::Bench(command) => command.run(),
         }
     }
 }
