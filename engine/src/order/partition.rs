@@ -275,6 +275,7 @@ impl Partition {
         self.named_tips_bytes = 0;
         self.known.reserve(records.len());
         records.chunks(LOOKED_UP_TOGETHER).try_for_each(|records| {
+            lookup.go_on()?;
             self.touch(records, lookup);
             records.iter().try_for_each(|scanned| self.arrive(scanned, lookup))
         })
@@ -771,6 +772,7 @@ impl Partition {
     /// Delivers held events until none is ready, the one with the smallest position first.
     fn deliver_ready(&mut self, trigger: u32, stream: u32, lookup: &Lookup) -> Result<(), Fault> {
         while let Some(Reverse((position, key))) = self.ready.pop() {
+            lookup.go_on()?;
             let held_as = KnownAs::Held(position).encode();
             let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
             let slot = match self.known.find(key, |value| (value == held_as).then_some(())) {
