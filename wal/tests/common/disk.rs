@@ -748,6 +748,10 @@ impl Storage for Disk {
     fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
         self.cache.try_lock(name, holder)
     }
+
+    fn random(&self) -> u64 {
+        self.state().random.next()
+    }
 }
 
 #[derive(Debug)]
