@@ -5,7 +5,6 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crossbeam::channel::{Sender, bounded, unbounded};
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, name};
 
@@ -31,6 +30,7 @@ use crate::pipeline::threads::{self, Cores};
 use crate::pipeline::writer::{Group, Writer};
 use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
+use crate::sync::mpmc::{Sender, bounded, unbounded};
 use crate::sync::{self, Arc, Mutex, Watermark};
 
 /// How long to spin where each thread has a core of its own: longer than a buffered append takes, and

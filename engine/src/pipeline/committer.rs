@@ -9,7 +9,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crossbeam::channel;
 use thalweg_wal::Segment;
 
 use crate::derived::checkpoint::Snapshot;
@@ -26,7 +25,7 @@ use crate::pipeline::keeper::CheckpointTask;
 use crate::pipeline::lane::Reply;
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, Promise, Receiver};
+use crate::sync::{Arc, Promise, Receiver, mpmc as channel};
 
 /// What reaches the committer, in order.
 #[derive(Debug)]

@@ -23,14 +23,14 @@ use crate::order::known::SharedTable;
 use crate::pipeline::lookup::{Lookup, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark};
+use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark, now};
 use crate::timings::{Recorder, Recorders};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
 /// as a year.
 pub(crate) fn deadline_in(timeout: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-    Instant::now() + timeout.min(YEAR)
+    now() + timeout.min(YEAR)
 }
 
 /// A number that one thread sets and any thread reads.
@@ -267,7 +267,7 @@ impl Core {
     /// The time, if timings are recorded.
     #[inline]
     pub(crate) fn now(&self) -> Option<Instant> {
-        self.timings.as_ref().map(|_| Instant::now())
+        self.timings.as_ref().map(|_| now())
     }
 
     /// Records the time since `start` that [`Core::now`] gave.

@@ -5,13 +5,13 @@
 
 use std::io;
 
-use crossbeam::channel::{Receiver, Sender};
 use thalweg_wal::storage::MappedFile;
 use thalweg_wal::{Segment, Spare, SpareRequest};
 
 use crate::derived::checkpoint::Snapshot;
 use crate::error::{Cause, ReadError};
 use crate::pipeline::core::Core;
+use crate::sync::mpmc::{Receiver, Sender};
 use crate::sync::{Arc, Ordering, Promise};
 
 /// Prepares segments until nobody is left to ask for one.

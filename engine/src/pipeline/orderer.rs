@@ -10,8 +10,6 @@
 
 use std::collections::BTreeMap;
 
-use crossbeam::channel;
-
 use crate::derived::checkpoint::{self, Snapshot};
 use crate::derived::order_log;
 use crate::error::{Cause, ReadError};
@@ -26,7 +24,7 @@ use crate::pipeline::lookup::{Fault, Lookup, segment_at};
 use crate::pipeline::permits::{Budget, Patience};
 use crate::pipeline::scanner::{self, Cut, ScannedCut};
 use crate::questions::{Question, answer};
-use crate::sync::{Arc, Ordering, Promise, Sender};
+use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel};
 
 /// A cut ends at the first frame boundary after this many bytes.
 const CUT_BYTES: u64 = 4 << 20;
