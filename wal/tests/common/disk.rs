@@ -120,7 +120,8 @@ pub struct Disk {
     /// What reads and maps show.
     cache: MemoryStorage,
     state: Arc<Mutex<State>>,
-    /// Called before every operation, outside of any lock: a place where other threads may come between.
+    /// Called before every operation but a sync, outside of any lock: a place where other threads may
+    /// come between. (A mapped file is locked while it is synced.)
     between: fn(),
 }
 
@@ -368,6 +369,14 @@ impl Disk {
         self.state().full = ops;
     }
 
+    /// The process that has stopped starts again: the machine has not, so the cache is what it was.
+    pub fn restart(&self) {
+        self.heal();
+        let mut state = self.state();
+        state.stopped = false;
+        state.happened.clear();
+    }
+
     /// Takes back all faults that have not happened.
     pub fn heal(&self) {
         let mut state = self.state();
@@ -521,7 +530,9 @@ impl Disk {
 
     /// Counts an operation, and says what happens to it.
     fn step(&self, op: Op, name: &str) -> (MutexGuard<'_, State>, Option<Fault>) {
-        (self.between)();
+        if op != Op::Sync {
+            (self.between)();
+        }
         let mut state = self.state();
         let fault = state.step(op, name);
         (state, fault)
@@ -621,8 +632,13 @@ impl State {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.full.contains(&self.ops)
+    /// Whether there is no room for an operation that needs some.
+    fn is_full(&mut self, op: Op, name: &str) -> bool {
+        let is_full = self.full.contains(&self.ops);
+        if is_full {
+            self.happened.push((op, name.to_owned(), Fault::Full));
+        }
+        is_full
     }
 
     fn chance(&mut self, times: u64) -> bool {
@@ -678,7 +694,7 @@ impl Storage for Disk {
 
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
         let mut state = self.whole_step(Op::Create, name)?;
-        if state.is_full() {
+        if state.is_full(Op::Create, name) {
             return Err(error_of(Fault::Full));
         }
         let inner = self.cache.create(name, len)?;
@@ -810,7 +826,8 @@ impl StorageFile for DiskFile {
         let file = &state.files[&self.number];
         let pages = offset / PAGE as u64..(offset + buf.len() as u64).div_ceil(PAGE as u64);
         let needs_room = pages.clone().any(|page| !file.allocated.contains(&page));
-        let fault = fault.or((needs_room && state.is_full()).then_some(Fault::Full));
+        let fault =
+            fault.or((needs_room && state.is_full(Op::Write, &self.name)).then_some(Fault::Full));
         let mut write = |buf| self.disk.write(&mut state, self.number, &*self.inner, buf, offset);
         let half = &buf[..buf.len() / 2];
         match fault {
@@ -828,7 +845,7 @@ impl StorageFile for DiskFile {
 
     fn reserve(&self) -> io::Result<bool> {
         let mut state = self.disk.whole_step(Op::Reserve, &self.name)?;
-        if state.is_full() {
+        if state.is_full(Op::Reserve, &self.name) {
             return Err(error_of(Fault::Full));
         }
         let can = state.dice.is_some();

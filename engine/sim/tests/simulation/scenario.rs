@@ -1,0 +1,216 @@
+//! One seed: a store lives through a few sessions, each with faults, crashes or neither, and after each
+//! recovery everything that it ever said has to be so.
+
+use std::sync::Arc;
+
+use thalweg::storage::Storage;
+use thalweg::{Durability, LogOpenError, OpenError, Options, Store, verify_on};
+
+use crate::common::{check, expected};
+use crate::disk::{Dice, Disk, Fault};
+use crate::model::Model;
+use crate::workload::{self, Size};
+
+/// What a scenario came to: to see that the simulation does what it is for, and does it again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    pub sessions: u64,
+    pub crashes: u64,
+    pub reopened: u64,
+    pub faults: u64,
+    pub acknowledged: u64,
+    pub delivered: u64,
+    pub rolled: u64,
+    pub ops: u64,
+    /// Of everything that was done to the disk, in its order.
+    pub fingerprint: u64,
+}
+
+/// Faults to come. A machine that stops is the most frequent: it is what all others have to end in.
+fn plan(disk: &Disk, dice: &mut Dice) {
+    let op = |dice: &mut Dice| {
+        let range = [4, 20, 60, 200][dice.below(4) as usize];
+        disk.ops() + 1 + dice.below(range)
+    };
+    let read = |dice: &mut Dice| disk.reads() + 1 + dice.below(60);
+    let harmless = [Fault::Short, Fault::Interrupted];
+    match dice.below(10) {
+        0 => {}
+        1 => {
+            for _ in 0..4 {
+                disk.fail_at(op(dice), harmless[dice.below(2) as usize]);
+                disk.fail_read_at(read(dice), harmless[dice.below(2) as usize]);
+            }
+        }
+        2 | 3 => {
+            for _ in 0..1 + dice.below(2) {
+                disk.fail_at(op(dice), Fault::Error);
+            }
+        }
+        4 => {
+            let from = op(dice);
+            disk.full_during(from..from + 1 + dice.below(40));
+        }
+        5 => disk.fail_read_at(read(dice), Fault::Error),
+        6 => {
+            disk.fail_at(op(dice), [Fault::Error, Fault::Full][dice.below(2) as usize]);
+            disk.fail_at(op(dice), harmless[dice.below(2) as usize]);
+            disk.fail_at(op(dice), Fault::Stop);
+        }
+        _ => disk.fail_at(op(dice), Fault::Stop),
+    }
+}
+
+fn shared(disk: &Disk) -> Arc<dyn Storage> {
+    Arc::new(disk.clone())
+}
+
+/// The disk as whoever reads past the cache sees it, to look at without leaving traces.
+fn copy(disk: &Disk) -> Disk {
+    disk.power_loss(|| true)
+}
+
+fn options(dice: &mut Dice) -> Options {
+    // One orderer: a pool would run threads that take no turns.
+    Options::new()
+        .segment_bytes(1 << 20)
+        .scanners(1 + dice.below(2) as usize)
+        .orderers(1)
+        .pin(false)
+        .queue_bytes([1, 10_000, 64 << 20][dice.below(3) as usize])
+}
+
+/// Whether something has happened that a store may fail for.
+fn is_harmed(disk: &Disk) -> bool {
+    let is_harm = |fault| !matches!(fault, Fault::Short | Fault::Interrupted);
+    disk.has_stopped() || disk.happened().iter().any(|(_, _, fault)| is_harm(*fault))
+}
+
+/// A store that cannot be opened says that it could not read or write: there is no damage.
+fn check_refusal(error: &OpenError, disk: &Disk) {
+    let is_io = matches!(error, OpenError::Io { .. } | OpenError::Log(LogOpenError::Io { .. }));
+    assert!(is_io, "nothing is damaged, but: {error}");
+    assert!(is_harmed(disk), "nothing has happened, but: {error}");
+}
+
+struct Scenario {
+    disk: Disk,
+    model: Arc<Model>,
+    dice: Dice,
+    report: Report,
+}
+
+/// Runs the scenario of a seed, in the world of the caller.
+pub fn run(seed: u64) -> Report {
+    let mut dice = Dice(seed);
+    let disk = Disk::with_seed(dice.next()).calling(lockstep::point);
+    let model = Arc::default();
+    let mut scenario = Scenario { disk, model, dice, report: Report::default() };
+    for _ in 0..1 + scenario.dice.below(4) {
+        scenario.session();
+        scenario.between();
+    }
+    scenario.end();
+    scenario.report
+}
+
+impl Scenario {
+    fn session(&mut self) {
+        self.report.sessions += 1;
+        let faults_from_the_start = self.dice.once_in(3);
+        if faults_from_the_start {
+            plan(&self.disk, &mut self.dice);
+        }
+        let buffered = self.dice.once_in(8);
+        let durability = if buffered { Durability::Buffered } else { Durability::Sync };
+        let (since, seen) = (self.model.batch_count(), self.model.seen_end());
+        let opened = options(&mut self.dice).durability(durability).open_on(shared(&self.disk));
+        let store = match opened {
+            Ok(store) => store,
+            Err(error) => return check_refusal(&error, &self.disk),
+        };
+        let now = expected(&copy(&self.disk));
+        self.model.check(&now);
+        if !faults_from_the_start {
+            if self.dice.once_in(2) {
+                check(&store, &now);
+            }
+            plan(&self.disk, &mut self.dice);
+        }
+        let size = Size::of(&mut self.dice);
+        workload::run(&store, &self.model, size, &mut self.dice);
+        let is_closed = self.close(store);
+        if buffered && !is_closed {
+            self.model.lose_what_was_buffered(since, seen);
+        }
+    }
+
+    /// Closes the store, and says whether that went well.
+    fn close(&mut self, store: Store) -> bool {
+        self.report.rolled += store.stats().segments - 1;
+        let closed = if self.dice.once_in(4) {
+            // What becomes of the last sync nobody hears.
+            drop(store);
+            let is_harmed = is_harmed(&self.disk);
+            if is_harmed { Err(String::from("dropped")) } else { Ok(()) }
+        } else {
+            store.close().map_err(|error| error.to_string())
+        };
+        let unknown = self.model.check_ended();
+        if !is_harmed(&self.disk) {
+            assert_eq!((&closed, unknown), (&Ok(()), 0), "nothing has happened");
+        }
+        closed.is_ok()
+    }
+
+    /// What happens to the machine before the store is opened again.
+    fn between(&mut self) {
+        self.report.faults += self.disk.happened().len() as u64;
+        let crashes = self.dice.once_in(2) || self.disk.has_stopped() && !self.dice.once_in(4);
+        if crashes {
+            self.report.crashes += 1;
+            self.report.ops += self.disk.ops();
+            self.disk = self.disk.crash(self.dice.next());
+        } else {
+            self.report.reopened += 1;
+            self.disk.restart();
+            if self.dice.once_in(3) {
+                self.disk.drop_caches();
+            }
+        }
+    }
+
+    /// Without faults everything is there, works, and is found to be right.
+    fn end(&mut self) {
+        let store = options(&mut self.dice).open_on(shared(&self.disk)).expect("opens");
+        let now = expected(&copy(&self.disk));
+        self.model.check(&now);
+        check(&store, &now);
+        let size = Size::of(&mut self.dice);
+        workload::run(&store, &self.model, size, &mut self.dice);
+        store.close().expect("closes");
+        self.model.check_ended();
+        let now = expected(&copy(&self.disk));
+        self.model.check(&now);
+        let report = verify_on(shared(&self.disk), &|_| std::ops::ControlFlow::Continue(()))
+            .expect("verifies");
+        assert_eq!(report.problems, []);
+        self.report.acknowledged = self.model.acknowledged();
+        self.report.delivered = now.order.len() as u64;
+        self.report.ops += self.disk.ops();
+        self.report.fingerprint = self.disk.fingerprint();
+    }
+}
+
+impl Report {
+    pub fn add(&mut self, other: &Report) {
+        self.sessions += other.sessions;
+        self.crashes += other.crashes;
+        self.reopened += other.reopened;
+        self.faults += other.faults;
+        self.acknowledged += other.acknowledged;
+        self.delivered += other.delivered;
+        self.rolled += other.rolled;
+        self.ops += other.ops;
+    }
+}
