@@ -512,6 +512,17 @@ impl Disk {
         self.drop_caches();
     }
 
+    /// Makes all sectors readable again.
+    pub fn mend(&self) {
+        self.state().files.values_mut().for_each(|file| file.bad.clear());
+        self.drop_caches();
+    }
+
+    /// The names of all files, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.state().names.keys().cloned().collect()
+    }
+
     /// The bytes of a file that are not zeros, by page.
     pub fn used(&self, name: &str) -> Vec<u64> {
         let state = self.state();

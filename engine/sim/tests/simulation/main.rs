@@ -14,6 +14,7 @@ extern crate thalweg_sim as thalweg;
 
 #[path = "../../../tests/common/mod.rs"]
 mod common;
+mod damage;
 #[path = "../../../../wal/tests/common/disk.rs"]
 mod disk;
 mod model;
@@ -29,7 +30,7 @@ use lockstep::Summary;
 use scenario::Report;
 
 /// How many seeds a run has that is not told.
-const ROUNDS: u64 = 2000;
+const ROUNDS: u64 = 3000;
 
 fn run(seed: u64) -> (Report, Summary) {
     catch_unwind(|| lockstep::run(seed, || scenario::run(seed))).unwrap_or_else(|panic| {

@@ -7,6 +7,7 @@ use thalweg::storage::Storage;
 use thalweg::{Durability, LogOpenError, OpenError, Options, Store, verify_on};
 
 use crate::common::{check, expected};
+use crate::damage;
 use crate::disk::{Dice, Disk, Fault};
 use crate::model::Model;
 use crate::workload::{self, Size};
@@ -61,16 +62,16 @@ fn plan(disk: &Disk, dice: &mut Dice) {
     }
 }
 
-fn shared(disk: &Disk) -> Arc<dyn Storage> {
+pub fn shared(disk: &Disk) -> Arc<dyn Storage> {
     Arc::new(disk.clone())
 }
 
 /// The disk as whoever reads past the cache sees it, to look at without leaving traces.
-fn copy(disk: &Disk) -> Disk {
+pub fn copy(disk: &Disk) -> Disk {
     disk.power_loss(|| true)
 }
 
-fn options(dice: &mut Dice) -> Options {
+pub fn options(dice: &mut Dice) -> Options {
     // One orderer: a pool would run threads that take no turns.
     Options::new()
         .segment_bytes(1 << 20)
@@ -188,10 +189,17 @@ impl Scenario {
         check(&store, &now);
         let size = Size::of(&mut self.dice);
         workload::run(&store, &self.model, size, &mut self.dice);
+        let last_alone = self.dice.once_in(2);
+        if last_alone {
+            workload::append_last(&store, &self.model);
+        }
         store.close().expect("closes");
         self.model.check_ended();
         let now = expected(&copy(&self.disk));
         self.model.check(&now);
+        if self.dice.once_in(3) {
+            damage::run(&self.disk, &now, last_alone, &mut self.dice);
+        }
         let report = verify_on(shared(&self.disk), &|_| std::ops::ControlFlow::Continue(()))
             .expect("verifies");
         assert_eq!(report.problems, []);

@@ -65,6 +65,19 @@ pub fn run(store: &Store, model: &Arc<Model>, size: Size, dice: &mut Dice) {
     }
 }
 
+/// Appends one batch more, in a frame of its own.
+pub fn append_last(store: &Store, model: &Model) {
+    let lane = model.lane(true);
+    let number = model.submit(lane, |number| {
+        let last = event(b"last", format!("batch {number}").into_bytes());
+        vec![(SerialRecord::Event(last), true)]
+    });
+    let batch = mixed_of(&model.records(number));
+    let ticket = store.submit(batch, Ack::Ordered).expect("accepted");
+    model.accepted(number);
+    model.outcome(number, ticket.wait());
+}
+
 fn start(name: String, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     thread::Builder::new().name(name).spawn(body).expect("starts")
 }
