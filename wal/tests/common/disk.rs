@@ -144,6 +144,8 @@ struct State {
     reads: u64,
     faults: Faults,
     read_faults: Faults,
+    /// At the operation of one kind with this number.
+    kind_faults: BTreeMap<(Op, u64), Fault>,
     /// Operations during which there is no room.
     full: Range<u64>,
     stopped: bool,
@@ -162,6 +164,8 @@ type Faults = BTreeMap<u64, Fault>;
 /// A file: what the device has, and what the next sync brings there.
 #[derive(Debug, Clone, Default)]
 struct Inode {
+    /// Its newest name.
+    name: String,
     len: u64,
     /// Pages that are not all zeros.
     device: BTreeMap<u64, Arc<[u8; PAGE]>>,
@@ -255,7 +259,8 @@ impl Inode {
             self.put_page(page, Arc::new(bytes));
         }
         if !self.synced && !survival.keeps_length() {
-            *self = Inode { bad: std::mem::take(&mut self.bad), ..Inode::default() };
+            self.len = 0;
+            self.device.clear();
         }
     }
 
@@ -364,6 +369,14 @@ impl Disk {
         self.state().read_faults.insert(read, fault);
     }
 
+    /// Adds a fault at the operation of a kind that comes after `skip` others of it.
+    pub fn fail_next(&self, op: Op, skip: u64, fault: Fault) {
+        assert!(fault.can_happen_to(op), "{fault:?} never happens to {op:?}");
+        let mut state = self.state();
+        let at = state.counts.get(&op).copied().unwrap_or(0) + 1 + skip;
+        state.kind_faults.insert((op, at), fault);
+    }
+
     /// There is no room from one operation to before another.
     pub fn full_during(&self, ops: Range<u64>) {
         self.state().full = ops;
@@ -377,11 +390,16 @@ impl Disk {
         state.happened.clear();
     }
 
+    pub fn will_be_full(&self) -> bool {
+        !self.state().full.is_empty()
+    }
+
     /// Takes back all faults that have not happened.
     pub fn heal(&self) {
         let mut state = self.state();
         state.faults.clear();
         state.read_faults.clear();
+        state.kind_faults.clear();
         state.full = 0..0;
     }
 
@@ -444,6 +462,10 @@ impl Disk {
             file.synced = true;
             names.values().any(|named| named == number)
         });
+        for (name, number) in &names {
+            let file = files.get_mut(number).expect("every name has a file");
+            file.name = name.clone();
+        }
         let after = State {
             files,
             durable_names: names.clone(),
@@ -604,6 +626,7 @@ impl State {
             reads: 0,
             faults: Faults::new(),
             read_faults: Faults::new(),
+            kind_faults: BTreeMap::new(),
             full: 0..0,
             stopped: false,
             happened: Vec::new(),
@@ -614,7 +637,9 @@ impl State {
     }
 
     fn step(&mut self, op: Op, name: &str) -> Option<Fault> {
-        *self.counts.entry(op).or_default() += 1;
+        let count = self.counts.entry(op).or_default();
+        *count += 1;
+        let of_its_kind = self.kind_faults.remove(&(op, *count));
         let (now, faults) = match op {
             Op::Read | Op::Look => (&mut self.reads, &mut self.read_faults),
             _ => (&mut self.ops, &mut self.faults),
@@ -622,8 +647,11 @@ impl State {
         *now += 1;
         let due = faults.range(..=*now).find(|(_, fault)| fault.can_happen_to(op));
         let due = due.map(|(&at, &fault)| (at, fault));
-        if let Some((at, fault)) = due {
+        if let Some((at, _)) = due {
             faults.remove(&at);
+        }
+        let due = due.map(|(_, fault)| fault).or(of_its_kind);
+        if let Some(fault) = due {
             self.happened.push((op, name.to_owned(), fault));
             self.stopped |= fault == Fault::Stop;
         }
@@ -631,7 +659,7 @@ impl State {
         if self.stopped && !matches!(op, Op::Read | Op::Look) {
             return Some(Fault::Stop);
         }
-        due.map(|(_, fault)| fault)
+        due
     }
 
     fn note(&mut self, number: u64, bytes: &[u8]) {
@@ -711,16 +739,16 @@ impl Storage for Disk {
         let inner = self.cache.create(name, len)?;
         state.made += 1;
         let number = state.made;
-        state.files.insert(number, Inode { len, ..Inode::default() });
+        state.files.insert(number, Inode { name: name.to_owned(), len, ..Inode::default() });
         state.change_names(NameChange::Link(name.to_owned(), number));
-        Ok(Arc::new(DiskFile { disk: self.clone(), name: name.to_owned(), number, inner }))
+        Ok(Arc::new(DiskFile { disk: self.clone(), number, inner }))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         let state = self.whole_step(Op::Look, name)?;
         let inner = self.cache.open(name, access)?;
         let number = state.names[name];
-        Ok(Arc::new(DiskFile { disk: self.clone(), name: name.to_owned(), number, inner }))
+        Ok(Arc::new(DiskFile { disk: self.clone(), number, inner }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -733,6 +761,8 @@ impl Storage for Disk {
         if fault.is_none() || fault == Some(Fault::Stop) && state.chance(2) {
             self.cache.rename(from, to)?;
             let number = state.names[from];
+            let file = state.files.get_mut(&number).expect("every name has a file");
+            file.name = to.to_owned();
             state.change_names(NameChange::Rename(from.to_owned(), to.to_owned(), number));
         }
         fault.map_or(Ok(()), |fault| Err(error_of(fault)))
@@ -784,15 +814,18 @@ impl Storage for Disk {
 #[derive(Debug)]
 struct DiskFile {
     disk: Disk,
-    name: String,
     number: u64,
     inner: Arc<dyn StorageFile>,
 }
 
 impl DiskFile {
+    fn name(&self) -> String {
+        self.disk.state().files[&self.number].name.clone()
+    }
+
     /// How many of the bytes a read is to read.
     fn read_len(&self, len: usize, offset: u64) -> io::Result<(MutexGuard<'_, State>, usize)> {
-        let (state, fault) = self.disk.step(Op::Read, &self.name);
+        let (state, fault) = self.disk.step(Op::Read, &self.name());
         match fault {
             None if state.files[&self.number].is_bad(offset, len) => {
                 Err(io::Error::other("the device cannot read a sector"))
@@ -832,13 +865,14 @@ impl StorageFile for DiskFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        let (mut state, fault) = self.disk.step(Op::Write, &self.name);
+        let name = self.name();
+        let (mut state, fault) = self.disk.step(Op::Write, &name);
         state.note(offset, &(buf.len() as u64).to_be_bytes());
         let file = &state.files[&self.number];
         let pages = offset / PAGE as u64..(offset + buf.len() as u64).div_ceil(PAGE as u64);
         let needs_room = pages.clone().any(|page| !file.allocated.contains(&page));
         let fault =
-            fault.or((needs_room && state.is_full(Op::Write, &self.name)).then_some(Fault::Full));
+            fault.or((needs_room && state.is_full(Op::Write, &name)).then_some(Fault::Full));
         let mut write = |buf| self.disk.write(&mut state, self.number, &*self.inner, buf, offset);
         let half = &buf[..buf.len() / 2];
         match fault {
@@ -855,8 +889,9 @@ impl StorageFile for DiskFile {
     }
 
     fn reserve(&self) -> io::Result<bool> {
-        let mut state = self.disk.whole_step(Op::Reserve, &self.name)?;
-        if state.is_full(Op::Reserve, &self.name) {
+        let name = self.name();
+        let mut state = self.disk.whole_step(Op::Reserve, &name)?;
+        if state.is_full(Op::Reserve, &name) {
             return Err(error_of(Fault::Full));
         }
         let can = state.dice.is_some();
@@ -868,7 +903,7 @@ impl StorageFile for DiskFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (mut state, fault) = self.disk.step(Op::Sync, &self.name);
+        let (mut state, fault) = self.disk.step(Op::Sync, &self.name());
         match fault {
             None => {
                 let file = state.files.get_mut(&self.number).expect("an open file has a number");
@@ -886,7 +921,7 @@ impl StorageFile for DiskFile {
     }
 
     fn map(&self) -> io::Result<Map> {
-        let _state = self.disk.whole_step(Op::Look, &self.name)?;
+        let _state = self.disk.whole_step(Op::Look, &self.name())?;
         self.inner.map()
     }
 }

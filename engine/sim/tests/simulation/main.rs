@@ -23,7 +23,7 @@ mod workload;
 
 use std::panic::catch_unwind;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use lockstep::Summary;
@@ -49,7 +49,7 @@ fn seeds() {
     let (seed, rounds) = (number_from("THALWEG_SEED"), number_from("THALWEG_ROUNDS"));
     let rounds = rounds.unwrap_or(if seed.is_some() { 1 } else { ROUNDS });
     let first = seed.unwrap_or(0);
-    let next = AtomicU64::new(first);
+    let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let sum = Mutex::new((Report::default(), 0, 0));
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -57,10 +57,13 @@ fn seeds() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + rounds {
+                    if seed >= first + rounds || failed.load(Ordering::Relaxed) {
                         return;
                     }
-                    let (report, summary) = run(seed);
+                    let (report, summary) = catch_unwind(|| run(seed)).unwrap_or_else(|panic| {
+                        failed.store(true, Ordering::Relaxed);
+                        std::panic::resume_unwind(panic)
+                    });
                     let mut sum = sum.lock().expect("no panic while locked");
                     sum.0.add(&report);
                     sum.1 += summary.steps;

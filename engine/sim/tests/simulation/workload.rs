@@ -8,12 +8,12 @@ use std::time::Duration;
 use lockstep::thread::{self, JoinHandle};
 use thalweg::reference::{SerialEvent, SerialRecord};
 use thalweg::{
-    Ack, AppenderOptions, Batch, Cause, MixedAppender, MixedBatch, ReadError, Refusal, SealError,
-    Store, StreamAppender, Ticket,
+    Ack, AppenderOptions, Batch, Cause, LogOpenError, MixedAppender, MixedBatch, OpenError,
+    Options, ReadError, Refusal, SealError, Store, StreamAppender, Ticket,
 };
 
 use crate::common::to_new;
-use crate::disk::Dice;
+use crate::disk::{Dice, Disk};
 use crate::model::{Model, Submitted};
 
 /// How much of what.
@@ -27,12 +27,17 @@ pub struct Size {
     pub streams: u64,
     /// One batch in so many is large; none if 0.
     pub large: u64,
+    /// One appender, one batch after the other, and all of the same length: what one frame has left behind
+    /// stands where another would begin.
+    pub uniform: bool,
 }
 
 impl Size {
     pub fn of(dice: &mut Dice) -> Self {
+        let uniform = dice.once_in(5);
         Size {
-            appenders: 1 + dice.below(3),
+            uniform,
+            appenders: if uniform { 1 } else { 1 + dice.below(3) },
             batches: 1 + dice.below(8),
             readers: dice.below(3),
             ids: 4 + dice.below(40),
@@ -43,7 +48,7 @@ impl Size {
 }
 
 /// Runs it all, and returns when all has its outcome.
-pub fn run(store: &Store, model: &Arc<Model>, size: Size, dice: &mut Dice) {
+pub fn run(store: &Store, disk: &Disk, model: &Arc<Model>, size: Size, dice: &mut Dice) {
     let mut threads = Vec::new();
     for number in 0..size.appenders {
         let (store, model, dice) = (store.clone(), Arc::clone(model), Dice(dice.next()));
@@ -56,7 +61,7 @@ pub fn run(store: &Store, model: &Arc<Model>, size: Size, dice: &mut Dice) {
         threads.push(start(format!("reader {number}"), move || read(&store, &model, dice)));
     }
     for _ in 0..dice.below(5) {
-        ask(store, model, dice);
+        ask(store, disk, model, dice);
     }
     for thread in threads {
         if let Err(panic) = thread.join() {
@@ -124,7 +129,7 @@ impl<'a> Appending<'a> {
             if !self.append() {
                 break;
             }
-            if self.dice.once_in(3) {
+            if self.size.uniform || self.dice.once_in(3) {
                 self.wait_for_one();
             }
             match (self.dice.below(60), &self.appender) {
@@ -170,14 +175,15 @@ impl<'a> Appending<'a> {
             Appender::Stream(appender) => Some(appender.stream().to_vec()),
             Appender::Mixed(_) | Appender::Store(..) => None,
         };
-        let mut events = self.events(fixed.as_deref());
-        let first = self.dice.below(4);
+        let uniform = self.size.uniform;
+        let mut events = if uniform { Vec::new() } else { self.events(fixed.as_deref()) };
+        let first = if uniform { 3 } else { self.dice.below(4) };
         let stream = match events.first() {
             Some((SerialRecord::Event(event), _)) => event.stream.clone(),
             _ => fixed.unwrap_or_else(|| b"s0".to_vec()),
         };
         let number = self.model.submit(self.lane, |number| {
-            let mut name = event(&stream, format!("batch {number}").into_bytes());
+            let mut name = event(&stream, format!("batch {number:04}").into_bytes());
             name.parents = match first {
                 0 => Some(vec![]),
                 1 => Some(vec![b"never".to_vec()]),
@@ -394,8 +400,8 @@ fn saw(model: &Model, event: Result<thalweg::Event, ReadError>) {
 }
 
 /// One of the other things that a store can be asked for.
-fn ask(store: &Store, model: &Model, dice: &mut Dice) {
-    match dice.below(10) {
+fn ask(store: &Store, disk: &Disk, model: &Model, dice: &mut Dice) {
+    match dice.below(12) {
         0..4 => drop(store.checkpoint()),
         4 => drop(store.held()),
         5 => drop(store.streams()),
@@ -406,8 +412,36 @@ fn ask(store: &Store, model: &Model, dice: &mut Dice) {
             assert!(chain.is_sorted(), "{stats:?}");
         }
         7 => drop(store.wait_committed(store.durable_end())),
+        8 => {
+            // What it finds to be damaged at the moment of a fault may be half written.
+            if let Ok(report) = store.verify()
+                && disk.happened().is_empty()
+            {
+                assert_eq!(report.problems, []);
+            }
+        }
+        9 => read_beside(disk, model),
         _ => seal(store, model, dice),
     }
+}
+
+/// Another process reads along. What it shows it has made durable.
+fn read_beside(disk: &Disk, model: &Model) {
+    let options = Options::new().scanners(1).orderers(1).pin(false);
+    let reader = match options.open_read_only_on(Arc::new(disk.clone())) {
+        Ok(reader) => reader,
+        Err(error) => {
+            let is_io = matches!(
+                error,
+                OpenError::Io { .. }
+                    | OpenError::Log(LogOpenError::Io { .. } | LogOpenError::Missing { .. })
+            );
+            return assert!(is_io, "a reader finds damage: {error}");
+        }
+    };
+    reader.wait_committed(reader.durable_end()).expect("a reader needs no disk");
+    reader.read(..).expect("reads").for_each(|event| saw(model, event));
+    assert_eq!(reader.stats().corrupt, 0);
 }
 
 /// Seals a stream of its own, and perhaps takes the seal off.
@@ -423,11 +457,40 @@ fn seal(store: &Store, model: &Model, dice: &mut Dice) {
         }
         Err(error) => return sealed(model, number, error),
     }
+    let refusal = append_to(store, model, &stream);
+    let is_ended = |refusal: &Refusal| matches!(refusal, Refusal::Closed | Refusal::Poisoned(_));
+    let refusal = refusal.expect("a sealed stream takes nothing");
+    assert!(matches!(refusal, Refusal::Sealed) || is_ended(&refusal), "{refusal}");
     if dice.once_in(2) {
         let number = model.submit(lane, record(SerialRecord::Unseal(stream.clone())));
         match store.unseal(&stream) {
-            Ok(()) => model.stored(number),
+            Ok(()) => {
+                model.stored(number);
+                if let Some(refusal) = append_to(store, model, &stream) {
+                    assert!(is_ended(&refusal), "after the seal is taken off: {refusal}");
+                }
+            }
             Err(error) => sealed(model, number, error),
+        }
+    }
+}
+
+/// Appends one event to a stream, and says why not if it is refused.
+fn append_to(store: &Store, model: &Model, stream: &[u8]) -> Option<Refusal> {
+    let lane = model.lane(false);
+    let number = model.submit(lane, |number| {
+        let name = format!("batch {number:04}").into_bytes();
+        vec![(SerialRecord::Event(event(stream, name)), true)]
+    });
+    match store.submit(mixed_of(&model.records(number)), Ack::Durable) {
+        Ok(ticket) => {
+            model.accepted(number);
+            model.outcome(number, ticket.wait());
+            None
+        }
+        Err(refused) => {
+            model.refused(number);
+            Some(refused.reason)
         }
     }
 }
@@ -436,6 +499,7 @@ fn sealed(model: &Model, number: usize, error: SealError) {
     match error {
         SealError::Refused(_) => model.refused(number),
         SealError::Failed(failure) => model.outcome(number, Err(failure)),
+        // It is stored, if not ordered.
         SealError::Undecided => model.stored(number),
         other => panic!("{other}"),
     }
