@@ -149,6 +149,20 @@ fn a_failed_sync_leaves_a_cache_that_lies() {
 }
 
 #[test]
+fn everybody_who_has_the_file_hears_of_a_failed_sync_once() {
+    let disk = Disk::new();
+    let file = ones(&disk);
+    let other = disk.open("file", Access::Write).expect("opens");
+    write_all_at(&*file, &[2; 8], 0).expect("writes");
+    disk.fail_at(disk.ops() + 1, Fault::Error);
+    other.sync().expect_err("fails");
+    other.sync().expect("it has heard of it");
+    file.sync().expect_err("it was its write, too");
+    file.sync().expect("it has heard of it");
+    disk.open("file", Access::Read).expect("opens").sync().expect("it came later");
+}
+
+#[test]
 fn with_a_seed_a_failed_sync_may_have_done_a_part() {
     let mut seen = BTreeSet::new();
     for seed in 0..200 {

@@ -14,7 +14,8 @@
 //! # What a failed sync leaves
 //!
 //! As the common kernels do it: the pages stay readable, count as clean, are not written by the next
-//! sync, which succeeds, and are gone after a power loss. On a disk with a seed, a part of them has
+//! sync, which succeeds, and are gone after a power loss. Whoever had the file open when it failed hears of it,
+//! once, also if it was somebody else's sync. On a disk with a seed, a part of them has
 //! arrived. Whatever is written later into one of these pages takes the rest of the page along.
 //! [`Disk::drop_caches`] makes the cache forget what the device does not have.
 //!
@@ -29,6 +30,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use thalweg_wal::storage::{
@@ -177,6 +179,8 @@ struct Inode {
     synced: bool,
     /// Sectors that the device cannot read.
     bad: BTreeSet<u64>,
+    /// Syncs that have failed.
+    sync_errors: u64,
 }
 
 /// A page after a write.
@@ -705,6 +709,7 @@ impl State {
     /// What a failed sync of a file leaves: see the top.
     fn fail_sync(&mut self, number: u64) {
         let file = self.files.get_mut(&number).expect("an open file has a number");
+        file.sync_errors += 1;
         let often = self.dice.as_mut().map_or(0, |dice| dice.below(9));
         let dice = Dice(self.dice.as_mut().map_or(0, Dice::next));
         let mut survival = Survival::Pieces { dice, len: SECTOR, often, noise: 0 };
@@ -741,14 +746,14 @@ impl Storage for Disk {
         let number = state.made;
         state.files.insert(number, Inode { name: name.to_owned(), len, ..Inode::default() });
         state.change_names(NameChange::Link(name.to_owned(), number));
-        Ok(Arc::new(DiskFile { disk: self.clone(), number, inner }))
+        Ok(Arc::new(DiskFile::new(self, &state, number, inner)))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         let state = self.whole_step(Op::Look, name)?;
         let inner = self.cache.open(name, access)?;
         let number = state.names[name];
-        Ok(Arc::new(DiskFile { disk: self.clone(), number, inner }))
+        Ok(Arc::new(DiskFile::new(self, &state, number, inner)))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -816,9 +821,16 @@ struct DiskFile {
     disk: Disk,
     number: u64,
     inner: Arc<dyn StorageFile>,
+    /// Failed syncs of the file that this handle has heard of.
+    heard: AtomicU64,
 }
 
 impl DiskFile {
+    fn new(disk: &Disk, state: &State, number: u64, inner: Arc<dyn StorageFile>) -> Self {
+        let heard = AtomicU64::new(state.files[&number].sync_errors);
+        DiskFile { disk: disk.clone(), number, inner, heard }
+    }
+
     fn name(&self) -> String {
         self.disk.state().files[&self.number].name.clone()
     }
@@ -908,12 +920,17 @@ impl StorageFile for DiskFile {
             None => {
                 let file = state.files.get_mut(&self.number).expect("an open file has a number");
                 file.flush();
+                if self.heard.swap(file.sync_errors, Ordering::Relaxed) < file.sync_errors {
+                    return Err(error_of(Fault::Error));
+                }
                 Ok(())
             }
             Some(fault) => {
                 // What a stopped machine was about to write is still to be decided.
                 if fault != Fault::Stop {
                     state.fail_sync(self.number);
+                    let sync_errors = state.files[&self.number].sync_errors;
+                    self.heard.store(sync_errors, Ordering::Relaxed);
                 }
                 Err(error_of(fault))
             }

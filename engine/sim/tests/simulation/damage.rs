@@ -51,7 +51,7 @@ fn flip_in_the_log(disk: &Disk, now: &Expected, last_alone: bool, dice: &mut Dic
     // Without the checkpoint that closing has left, the log itself has to prove that it went on.
     let alone = last_alone && dice.once_in(2);
     if alone {
-        remove_derived(disk);
+        remove_derived(disk, |_| true);
     }
     disk.flip(&file, offset, dice.below(8) as u8);
     let what = format!("{file} at {offset} of {used}, without a checkpoint: {alone}");
@@ -81,7 +81,7 @@ fn flip_in_a_derived_file(disk: &Disk, now: &Expected, dice: &mut Dice) {
     let store = open(disk, dice).expect("what is derived keeps no store from opening");
     check_what_is_shown(&store, now, &what);
     drop(store);
-    remove_derived(disk);
+    remove_derived(disk, |_| true);
     check_opens(disk, now, dice, &what);
 }
 
@@ -99,8 +99,9 @@ fn spoil(disk: &Disk, now: &Expected, dice: &mut Dice) {
     check_opens(disk, now, dice, &what);
 }
 
-fn remove_derived(disk: &Disk) {
-    for name in disk.names().iter().filter(|name| is_derived(name)) {
+/// Removes derived files, as somebody may who wants the order to be made again.
+pub fn remove_derived(disk: &Disk, mut is_it: impl FnMut(&str) -> bool) {
+    for name in disk.names().iter().filter(|name| is_derived(name) && is_it(name)) {
         disk.remove(name).expect("removes");
     }
 }

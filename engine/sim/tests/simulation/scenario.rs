@@ -113,6 +113,9 @@ struct Scenario {
     model: Arc<Model>,
     dice: Dice,
     report: Report,
+    /// Batches and global sequences from which on a power loss may take away what a session with buffered
+    /// durability has shown; until the next recovery.
+    buffered: Option<(usize, u64)>,
 }
 
 /// Runs the scenario of a seed, in the world of the caller.
@@ -120,7 +123,7 @@ pub fn run(seed: u64) -> Report {
     let mut dice = Dice(seed);
     let disk = Disk::with_seed(dice.next()).calling(lockstep::point);
     let model = Arc::default();
-    let mut scenario = Scenario { disk, model, dice, report: Report::default() };
+    let mut scenario = Scenario { disk, model, dice, report: Report::default(), buffered: None };
     for _ in 0..1 + scenario.dice.below(4) {
         scenario.session();
         scenario.between();
@@ -136,7 +139,8 @@ impl Scenario {
         if faults_from_the_start {
             plan(&self.disk, &mut self.dice);
         }
-        let buffered = self.dice.once_in(5);
+        let mut size = Size::of(&mut self.dice);
+        let buffered = self.dice.once_in(if size.uniform { 2 } else { 6 });
         let durability = if buffered { Durability::Buffered } else { Durability::Sync };
         let (since, seen) = (self.model.batch_count(), self.model.seen_end());
         let opened = options(&mut self.dice).durability(durability).open_on(shared(&self.disk));
@@ -144,6 +148,8 @@ impl Scenario {
             Ok(store) => store,
             Err(error) => return check_refusal(&error, &self.disk),
         };
+        // What recovery has found is durable by now.
+        self.buffered = None;
         let now = expected(&copy(&self.disk));
         self.model.check(&now);
         if !faults_from_the_start {
@@ -151,8 +157,10 @@ impl Scenario {
                 check(&store, &now);
             }
             plan(&self.disk, &mut self.dice);
+            if buffered && self.dice.once_in(2) {
+                self.disk.fail_next(Op::Sync, self.dice.below(3), Fault::Error);
+            }
         }
-        let mut size = Size::of(&mut self.dice);
         if self.disk.will_be_full() {
             // Only new segments need room.
             size.large = 2;
@@ -160,7 +168,7 @@ impl Scenario {
         workload::run(&store, &self.disk, &self.model, size, &mut self.dice);
         let is_closed = self.close(store);
         if buffered && !is_closed {
-            self.model.lose_what_was_buffered(since, seen);
+            self.buffered = Some((since, seen));
         }
     }
 
@@ -190,8 +198,15 @@ impl Scenario {
 
     /// What happens to the machine before the store is opened again.
     fn between(&mut self) {
-        self.report.faults += self.disk.happened().len() as u64;
+        let happened = self.disk.happened();
+        self.report.faults += happened.len() as u64;
         let crashes = self.dice.once_in(2) || self.disk.has_stopped() && !self.dice.once_in(4);
+        let is_failed_sync = |(op, _, fault): &(_, _, _)| *op == Op::Sync && *fault != Fault::Stop;
+        if let Some((since, seen)) = self.buffered
+            && (crashes || happened.iter().any(is_failed_sync))
+        {
+            self.model.lose_what_was_buffered(since, seen);
+        }
         if crashes {
             self.report.crashes += 1;
             self.report.ops += self.disk.ops();
@@ -202,6 +217,11 @@ impl Scenario {
             if self.dice.once_in(3) {
                 self.disk.drop_caches();
             }
+        }
+        if self.dice.once_in(8) {
+            // Everything but the log can be made again, all of it or what somebody has deleted.
+            let all = self.dice.once_in(2);
+            damage::remove_derived(&self.disk, |_| all || self.dice.once_in(3));
         }
     }
 
