@@ -2,12 +2,13 @@
 //! it has measured.
 //!
 //! ```text
-//! thalweg-benches scale DIR EVENTS STREAMS [chain|reversed]
+//! thalweg-benches scale DIR EVENTS STREAMS [chain|reversed|shuffled [MEMORY_MIB]]
 //! thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]
 //! ```
 //!
 //! `scale` appends EVENTS events of about 100 bytes over STREAMS streams, waits until they are
-//! ordered, reads them all back, closes, opens again, and reads a stream; it prints one line of JSON.
+//! ordered, reads them all back, closes, opens again, reads a stream, and makes the order again from the
+//! log alone; it prints one line of JSON. MEMORY_MIB is the store's `memory_budget`.
 //! Every run checks the number of deliveries and that each event's parent came before it, so a fast
 //! wrong answer fails.
 //!
@@ -29,7 +30,8 @@ use thalweg::{AppenderOptions, Event, MixedBatch, Options, Store};
 
 type Failure = Box<dyn std::error::Error>;
 
-const USAGE: &str = "usage: thalweg-benches scale DIR EVENTS STREAMS [chain|reversed]
+const USAGE: &str =
+    "usage: thalweg-benches scale DIR EVENTS STREAMS [chain|reversed|shuffled [MEMORY_MIB]]
        thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]";
 
 /// Events of one batch.
@@ -44,18 +46,16 @@ enum Arrival {
     Chain,
     /// Children first: nothing is delivered before the last event.
     Reversed,
+    /// In no order at all: half of the events wait, on average, when most have arrived.
+    Shuffled,
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["scale", dir, events, streams] => parse(events, streams)
-            .and_then(|(events, streams)| scale(dir.as_ref(), events, streams, Arrival::Chain)),
-        ["scale", dir, events, streams, arrival @ ("chain" | "reversed")] => {
-            let arrival = if arrival == "chain" { Arrival::Chain } else { Arrival::Reversed };
-            parse(events, streams)
-                .and_then(|(events, streams)| scale(dir.as_ref(), events, streams, arrival))
+        ["scale", dir, events, streams, ref options @ ..] => {
+            Load::parse(events, streams, options).and_then(|load| scale(dir.as_ref(), load))
         }
         ["locks", ref options @ ..] => locks::run(options),
         _ => Err(USAGE.into()),
@@ -69,38 +69,88 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(events: &str, streams: &str) -> Result<(u64, u64), Failure> {
-    let (events, streams) = (events.parse()?, streams.parse()?);
-    if streams == 0 || events < streams {
-        Err("takes 1 <= STREAMS <= EVENTS".into())
-    } else {
-        Ok((events, streams))
+/// What `scale` appends, and to what kind of store.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    events: u64,
+    streams: u64,
+    arrival: Arrival,
+    memory_mib: Option<u64>,
+}
+
+impl Load {
+    fn parse(events: &str, streams: &str, options: &[&str]) -> Result<Self, Failure> {
+        let (arrival, memory_mib) = match *options {
+            [] => ("chain", None),
+            [arrival] => (arrival, None),
+            [arrival, memory] => (arrival, Some(memory.parse()?)),
+            _ => return Err(USAGE.into()),
+        };
+        let arrival = match arrival {
+            "chain" => Arrival::Chain,
+            "reversed" => Arrival::Reversed,
+            "shuffled" => Arrival::Shuffled,
+            _ => return Err(USAGE.into()),
+        };
+        let (events, streams) = (events.parse()?, streams.parse()?);
+        if streams == 0 || events < streams {
+            return Err("takes 1 <= STREAMS <= EVENTS".into());
+        }
+        Ok(Load { events, streams, arrival, memory_mib })
+    }
+
+    fn options(self) -> Options {
+        match self.memory_mib {
+            Some(mib) => Options::new().memory_budget(mib << 20),
+            None => Options::new(),
+        }
+    }
+
+    /// Event `number` of the run: its stream, its place in the stream, in the order of arrival.
+    fn event(self, number: u64) -> (u64, u64) {
+        let number = match self.arrival {
+            Arrival::Chain => number,
+            Arrival::Reversed => self.events - 1 - number,
+            Arrival::Shuffled => shuffled(number, self.events),
+        };
+        (number % self.streams, number / self.streams)
     }
 }
 
-/// Event `number` of the run: its stream, its place in the stream, in the order of arrival.
-fn event(number: u64, events: u64, streams: u64, arrival: Arrival) -> (u64, u64) {
-    let number = match arrival {
-        Arrival::Chain => number,
-        Arrival::Reversed => events - 1 - number,
-    };
-    (number % streams, number / streams)
+/// Where `number` comes to stand when the numbers below `count` are shuffled, always in the same way: a
+/// Feistel network over the next power of four, walked until it is back below `count` (J. Black and
+/// P. Rogaway, "Ciphers with arbitrary finite domains", 2002). It needs no memory.
+fn shuffled(mut number: u64, count: u64) -> u64 {
+    let half = count.next_power_of_two().trailing_zeros().div_ceil(2);
+    let mask = (1 << half) - 1;
+    loop {
+        let (mut left, mut right) = (number >> half, number & mask);
+        for round in 0..4_u64 {
+            let mixed = (right + (round << 40) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            (left, right) = (right, left ^ ((mixed ^ (mixed >> 29)) >> 7 & mask));
+        }
+        number = left << half | right;
+        if number < count {
+            return number;
+        }
+    }
 }
 
-fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), Failure> {
+fn scale(dir: &Path, load: Load) -> Result<(), Failure> {
+    let Load { events, streams, arrival, .. } = load;
     if dir.exists() {
         return Err(format!("{} is there already", dir.display()).into());
     }
     let sync_us = fdatasync_us(dir)?;
-    let store = Store::open(dir)?;
+    let store = load.options().open(dir)?;
     let begun = Instant::now();
-    append(&store, events, streams, arrival)?;
+    append(&store, load)?;
     let appended = begun.elapsed();
     store.wait_committed(store.durable_end())?;
     let ordered = begun.elapsed();
     let stats = store.stats();
     check_counts(&stats, events)?;
-    let log_bytes = stats.log_bytes;
+    let (log_bytes, state_bytes) = (stats.log_bytes, stats.memory);
     let memory_ordered = memory("RssAnon");
 
     let begun = Instant::now();
@@ -113,7 +163,8 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
     let memory_peak = memory("VmHWM");
 
     let begun = Instant::now();
-    let store = Options::new().create(false).open(dir)?;
+    let store = load.options().create(false).open(dir)?;
+    let opened = begun.elapsed();
     store.wait_committed(store.durable_end())?;
     let reopened = begun.elapsed();
     check_counts(&store.stats(), events)?;
@@ -128,7 +179,13 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
     assert_eq!(locals, view.len() - view.len() / 2);
     let stream_read = begun.elapsed();
     store.close()?;
+    drop(store);
     let disk_bytes = disk_bytes(dir)?;
+    let begun = Instant::now();
+    let rebuilt = thalweg::rebuild(dir, load.options(), &|_| std::ops::ControlFlow::Continue(()))?;
+    let rebuild = begun.elapsed();
+    assert_eq!((rebuilt.delivered, rebuilt.held), (events, 0));
+    let budget = load.memory_mib.map_or(String::from("null"), |mib| mib.to_string());
     println!(
         "{{\"durability\":\"Sync\",\"batch\":{BATCH_EVENTS},\"in_flight\":{BATCHES_IN_FLIGHT},\
          \"cores\":{},\"fdatasync_p50_us\":{sync_us},\"events\":{events},\"streams\":{streams},\"arrival\":\"{arrival:?}\",\
@@ -136,7 +193,8 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
          \"read_per_s\":{:.0},\"close_s\":{:.3},\"reopen_s\":{:.3},\"stream_tail\":{locals},\
          \"stream_tail_s\":{:.3},\"log_bytes\":{log_bytes},\"disk_bytes\":{disk_bytes},\
          \"anonymous_kib\":{memory_ordered},\"peak_kib\":{memory_peak},\
-         \"anonymous_reopened_kib\":{memory_reopened}}}",
+         \"anonymous_reopened_kib\":{memory_reopened},\"memory_mib\":{budget},\"opened_s\":{:.3},\
+         \"state_bytes\":{state_bytes},\"rebuild_s\":{:.3},\"rebuild_per_s\":{:.0}}}",
         std::thread::available_parallelism().map_or(0, usize::from),
         appended.as_secs_f64(),
         ordered.as_secs_f64(),
@@ -146,22 +204,25 @@ fn scale(dir: &Path, events: u64, streams: u64, arrival: Arrival) -> Result<(), 
         closed.as_secs_f64(),
         reopened.as_secs_f64(),
         stream_read.as_secs_f64(),
+        opened.as_secs_f64(),
+        rebuild.as_secs_f64(),
+        rate(events, rebuild),
     );
     Ok(())
 }
 
-fn append(store: &Store, events: u64, streams: u64, arrival: Arrival) -> Result<(), Failure> {
+fn append(store: &Store, load: Load) -> Result<(), Failure> {
     let mut in_flight = std::collections::VecDeque::new();
     let options = AppenderOptions::new().pipeline(BATCHES_IN_FLIGHT).pipeline_bytes(u64::MAX);
     let appender = store.mixed_appender(options)?;
     let mut batch = MixedBatch::new();
-    for number in 0..events {
-        let (stream, place) = event(number, events, streams, arrival);
+    for number in 0..load.events {
+        let (stream, place) = load.event(number);
         let parents = place.checked_sub(1).map(|parent| format!("event-{parent}"));
         let payload = format!("{{\"stream\":{stream},\"place\":{place}}}");
         let event = Event::new(payload).id(format!("event-{place}")).parents(parents);
         batch.push(format!("stream-{stream}"), &event)?;
-        if batch.len() == BATCH_EVENTS || number + 1 == events {
+        if batch.len() == BATCH_EVENTS || number + 1 == load.events {
             in_flight.push_back(appender.submit(std::mem::take(&mut batch))?);
             if in_flight.len() == BATCHES_IN_FLIGHT {
                 in_flight.pop_front().expect("not empty").wait()?;

@@ -246,6 +246,47 @@ fn ctrl_c_ends_whatever_waits() {
     }
 }
 
+/// Whenever the signal comes while everything is put in order anew, the run ends, and the next one does
+/// the rest.
+#[test]
+fn ctrl_c_in_the_middle_of_a_discovery_leaves_the_rest_to_the_next_run() {
+    let place = Place::new();
+    let path = place.store();
+    let count = if cfg!(debug_assertions) { 60_000 } else { 600_000 };
+    let store = thalweg::Store::open(&path).unwrap();
+    let appender = store.appender("chain").unwrap();
+    let numbers: Vec<u32> = (0..count).rev().collect();
+    for numbers in numbers.chunks(5000) {
+        let link = |number: &u32| {
+            let parent = number.checked_sub(1).map(|parent| parent.to_string());
+            thalweg::Event::new("").id(number.to_string()).parents(parent)
+        };
+        let batch: thalweg::Batch = numbers.iter().map(link).collect();
+        appender.submit(batch).unwrap().wait().unwrap();
+    }
+    store.close().unwrap();
+    let mut interrupted = 0;
+    for delay in [400, 200, 100, 50, 25, 10] {
+        let mut child = thalweg(on("order", &path, &["--rebuild"])).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        let sent = Instant::now();
+        interrupt(&child);
+        let status = wait(&mut child);
+        assert!(sent.elapsed() < Duration::from_secs(1), "{delay} ms: {:?}", sent.elapsed());
+        match status.code() {
+            Some(130) => interrupted += 1,
+            // It came to the end before the signal, or the signal came before anything.
+            Some(0) | None => {}
+            other => panic!("{delay} ms: {other:?}"),
+        }
+    }
+    assert!(interrupted > 0, "no signal came in the middle");
+    let read = run(on("read", &path, &["--format", "ids"])).exits(0);
+    assert!(read.text().lines().eq((0..count).map(|number| number.to_string())));
+    run(on("order", &path, &["--rebuild"])).exits(0);
+    run(on("verify", &path, &[])).exits(0);
+}
+
 #[test]
 fn follow_shows_what_other_processes_append() {
     let (_place, store) = store_of("{\"stream\":\"a\",\"payload\":0}\n");

@@ -312,6 +312,13 @@ pub enum ReadError {
         /// The global sequence.
         global: u64,
     },
+    /// A run of the state is damaged. It is derived: [`rebuild`](crate::rebuild) makes it again.
+    Run {
+        /// Name of the file inside the store's directory.
+        file: String,
+        /// Offset of the damage in the file, in bytes.
+        offset: u64,
+    },
     /// The store was closed while waiting.
     Closed,
     /// The store is open for reading only, and this would write.
@@ -332,6 +339,11 @@ impl fmt::Display for ReadError {
                 f,
                 "the order log is damaged at global sequence {global}; it is derived from the log: \
                  rebuild it with `order --rebuild`"
+            ),
+            ReadError::Run { file, offset } => write!(
+                f,
+                "{file} is damaged at offset {offset}; it is derived from the log: rebuild it with \
+                 `order --rebuild`"
             ),
             ReadError::Closed => f.write_str("the store is closed"),
             ReadError::ReadOnly => f.write_str("the store is open for reading only"),

@@ -8,13 +8,15 @@ use std::time::Duration;
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, name};
 
-use crate::derived::checkpoint::Snapshot;
+use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::{self, ChunkWriter};
 use crate::derived::order_log::{ORDER, TIPS};
+use crate::derived::run::Run;
 use crate::error::{LogOpenError, OpenError};
 use crate::event::Ack;
 use crate::options::{OnDamage, Options};
-use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
+use crate::order::keys::partition_of;
+use crate::order::keys::{Keys, PARTITION_COUNT};
 use crate::order::known::Table;
 use crate::order::partition::Partition;
 use crate::order::window::Frontier;
@@ -22,8 +24,9 @@ use crate::pipeline::appender::MixedAppender;
 use crate::pipeline::committer::Committer;
 use crate::pipeline::core::{Core, CoreParts};
 use crate::pipeline::gate::Gate;
+use crate::pipeline::keeper::Keeper;
 use crate::pipeline::lane::{Inlet, Job, Lane, QUEUE_BATCHES_MAX, Request};
-use crate::pipeline::lookup::Segments;
+use crate::pipeline::lookup::{Runs, Segments};
 use crate::pipeline::orderer::{CUTS_PER_SCANNER, Call, Orderer, OrdererHandle};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::{self, Cores};
@@ -36,6 +39,8 @@ use crate::sync::{self, Arc, Mutex, Watermark};
 /// How long to spin where each thread has a core of its own: longer than a buffered append takes, and
 /// less than a core's time is worth.
 const SPIN: Duration = Duration::from_micros(20);
+/// How often a checkpoint that is replaced under a reader's eyes is read again.
+const READ_ONLY_ATTEMPTS: usize = 8;
 /// Ordered windows that the committer may have in front of it.
 const WINDOWS_MAX: u64 = 2;
 
@@ -49,13 +54,16 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
     let lock = WriteLock::acquire(&*storage)?;
-    let snapshot = Snapshot::read(&*storage);
-    let hint = snapshot.as_ref().and_then(|snapshot| snapshot.tail_hint(&*storage));
+    let checkpoint = Checkpoint::read(&*storage);
+    let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
     let OpenedLog { writer, store_id, segments, tail } =
         LogWriter::open(Arc::clone(&storage), log_options, hint)?;
-    let state = match restore(&storage, &storage, snapshot, store_id, true)? {
-        Some(state) => state,
+    let state = match restore(&storage, &storage, checkpoint, store_id, true)? {
+        Some(state) => {
+            remove_stray_runs(&*storage, &state.runs);
+            state
+        }
         None => {
             chunks::remove_all(&*storage).map_err(io_error("removing derived files"))?;
             State::empty(&storage, store_id, &segments)?
@@ -76,14 +84,25 @@ pub(crate) fn open_read_only_on(
     options: Options,
     storage: Arc<dyn Storage>,
 ) -> Result<Store, OpenError> {
-    let snapshot = Snapshot::read(&*storage);
-    let hint = snapshot.as_ref().and_then(|snapshot| snapshot.tail_hint(&*storage));
-    let LogReader { store_id, segments, end, tail, damage } = LogReader::open(&*storage, hint)?;
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let state = match restore(&storage, &scratch, snapshot, store_id, false)? {
-        Some(state) => state,
-        None => State::empty(&scratch, store_id, &segments)?,
+    let mut attempts = READ_ONLY_ATTEMPTS;
+    let (log, state) = loop {
+        let checkpoint = Checkpoint::read(&*storage);
+        let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
+        let log = LogReader::open(&*storage, hint)?;
+        let restored = restore(&storage, &scratch, checkpoint.clone(), log.store_id, false)?;
+        attempts -= 1;
+        match restored {
+            Some(state) => break (log, state),
+            // A store that is written meanwhile has taken away what its checkpoint listed a moment ago.
+            None if attempts > 0 && Checkpoint::read(&*storage) != checkpoint => {}
+            None => {
+                let state = State::empty(&scratch, log.store_id, &log.segments)?;
+                break (log, state);
+            }
+        }
     };
+    let LogReader { store_id, segments, end, tail, damage } = log;
     let recovery = match damage.first() {
         Some(damage) => damage.to_string(),
         None => tail.to_string(),
@@ -131,15 +150,16 @@ pub(crate) fn tag_of(store_id: &[u8; 16]) -> u32 {
 }
 
 /// The machine and its files at some position of the log.
-struct State {
-    partitions: Vec<Partition>,
-    order: ChunkWriter,
-    tips: ChunkWriter,
+pub(crate) struct State {
+    pub(crate) partitions: Vec<Partition>,
+    pub(crate) order: ChunkWriter,
+    pub(crate) tips: ChunkWriter,
+    /// Oldest first.
+    pub(crate) runs: Vec<Arc<Run>>,
     frontier: Frontier,
     ordered: u64,
-    /// The checkpoint that this comes from says that the log ended and the store was closed.
-    closed: bool,
-    checkpoint_len: u64,
+    /// What this comes from.
+    checkpoint: Option<Checkpoint>,
 }
 
 impl State {
@@ -158,50 +178,75 @@ impl State {
             partitions: (0..PARTITION_COUNT).map(|_| Partition::new(keys, tag)).collect(),
             order: open(ORDER)?,
             tips: open(TIPS)?,
+            runs: Vec::new(),
             frontier: Frontier::default(),
             ordered: segments.first().expect("an open log has a segment").first(),
-            closed: false,
-            checkpoint_len: 0,
+            checkpoint: None,
         })
     }
 }
 
 /// The state that a checkpoint describes; nothing if anything about it is missing or wrong. That a
 /// file cannot be opened for another reason says nothing about it, and must not cost it.
-fn restore(
+pub(crate) fn restore(
     source: &Arc<dyn Storage>,
     target: &Arc<dyn Storage>,
-    snapshot: Option<Snapshot>,
+    checkpoint: Option<Checkpoint>,
     store_id: [u8; 16],
     in_place: bool,
 ) -> Result<Option<State>, OpenError> {
-    let Some(snapshot) = snapshot.filter(|snapshot| snapshot.store_id == store_id) else {
+    let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.store_id == store_id) else {
         return Ok(None);
     };
-    let (keys, tag) = (Keys::new(&store_id), tag_of(&store_id));
-    let Some(partitions) = snapshot.decode_partitions(keys, tag) else { return Ok(None) };
-    let open = |layout, count| {
-        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-        match ChunkWriter::open(layout, store_id, &**source, Arc::clone(target), count, in_place) {
-            Ok(chunks) => Ok(Some(chunks)),
-            Err(error) if matches!(error.kind(), NotFound | InvalidData | UnexpectedEof) => {
-                Ok(None)
-            }
-            Err(error) => Err(io_error("opening the order log")(error)),
-        }
+    let chunks = |layout, count| {
+        let target = Arc::clone(target);
+        usable(ChunkWriter::open(layout, store_id, &**source, target, count, in_place))
     };
-    let (order, tips) =
-        (open(ORDER, snapshot.frontier.global)?, open(TIPS, snapshot.frontier.tips)?);
-    let (Some(order), Some(tips)) = (order, tips) else { return Ok(None) };
+    let frontier = checkpoint.frontier;
+    let Some(order) = chunks(ORDER, frontier.global)? else { return Ok(None) };
+    let Some(tips) = chunks(TIPS, frontier.tips)? else { return Ok(None) };
+    let mut runs = Vec::with_capacity(checkpoint.runs.len());
+    for &number in &checkpoint.runs {
+        let Some(run) = usable(Run::open(&**source, &store_id, number))? else { return Ok(None) };
+        runs.push(run);
+    }
+    let (keys, tag, ordered) = (Keys::new(&store_id), tag_of(&store_id), checkpoint.ordered);
+    let mut sealed = vec![Vec::new(); PARTITION_COUNT];
+    checkpoint.sealed.iter().for_each(|&key| sealed[partition_of(key)].push(key));
+    let partitions = checkpoint.counts.iter().zip(sealed);
+    let partitions = partitions
+        .map(|(counts, sealed)| Partition::restore(keys, tag, *counts, ordered, sealed))
+        .collect();
     Ok(Some(State {
         partitions,
         order,
         tips,
-        frontier: snapshot.frontier,
-        ordered: snapshot.ordered,
-        closed: snapshot.closed && snapshot.ordered == snapshot.log_end,
-        checkpoint_len: snapshot.byte_len(),
+        runs,
+        frontier,
+        ordered,
+        checkpoint: Some(checkpoint),
     }))
+}
+
+/// Nothing if a file is missing or wrong.
+fn usable<T>(opened: io::Result<T>) -> Result<Option<T>, OpenError> {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.kind(), NotFound | InvalidData | UnexpectedEof) => Ok(None),
+        Err(error) => Err(io_error("opening derived files")(error)),
+    }
+}
+
+/// Removes runs that the checkpoint does not list: a crash has left them. It costs space if it fails.
+fn remove_stray_runs(storage: &dyn Storage, runs: &[Arc<Run>]) {
+    for other in storage.list().unwrap_or_default() {
+        if let name::Kind::Run(number) = name::kind(&other)
+            && runs.iter().all(|run| run.extent.number != number)
+        {
+            let _ = storage.remove(&other);
+        }
+    }
 }
 
 /// A recovered log with its state, before the threads.
@@ -212,23 +257,6 @@ struct Opened {
     state: State,
     log_end: u64,
     recovery: String,
-}
-
-/// Newest deliveries of all streams, by partition.
-fn heads(partitions: &[Partition]) -> Vec<Table> {
-    let head_of = |partition: &Partition| {
-        let mut heads = Table::with_capacity(partition.streams.len());
-        for stream in &partition.streams {
-            if let Some(&head) = stream.path.last() {
-                heads.insert(stream.key, head);
-            }
-        }
-        heads
-    };
-    debug_assert!(partitions.iter().enumerate().all(|(index, partition)| {
-        partition.streams.iter().all(|stream| partition_of(stream.key) == index)
-    }));
-    partitions.iter().map(head_of).collect()
 }
 
 /// Keys of the sealed streams.
@@ -244,15 +272,17 @@ fn start(
 ) -> Result<Store, OpenError> {
     let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
     let cores = Cores::for_options(&options);
-    let heads = heads(&state.partitions);
+    let heads: Vec<Table> = (0..PARTITION_COUNT).map(|_| Table::default()).collect();
     let core = Arc::new(Core::new(CoreParts {
         storage,
+        store_id,
         keys: Keys::new(&store_id),
         store_tag: tag_of(&store_id),
         read_only: writing.is_none(),
         segments: Segments::new(segments),
         order: Arc::clone(state.order.shared()),
         tips: Arc::clone(state.tips.shared()),
+        runs: Runs::new(state.runs.clone()),
         known: state.partitions.iter().map(Partition::shared_known).collect(),
         heads: heads.iter().map(Table::shared).collect(),
         log_end,
@@ -263,20 +293,19 @@ fn start(
     }));
     let (log, lock) = writing.unzip();
     let mut threads = Threads { writer: None, others: Vec::new(), lock };
-    let entrances =
-        match start_threads(&core, &options, cores, store_id, state, heads, log, &mut threads) {
-            Ok(entrances) => entrances,
-            Err(error) => {
-                // The ways into the pipeline are gone, so all that were started end. They do so before the
-                // lock is given back.
-                core.stop_orderer();
-                threads.join();
-                return Err(OpenError::Io {
-                    context: String::from("starting a thread"),
-                    source: error,
-                });
-            }
-        };
+    let entrances = match start_threads(&core, &options, cores, state, heads, log, &mut threads) {
+        Ok(entrances) => entrances,
+        Err(error) => {
+            // The ways into the pipeline are gone, so all that were started end. They do so before the
+            // lock is given back.
+            core.stop_orderer();
+            threads.join();
+            return Err(OpenError::Io {
+                context: String::from("starting a thread"),
+                source: error,
+            });
+        }
+    };
     let Entrances { gate, callbacks, calls } = entrances;
     let inlet = Arc::new(Inlet::new(Arc::clone(&core), gate, options.queue_bytes, callbacks));
     let unrelated = |ack| MixedAppender::new(Arc::new(Lane::unrelated(Arc::clone(&inlet), ack)));
@@ -318,7 +347,6 @@ fn start_threads(
     core: &Arc<Core>,
     options: &Options,
     mut cores: Cores,
-    store_id: [u8; 16],
     state: State,
     heads: Vec<Table>,
     log: Option<LogWriter>,
@@ -354,8 +382,18 @@ fn start_threads(
     };
     let run = Committer::run;
     others.push(threads::spawn(core, "thalweg-committer", cores.take(), committer, run)?);
-    let stage = (Arc::clone(core), checkpoints);
-    let run = |(core, tasks): &mut (Arc<Core>, _)| keeper::checkpoint(core, tasks);
+    let (merges_in, merges) = unbounded();
+    let (merged_in, merged) = unbounded();
+    let stage = (Arc::clone(core), merges, merged_in);
+    let run = |(core, merges, merged): &mut (Arc<Core>, _, _)| keeper::merge(core, merges, merged);
+    others.push(threads::spawn(core, "thalweg-merger", None, stage, run)?);
+    let closed_before = state.checkpoint.as_ref().is_some_and(|checkpoint| {
+        // The log ended there and the store was closed.
+        checkpoint.closed && checkpoint.ordered == checkpoint.log_end
+    });
+    let keeper = Keeper::new(Arc::clone(core), merges_in, state.checkpoint);
+    let stage = (keeper, checkpoints, merged);
+    let run = |(keeper, tasks, merged): &mut (Keeper, _, _)| keeper.run(tasks, merged);
     others.push(threads::spawn(core, "thalweg-checkpoint", None, stage, run)?);
     let stage = (Arc::clone(core), spare_requests, spares_in);
     let run =
@@ -380,9 +418,8 @@ fn start_threads(
         frontier: state.frontier,
         on_damage: if log.is_some() { OnDamage::Stop } else { OnDamage::Skip },
         cuts_max: options.scanners * CUTS_PER_SCANNER,
-        store_id,
-        checkpoint_len: state.checkpoint_len,
-        closed_before: state.closed,
+        memory_budget: usize::try_from(options.memory_budget).unwrap_or(usize::MAX),
+        closed_before,
     };
     // Before anybody can ask for them.
     orderer.publish_counts();

@@ -53,6 +53,7 @@ pub struct Options {
     pub(crate) pin: bool,
     pub(crate) durability: Durability,
     pub(crate) queue_bytes: u64,
+    pub(crate) memory_budget: u64,
     pub(crate) timings: bool,
     /// None for what suits the machine.
     pub(crate) spin: Option<Duration>,
@@ -89,6 +90,7 @@ impl Options {
             pin: true,
             durability: Durability::Sync,
             queue_bytes: 64 << 20,
+            memory_budget: 1 << 30,
             timings: false,
             spin: None,
         }
@@ -147,6 +149,20 @@ impl Options {
     #[must_use]
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
         self.queue_bytes = bytes;
+        self
+    }
+
+    /// Bytes of memory that the state of the order may take: known ids, streams and held events. Default:
+    /// 1 GiB. What does not fit is in files that are derived from the log, sorted, and looked up where they
+    /// are mapped; the machine's free memory still holds what of them is in use. With zero, nothing stays
+    /// in memory from one window of the log to the next: right, and slow.
+    ///
+    /// Beside it, a store takes `queue_bytes`, some MiB for what is being ordered, and what readers
+    /// hold. A stream is in memory as a whole while it is in use, with 24 bytes for each of its tips.
+    /// A store that is open for reading only has in memory what it has ordered itself, without a bound.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.memory_budget = bytes;
         self
     }
 

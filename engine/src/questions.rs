@@ -1,12 +1,12 @@
 //! Questions about the state of the machine, answered by the orderer between two windows.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::ReadError;
 use crate::event::EventId;
-use crate::order::held::HeldNode;
+use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
-use crate::order::partition::{KnownAs, Partition, parent_at};
+use crate::order::partition::{KnownAs, Partition};
 use crate::pipeline::lookup::{Fault, Lookup};
 use crate::sync::Promise;
 
@@ -101,124 +101,158 @@ pub(crate) fn answer(question: Question, partitions: &[Partition], lookup: &Look
             answer.complete(held_events(partitions, lookup).map_err(Into::into));
         }
         Question::Streams(answer) => {
-            answer.complete(Ok(streams(partitions)));
+            answer.complete(streams(partitions, lookup).map_err(Into::into));
         }
         Question::Tips { stream_key, stream, answer } => {
             let partition = &partitions[partition_of(stream_key)];
-            let tips = match partition.find_stream(stream_key, &stream) {
-                Some(stream) => partition.tip_ids(stream, lookup),
-                None => Ok(Vec::new()),
-            };
+            let tips = partition.tips_of(stream_key, &stream, lookup);
             answer.complete(tips.map_err(Into::into));
         }
         Question::Why { stream_key, stream, id, answer } => {
-            let partition = &partitions[partition_of(stream_key)];
-            answer.complete(why(partition, stream_key, &stream, &id, lookup).map_err(Into::into));
+            let asked = Asked { partitions, stream_key, stream: &stream, lookup };
+            answer.complete(asked.why(&id).map_err(Into::into));
         }
     }
 }
 
 fn held_events(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<HeldEvent>, Fault> {
     let mut events = Vec::new();
-    for partition in partitions {
-        for (_, node) in partition.held.nodes() {
-            let Some(record) = lookup.or_none(lookup.record(node.position))? else { continue };
-            events.push(HeldEvent {
-                stream: record.stream().to_vec(),
-                id: EventId::of(&record, partition.store_tag).to_vec(),
-                position: node.position,
-                missing: missing_parents(partition, node, lookup)?,
-            });
-        }
+    for position in held_positions(partitions, lookup)? {
+        let Some(record) = lookup.or_none(lookup.record(position))? else { continue };
+        let (stream, store_tag) = (record.stream(), partitions[0].store_tag);
+        let stream_key = partitions[0].keys.stream(stream);
+        let asked = Asked { partitions, stream_key, stream, lookup };
+        events.push(HeldEvent {
+            stream: stream.to_vec(),
+            id: EventId::of(&record, store_tag).to_vec(),
+            position,
+            missing: asked.missing_parents(position)?,
+        });
     }
-    events.sort_unstable_by_key(|event| event.position);
     Ok(events)
 }
 
-fn streams(partitions: &[Partition]) -> Vec<StreamInfo> {
-    let streams = partitions.iter().flat_map(|partition| &partition.streams);
-    let mut infos: Vec<StreamInfo> = streams
-        .filter(|stream| stream.is_there())
-        .map(|stream| StreamInfo {
-            name: stream.name.to_vec(),
-            delivered: stream.delivered,
-            held: u64::from(stream.held),
-            tips: stream.tips.len() as u64,
-            sealed: stream.sealed,
-        })
-        .collect();
+fn streams(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<StreamInfo>, Fault> {
+    let mut infos = Vec::new();
+    for_each_stream(partitions, lookup, |stream| {
+        if stream.is_there() {
+            infos.push(StreamInfo {
+                name: stream.name.to_vec(),
+                delivered: stream.delivered,
+                held: u64::from(stream.held),
+                tips: stream.tips.len() as u64,
+                sealed: stream.sealed,
+            });
+        }
+    })?;
     infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    infos
+    Ok(infos)
 }
 
-/// The listed parents of a held event that are not delivered, each once.
-fn missing_parents(
-    partition: &Partition,
-    node: &HeldNode,
-    lookup: &Lookup,
-) -> Result<Vec<Vec<u8>>, Fault> {
-    let mut missing = Vec::new();
-    let mut seen = BTreeSet::new();
-    for parent in lookup.record(node.position)?.parents() {
-        if seen.insert(parent) && !partition.is_delivered(node.stream, parent, lookup)? {
-            missing.push(parent.to_vec());
+/// A stream that somebody asks about.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    partitions: &'a [Partition],
+    stream_key: u64,
+    stream: &'a [u8],
+    lookup: &'a Lookup,
+}
+
+impl Asked<'_> {
+    fn partition(&self) -> &Partition {
+        &self.partitions[partition_of(self.stream_key)]
+    }
+
+    fn find(&self, id: &[u8]) -> Result<Option<KnownAs>, Fault> {
+        let partition = self.partition();
+        let key = partition.keys.event(self.stream_key, id);
+        partition.find_known(self.stream, key, id, self.lookup)
+    }
+
+    fn id_at(&self, position: u64) -> Result<Vec<u8>, Fault> {
+        let record = self.lookup.record(position)?;
+        Ok(EventId::of(&record, self.partition().store_tag).to_vec())
+    }
+
+    /// The listed parents of a held event that are not delivered, each once.
+    fn missing_parents(&self, position: u64) -> Result<Vec<Vec<u8>>, Fault> {
+        let mut missing = Vec::new();
+        let mut seen = BTreeSet::new();
+        for parent in self.lookup.record(position)?.parents() {
+            if seen.insert(parent) && !matches!(self.find(parent)?, Some(KnownAs::Delivered(_))) {
+                missing.push(parent.to_vec());
+            }
+        }
+        Ok(missing)
+    }
+
+    fn why(&self, id: &[u8]) -> Result<Why, Fault> {
+        match self.find(id)? {
+            Some(KnownAs::Delivered(global)) => {
+                Ok(Why::Delivered { global, local: self.lookup.entry(global)?.local })
+            }
+            Some(KnownAs::Held(position)) => {
+                let missing = self.missing_parents(position)?;
+                let roots = Ancestry::of(self, position)?.roots();
+                let waiting = self.waiting_behind(position)?;
+                Ok(Why::Held(WhyHeld { missing, roots, waiting }))
+            }
+            // Nothing is in hand between two windows.
+            Some(KnownAs::InHand(_)) | None => Ok(Why::Unknown),
         }
     }
-    Ok(missing)
-}
 
-fn why(
-    partition: &Partition,
-    stream_key: u64,
-    stream: &[u8],
-    id: &[u8],
-    lookup: &Lookup,
-) -> Result<Why, Fault> {
-    let Some(stream) = partition.find_stream(stream_key, stream) else { return Ok(Why::Unknown) };
-    let key = partition.keys.event(stream_key, id);
-    match partition.find_known(stream, key, id, lookup)? {
-        Some(KnownAs::Delivered(global)) => {
-            Ok(Why::Delivered { global, local: lookup.entry(global)?.local })
+    /// How many held events wait for this one, directly or not.
+    fn waiting_behind(&self, position: u64) -> Result<u64, Fault> {
+        // A held event watches one of the parents it waits for; here they all count.
+        let mut children: BTreeMap<Vec<u8>, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
+        for child in held_positions(self.partitions, self.lookup)? {
+            let record = self.lookup.record(child)?;
+            if record.stream() == self.stream {
+                let id = self.id_at(child)?;
+                for parent in record.parents() {
+                    children.entry(parent.to_vec()).or_default().push((child, id.clone()));
+                }
+            }
         }
-        Some(KnownAs::Held(node)) => {
-            let missing = missing_parents(partition, partition.held.node(node), lookup)?;
-            let roots = Ancestry::of(partition, node, lookup)?.roots();
-            let waiting = waiting_behind(partition, node, lookup)?;
-            Ok(Why::Held(WhyHeld { missing, roots, waiting }))
+        let mut seen = BTreeSet::from([position]);
+        let mut to_visit = vec![self.id_at(position)?];
+        while let Some(id) = to_visit.pop() {
+            for (child, id) in children.remove(&id).unwrap_or_default() {
+                if seen.insert(child) {
+                    to_visit.push(id);
+                }
+            }
         }
-        // Nothing is in hand between two windows.
-        Some(KnownAs::InHand(_)) | None => Ok(Why::Unknown),
+        Ok(seen.len() as u64 - 1)
     }
 }
 
 /// The held ancestors of a held event, and the parents at which the search ended.
 struct Ancestry {
-    ids: BTreeMap<u32, Vec<u8>>,
+    /// Ids by position.
+    ids: BTreeMap<u64, Vec<u8>>,
     /// For each held ancestor, its parents that are held too.
-    held_parents: BTreeMap<u32, BTreeSet<u32>>,
+    held_parents: BTreeMap<u64, BTreeSet<u64>>,
     absent: BTreeSet<Vec<u8>>,
 }
 
 impl Ancestry {
-    fn of(partition: &Partition, node: u32, lookup: &Lookup) -> Result<Self, Fault> {
+    fn of(asked: &Asked<'_>, position: u64) -> Result<Self, Fault> {
         let mut ancestry = Ancestry {
             ids: BTreeMap::new(),
             held_parents: BTreeMap::new(),
             absent: BTreeSet::new(),
         };
-        let mut to_visit = vec![node];
-        while let Some(node) = to_visit.pop() {
-            if ancestry.ids.contains_key(&node) {
+        let mut to_visit = vec![position];
+        while let Some(position) = to_visit.pop() {
+            if ancestry.ids.contains_key(&position) {
                 continue;
             }
-            let held = partition.held.node(node);
-            let record = lookup.record(held.position)?;
-            ancestry.ids.insert(node, EventId::of(&record, partition.store_tag).to_vec());
-            let stream_key = partition.streams[held.stream as usize].key;
+            ancestry.ids.insert(position, asked.id_at(position)?);
             let mut held_parents = BTreeSet::new();
-            for parent in missing_parents(partition, held, lookup)? {
-                let key = partition.keys.event(stream_key, &parent);
-                match partition.find_known(held.stream, key, &parent, lookup)? {
+            for parent in asked.missing_parents(position)? {
+                match asked.find(&parent)? {
                     Some(KnownAs::Held(parent)) => {
                         held_parents.insert(parent);
                         to_visit.push(parent);
@@ -228,7 +262,7 @@ impl Ancestry {
                     }
                 }
             }
-            ancestry.held_parents.insert(node, held_parents);
+            ancestry.held_parents.insert(position, held_parents);
         }
         Ok(ancestry)
     }
@@ -236,7 +270,7 @@ impl Ancestry {
     /// Absent parents, and the events on cycles: what is left when events without held parents, and
     /// then events without held children, are taken away again and again.
     fn roots(mut self) -> Vec<Root> {
-        let mut children: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let mut children: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
         for (&child, parents) in &self.held_parents {
             children.entry(child).or_default();
             for &parent in parents {
@@ -247,17 +281,17 @@ impl Ancestry {
         peel(&mut children, &mut self.held_parents);
         let absent = self.absent.into_iter().map(|id| Root { id, kind: RootKind::Absent });
         let mut ids = self.ids;
-        let cycles = children
-            .into_keys()
-            .filter_map(|node| Some(Root { id: ids.remove(&node)?, kind: RootKind::Cycle }));
+        let cycles = children.into_keys().filter_map(|position| {
+            Some(Root { id: ids.remove(&position)?, kind: RootKind::Cycle })
+        });
         absent.chain(cycles).collect()
     }
 }
 
 /// Takes away every node without a neighbour in `ahead`, until each has one.
-fn peel(ahead: &mut BTreeMap<u32, BTreeSet<u32>>, behind: &mut BTreeMap<u32, BTreeSet<u32>>) {
+fn peel(ahead: &mut BTreeMap<u64, BTreeSet<u64>>, behind: &mut BTreeMap<u64, BTreeSet<u64>>) {
     let bare = ahead.iter().filter(|(_, neighbours)| neighbours.is_empty());
-    let mut bare: Vec<u32> = bare.map(|(&node, _)| node).collect();
+    let mut bare: Vec<u64> = bare.map(|(&node, _)| node).collect();
     while let Some(node) = bare.pop() {
         ahead.remove(&node);
         for dependent in behind.remove(&node).unwrap_or_default() {
@@ -269,24 +303,4 @@ fn peel(ahead: &mut BTreeMap<u32, BTreeSet<u32>>, behind: &mut BTreeMap<u32, BTr
             }
         }
     }
-}
-
-/// How many held events wait for this one, directly or not.
-fn waiting_behind(partition: &Partition, node: u32, lookup: &Lookup) -> Result<u64, Fault> {
-    let mut seen = BTreeSet::from([node]);
-    let mut to_visit = VecDeque::from([node]);
-    while let Some(node) = to_visit.pop_front() {
-        let held = partition.held.node(node);
-        let record = lookup.record(held.position)?;
-        let id = EventId::of(&record, partition.store_tag);
-        for (child, at) in partition.held.children(held.key) {
-            let child_record = lookup.record(partition.held.node(child).position)?;
-            let is_parent = child_record.stream() == record.stream()
-                && parent_at(&child_record, at) == Some(&*id);
-            if is_parent && seen.insert(child) {
-                to_visit.push_back(child);
-            }
-        }
-    }
-    Ok(seen.len() as u64 - 1)
 }

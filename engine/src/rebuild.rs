@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use thalweg_wal::storage::Storage;
 use thalweg_wal::{LogReader, WriteLock};
 
-use crate::derived::checkpoint::Snapshot;
+use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks;
 use crate::error::{CloseError, OpenError};
 use crate::open::{directory, probe};
@@ -142,7 +142,7 @@ fn count_damage(
 ) -> Result<Option<u64>, OpenError> {
     // Only the checkpoint may know how far the log went: without it, damage to the newest frame is
     // a torn tail, to be cut.
-    let hint = Snapshot::read(storage).and_then(|snapshot| snapshot.tail_hint(storage));
+    let hint = Checkpoint::read(storage).and_then(|checkpoint| checkpoint.tail_hint(storage));
     let log = LogReader::open(storage, hint)?;
     let mut corrupt = beyond_walks(&log).count() as u64;
     let mut asked = Instant::now();

@@ -393,6 +393,9 @@ impl Store {
             rejected: core.counts.rejected.get(),
             corrupt: core.counts.corrupt.get(),
             streams: core.counts.streams.get(),
+            memory: core.counts.memory.get(),
+            lookups: core.counts.lookups.get(),
+            records_read: core.counts.records_read.get(),
             callback_panics,
             first_callback_panic: first_callback_panic.cloned(),
             segments: segments.len() as u64,
@@ -515,6 +518,13 @@ pub struct Stats {
     pub corrupt: u64,
     /// Number of streams, as [`Store::streams`] lists them.
     pub streams: u64,
+    /// Bytes of memory that the state of the order takes: see
+    /// [`Options::memory_budget`](crate::Options::memory_budget).
+    pub memory: u64,
+    /// Ids that were looked up among those that are known, since the store was opened.
+    pub lookups: u64,
+    /// Records that were read to put others in order, since the store was opened.
+    pub records_read: u64,
     /// Number of callbacks that panicked.
     pub callback_panics: u64,
     /// What the first callback that panicked said.

@@ -8,7 +8,7 @@
 //! The serial machine keeps what it has seen in memory: about 1.2 KiB for an event with an id and a
 //! parent of 40 bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -17,12 +17,16 @@ use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{Damage, LogReader, Record, RecordKind, name};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::derived::checkpoint::Snapshot;
-use crate::derived::chunks::ChunkWriter;
-use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
+use crate::derived::checkpoint::Checkpoint;
+use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER};
+use crate::derived::run::{DamagedRun, Item, KnownItem, Run, StreamItem, WatchItem};
 use crate::error::ReadError;
 use crate::event::EventId;
-use crate::order::keys::{Keys, partition_of};
+use crate::open::{State, restore};
+use crate::order::cold::{for_each_stream, held_positions};
+use crate::order::keys::partition_of;
+use crate::order::partition::KnownAs;
+use crate::pipeline::lookup::{Fault, Lookup};
 use crate::reference::{Arrival, SerialEvent, SerialMachine, SerialRecord};
 use crate::sync::Arc;
 
@@ -152,13 +156,13 @@ pub fn verify_on(
     storage: Arc<dyn Storage>,
     progress: &dyn Fn(VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, ReadError> {
-    let snapshot = Snapshot::read(&*storage);
-    let hint = snapshot.as_ref().and_then(|snapshot| snapshot.tail_hint(&*storage));
+    let checkpoint = Checkpoint::read(&*storage);
+    let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
     let log = LogReader::open(&*storage, hint)
         .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
     let mut report = VerifyReport::default();
     beyond_walks(&log).for_each(|damage| report.damage(damage));
-    let mut derived = Derived::open(&storage, snapshot, &log, &mut report);
+    let mut derived = Derived::open(&storage, checkpoint, &log, &mut report);
     let mut machine = SerialMachine::default();
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
     let mut bytes_before = 0;
@@ -248,11 +252,9 @@ fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialRecord {
 
 /// The derived files, opened for comparison.
 struct Derived {
-    snapshot: Snapshot,
-    keys: Keys,
-    store_tag: u32,
-    order: ChunkWriter,
-    tips: ChunkWriter,
+    state: State,
+    checkpoint: Checkpoint,
+    lookup: Lookup,
     /// The state of the checkpoint has been compared.
     state_compared: bool,
 }
@@ -261,103 +263,158 @@ impl Derived {
     /// Opens what there is. What is there and does not fit is a problem; what is not there is none.
     fn open(
         storage: &Arc<dyn Storage>,
-        snapshot: Option<Snapshot>,
+        checkpoint: Option<Checkpoint>,
         log: &LogReader,
         report: &mut VerifyReport,
     ) -> Option<Self> {
         let names = storage.list().unwrap_or_default();
-        let Some(snapshot) = snapshot else {
+        let Some(checkpoint) = checkpoint else {
             if names.iter().any(|other| other == name::checkpoint()) {
                 report.problem(name::checkpoint(), None, "the checkpoint is damaged; rebuild it");
             }
             return None;
         };
-        if snapshot.store_id != log.store_id {
+        if checkpoint.store_id != log.store_id {
             report.problem(name::checkpoint(), None, "the checkpoint belongs to another store");
             return None;
         }
         let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-        let open = |layout, count| {
-            let target = Arc::clone(&scratch);
-            ChunkWriter::open(layout, log.store_id, &**storage, target, count, false)
-        };
-        match (open(ORDER, snapshot.frontier.global), open(TIPS, snapshot.frontier.tips)) {
-            (Ok(order), Ok(tips)) => Some(Derived {
-                keys: Keys::new(&log.store_id),
-                store_tag: crate::open::tag_of(&log.store_id),
-                snapshot,
-                order,
-                tips,
-                state_compared: false,
-            }),
-            (Err(error), _) | (_, Err(error)) => {
-                let detail = format!("the order log cannot be opened: {error}; rebuild it");
-                report.problem("the order log", None, detail);
-                None
+        let restored = restore(storage, &scratch, Some(checkpoint.clone()), log.store_id, false);
+        let detail = match restored {
+            Ok(Some(state)) => {
+                let lookup = Lookup {
+                    segments: Arc::new(log.segments.clone()),
+                    order: state.order.shared().reader(),
+                    tips: state.tips.shared().reader(),
+                    runs: Arc::new(state.runs.clone()),
+                    verified_from: 0,
+                    skip_damage: false,
+                    in_flight: VecDeque::new(),
+                };
+                return Some(Derived { state, checkpoint, lookup, state_compared: false });
             }
-        }
+            Ok(None) => String::from("a file that it lists is missing or wrong; rebuild them"),
+            Err(error) => format!("a file that it lists cannot be opened: {error}; rebuild them"),
+        };
+        report.problem(name::checkpoint(), None, detail);
+        None
     }
 
-    /// Compares the checkpoint's state when the machine comes to its position.
+    /// Compares the state of the checkpoint when the machine comes to its position.
     fn pass(&mut self, position: u64, machine: &SerialMachine, report: &mut VerifyReport) {
-        if self.state_compared || position < self.snapshot.ordered || report.damaged > 0 {
+        if self.state_compared || position < self.checkpoint.ordered || report.damaged > 0 {
             return;
         }
         self.state_compared = true;
-        let problem = |report: &mut VerifyReport, detail: String| {
-            report.problem(name::checkpoint(), Some(self.snapshot.ordered), detail);
-        };
-        let Some(partitions) = self.snapshot.decode_partitions(self.keys, self.store_tag) else {
-            return problem(report, String::from("its state does not add up; rebuild it"));
-        };
         let delivered = machine.order.len() as u64;
-        if delivered != self.snapshot.frontier.global {
-            let counted = self.snapshot.frontier.global;
-            problem(report, format!("it counts {counted} delivered events, not {delivered}"));
+        if delivered != self.checkpoint.frontier.global {
+            let counted = self.checkpoint.frontier.global;
+            self.problem(report, format!("it counts {counted} delivered events, not {delivered}"));
         }
-        let mut held: Vec<u64> = partitions
-            .iter()
-            .flat_map(|partition| partition.held.nodes().map(|(_, node)| node.position))
-            .collect();
-        held.sort_unstable();
+        let mut compare = || -> Result<(), Fault> {
+            self.state.runs.iter().try_for_each(verify_run)?;
+            self.compare_known(machine, report)?;
+            self.compare_held(machine, report)?;
+            self.compare_streams(machine, report)
+        };
+        if let Err(fault) = compare() {
+            self.problem(report, ReadError::from(fault).to_string());
+        }
+    }
+
+    fn problem(&self, report: &mut VerifyReport, detail: String) {
+        report.problem(name::checkpoint(), Some(self.checkpoint.ordered), detail);
+    }
+
+    /// Compares what is known of each delivered id.
+    fn compare_known(
+        &self,
+        machine: &SerialMachine,
+        report: &mut VerifyReport,
+    ) -> Result<(), Fault> {
+        for (global, delivery) in (0..self.checkpoint.frontier.global).zip(&machine.order) {
+            let record = self.lookup.record(delivery.position)?;
+            let (keys, tag) = (self.state.partitions[0].keys, self.state.partitions[0].store_tag);
+            let stream_key = keys.stream(record.stream());
+            let id = EventId::of(&record, tag);
+            let key = keys.event(stream_key, &id);
+            let partition = &self.state.partitions[partition_of(stream_key)];
+            let known = partition.find_known(record.stream(), key, &id, &self.lookup)?;
+            if known != Some(KnownAs::Delivered(global)) {
+                let position = delivery.position;
+                let detail = format!(
+                    "it knows the event at {position} as {known:?}, not as delivery {global}"
+                );
+                self.problem(report, detail);
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_held(
+        &self,
+        machine: &SerialMachine,
+        report: &mut VerifyReport,
+    ) -> Result<(), Fault> {
+        let held = held_positions(&self.state.partitions, &self.lookup)?;
         let expected: Vec<u64> = machine.held().into_keys().collect();
         if held != expected {
             let first = held.iter().zip(&expected).find(|(found, expected)| found != expected);
             let at = first.map_or(String::new(), |(_, position)| format!(", first at {position}"));
             let (found, expected) = (held.len(), expected.len());
-            problem(report, format!("it holds {found} events, not the {expected} expected{at}"));
+            let detail = format!("it holds {found} events, not the {expected} expected{at}");
+            self.problem(report, detail);
         }
+        let counted: u64 = self.checkpoint.counts.iter().map(|counts| counts.held).sum();
+        if counted != expected.len() as u64 {
+            self.problem(
+                report,
+                format!("it counts {counted} held events, not {}", expected.len()),
+            );
+        }
+        Ok(())
+    }
+
+    fn compare_streams(
+        &self,
+        machine: &SerialMachine,
+        report: &mut VerifyReport,
+    ) -> Result<(), Fault> {
         let expected = machine.stream_counts();
         let mut found = 0;
-        for (index, partition) in partitions.iter().enumerate() {
-            for stream in &partition.streams {
-                let (held, tips) = (u64::from(stream.held), stream.tips.len() as u64);
-                let counts = (stream.delivered, held, tips, stream.sealed);
-                found += usize::from(stream.is_there());
-                let should = expected.get(&*stream.name).copied().unwrap_or_default();
-                if counts != should || partition_of(stream.key) != index {
-                    let stream = stream.name.escape_ascii();
-                    problem(
-                        report,
-                        format!(
-                            "stream {stream} has delivered, held, tips and seal {counts:?}, not \
-                             {should:?}"
-                        ),
-                    );
-                }
+        let mut wrong = Vec::new();
+        let keys = self.state.partitions[0].keys;
+        for_each_stream(&self.state.partitions, &self.lookup, |stream| {
+            let (held, tips) = (u64::from(stream.held), stream.tips.len() as u64);
+            let counts = (stream.delivered, held, tips, stream.sealed);
+            found += usize::from(stream.is_there());
+            let should = expected.get(&*stream.name).copied().unwrap_or_default();
+            if counts != should || keys.stream(&stream.name) != stream.key {
+                wrong.push((stream.name.clone(), counts, should));
             }
+        })?;
+        for (stream, counts, should) in wrong {
+            let stream = stream.escape_ascii();
+            let detail = format!(
+                "stream {stream} has delivered, held, tips and seal {counts:?}, not {should:?}"
+            );
+            self.problem(report, detail);
         }
-        if found != expected.len() {
-            problem(report, format!("it has {found} streams, not {}", expected.len()));
+        let counted: u64 = self.checkpoint.counts.iter().map(|counts| counts.streams).sum();
+        if found != expected.len() || counted != expected.len() as u64 {
+            let expected = expected.len();
+            let detail = format!("it has {found} streams and counts {counted}, not {expected}");
+            self.problem(report, detail);
         }
+        Ok(())
     }
 
     /// Compares every entry of the order log with the machine's deliveries.
     fn compare_order(&self, machine: &SerialMachine, report: &mut VerifyReport) {
-        let (order, tips) = (self.order.shared().reader(), self.tips.shared().reader());
+        let (order, tips) = (&self.lookup.order, &self.lookup.tips);
         // Global sequences of each stream's deliveries so far.
         let mut streams: HashMap<&[u8], Vec<u64>> = HashMap::new();
-        for (global, delivery) in (0..self.snapshot.frontier.global).zip(&machine.order) {
+        for (global, delivery) in (0..self.checkpoint.frontier.global).zip(&machine.order) {
             let path = streams.entry(&delivery.stream).or_default();
             let local = delivery.local;
             let expected = Entry {
@@ -373,7 +430,7 @@ impl Derived {
             path.push(global);
             report.compared += 1;
             let file = name::order(global / ORDER.chunk_items);
-            let Ok(entry) = order_log::entry(&order, global) else {
+            let Ok(entry) = order_log::entry(order, global) else {
                 let detail = format!("entry {global} is damaged; rebuild the order log");
                 report.problem(file, Some(delivery.position), detail);
                 continue;
@@ -392,7 +449,7 @@ impl Derived {
                 Lineage::Root => Some(Vec::new()),
                 Lineage::Previous => Some(vec![local.wrapping_sub(1)]),
                 Lineage::Tips(item) => {
-                    Some(order_log::tip_list(&tips, item, global).unwrap_or_default())
+                    Some(order_log::tip_list(tips, item, global).unwrap_or_default())
                 }
                 Lineage::Unlisted => continue,
             };
@@ -405,4 +462,15 @@ impl Derived {
             }
         }
     }
+}
+
+/// Verifies every checksum of a run.
+fn verify_run(run: &Arc<Run>) -> Result<(), Fault> {
+    fn table<I: Item>(run: &Arc<Run>) -> Result<(), DamagedRun> {
+        run.verify_filter::<I>()?;
+        run.items::<I>(0).try_for_each(|item| item.map(drop))
+    }
+    table::<KnownItem>(run)?;
+    table::<StreamItem>(run)?;
+    Ok(table::<WatchItem>(run)?)
 }

@@ -1,8 +1,9 @@
-//! `ARCHITECTURE.md` names tests and files; they are there.
+//! `ARCHITECTURE.md` and `TESTING.md` name tests and files; they are there.
 
 use std::path::Path;
 
 const PAGE: &str = include_str!("../ARCHITECTURE.md");
+const TESTING: &str = include_str!("../TESTING.md");
 
 /// What is between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
@@ -14,14 +15,15 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-#[test]
-fn every_promise_names_tests_that_exist() {
-    let (_, section) = PAGE.split_once("## Promises and their tests").expect("the section");
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| "));
-    let rows = rows.filter(|row| !row.starts_with("promise"));
-    let mut promises = 0;
-    for row in rows {
-        let (promise, tests) = row.split_once(" | ").expect("two columns");
+/// Checks that every row of the tables names tests that exist; returns how many rows there are.
+fn check_rows(tables: &str) -> usize {
+    let mut previous = "";
+    let mut rows = 0;
+    for line in tables.lines() {
+        // The row above a line of dashes is a heading.
+        let is_heading = std::mem::replace(&mut previous, line).is_empty();
+        let Some(row) = line.strip_prefix("| ").filter(|_| !is_heading) else { continue };
+        let (what, tests) = row.split_once(" | ").expect("two columns");
         let (mut source, mut named) = (None, 0);
         for name in quoted(tests) {
             if name.ends_with(".rs") {
@@ -31,15 +33,49 @@ fn every_promise_names_tests_that_exist() {
             let source = source.as_ref().expect("a file comes before its tests");
             let (before, _) = source
                 .split_once(&format!("fn {name}("))
-                .unwrap_or_else(|| panic!("{promise}: there is no test {name}"));
+                .unwrap_or_else(|| panic!("{what}: there is no test {name}"));
             let attributes = before.rsplit("\n\n").next().expect("there is a first piece");
-            assert!(attributes.contains("#[test]"), "{promise}: {name} is not a test");
+            assert!(attributes.contains("#[test]"), "{what}: {name} is not a test");
             named += 1;
         }
-        assert!(named > 0, "nothing would notice: {promise}");
-        promises += 1;
+        assert!(named > 0, "nothing would notice: {what}");
+        rows += 1;
     }
+    rows
+}
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let (_, section) = PAGE.split_once("## Promises and their tests").expect("the section");
+    let promises = check_rows(section);
     assert!(promises > 30, "only {promises} promises were found");
+}
+
+#[test]
+fn every_behaviour_of_discovery_names_tests_that_exist() {
+    let behaviours = check_rows(TESTING);
+    assert!(behaviours > 40, "only {behaviours} behaviours were found");
+}
+
+/// A test of discovery that no behaviour names says something that the page should say.
+#[test]
+fn every_test_of_discovery_is_named() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let names: Vec<&str> = quoted(TESTING).collect();
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory).expect("lists") {
+        let file = entry.expect("an entry").file_name().into_string().expect("a plain name");
+        if !file.starts_with("discovery_") || !file.ends_with(".rs") {
+            continue;
+        }
+        for test in read(&format!("tests/{file}")).split("#[test]").skip(1) {
+            let (_, name) = test.split_once("fn ").expect("a function");
+            let (name, _) = name.split_once('(').expect("a function");
+            assert!(names.contains(&name), "{file}: {name} is not in TESTING.md");
+            count += 1;
+        }
+    }
+    assert!(count > 30, "only {count} tests were found");
 }
 
 #[test]

@@ -10,6 +10,8 @@ const ORDER_PREFIX: &str = "order-";
 const ORDER_SUFFIX: &str = ".ord";
 const TIPS_PREFIX: &str = "tips-";
 const TIPS_SUFFIX: &str = ".tip";
+const RUN_PREFIX: &str = "run-";
+const RUN_SUFFIX: &str = ".run";
 const CHECKPOINT: &str = "checkpoint.ckp";
 const CHECKPOINT_NEW: &str = "checkpoint.new";
 
@@ -31,6 +33,11 @@ pub fn order(number: u64) -> String {
 /// Name of chunk `number` of the tips log.
 pub fn tips(number: u64) -> String {
     format!("{TIPS_PREFIX}{number:016x}{TIPS_SUFFIX}")
+}
+
+/// Name of run `number` of the machine's state.
+pub fn run(number: u64) -> String {
+    format!("{RUN_PREFIX}{number:016x}{RUN_SUFFIX}")
 }
 
 /// Name of the checkpoint.
@@ -56,6 +63,8 @@ pub enum Kind {
     Order(u64),
     /// A chunk of the tips log, with its number: derived, may be deleted.
     Tips(u64),
+    /// A run of the machine's state, with its number: derived, may be deleted.
+    Run(u64),
     /// The checkpoint, whole or half written: derived, may be deleted.
     Checkpoint,
     /// Not ours. Left alone.
@@ -65,7 +74,7 @@ pub enum Kind {
 impl Kind {
     /// Whether the file can be made again from the log.
     pub fn is_derived(self) -> bool {
-        matches!(self, Kind::Order(_) | Kind::Tips(_) | Kind::Checkpoint)
+        matches!(self, Kind::Order(_) | Kind::Tips(_) | Kind::Run(_) | Kind::Checkpoint)
     }
 }
 
@@ -88,6 +97,8 @@ pub fn kind(name: &str) -> Kind {
         Kind::Order(number)
     } else if let Some(number) = number(TIPS_PREFIX, TIPS_SUFFIX) {
         Kind::Tips(number)
+    } else if let Some(number) = number(RUN_PREFIX, RUN_SUFFIX) {
+        Kind::Run(number)
     } else {
         Kind::Unknown
     }
@@ -103,6 +114,7 @@ mod tests {
         assert_eq!(kind(&segment_new(3)), Kind::SegmentNew(3));
         assert_eq!(kind(&order(7)), Kind::Order(7));
         assert_eq!(kind(&tips(u64::MAX)), Kind::Tips(u64::MAX));
+        assert_eq!(kind(&run(9)), Kind::Run(9));
         assert_eq!(kind(checkpoint()), Kind::Checkpoint);
         assert_eq!(kind(checkpoint_new()), Kind::Checkpoint);
         assert_eq!(kind(LOCK), Kind::Lock);

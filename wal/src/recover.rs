@@ -189,6 +189,7 @@ fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> 
             | name::Kind::SegmentNew(_)
             | name::Kind::Order(_)
             | name::Kind::Tips(_)
+            | name::Kind::Run(_)
             | name::Kind::Checkpoint
             | name::Kind::Unknown => None,
         })

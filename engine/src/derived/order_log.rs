@@ -12,6 +12,7 @@
 //! local sequences of those tips.
 
 use crate::derived::chunks::{ChunkReader, Layout};
+use crate::derived::item_crc;
 
 /// Bytes of an entry.
 const ENTRY_LEN: usize = 40;
@@ -115,12 +116,6 @@ impl Entry {
             lineage: Lineage::decode(word(32)),
         })
     }
-}
-
-/// A checksum over an item and its place, so that a moved item does not look valid.
-#[inline]
-fn item_crc(index: u64, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&index.to_le_bytes()), bytes)
 }
 
 /// Appends item `index` of the tips log to `out`.

@@ -151,6 +151,7 @@ impl Table {
     }
 
     /// Number of entries.
+    #[allow(dead_code, reason = "only tests and models count")]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -170,6 +171,34 @@ impl Table {
             *self.shared.current.write() = Arc::clone(&larger);
             self.slots = larger;
         }
+    }
+
+    /// Whether the next insert has to move all entries to other slots.
+    pub fn is_full(&self) -> bool {
+        slot_count(self.len + 1) > self.slots.slots.len()
+    }
+
+    /// Bytes of memory.
+    pub fn memory_len(&self) -> usize {
+        self.slots.slots.len() * size_of::<Slot>()
+    }
+
+    /// Keeps the entries whose values are to be kept, in an array of the size for them.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(u64) -> bool) {
+        let kept: Vec<(u64, u64)> = self.entries().filter(|&(_, value)| is_kept(value)).collect();
+        self.replace(kept);
+    }
+
+    /// Puts other entries in the place of those there are.
+    pub fn replace(&mut self, entries: Vec<(u64, u64)>) {
+        self.len = entries.len();
+        let slots = Arc::new(Slots::new(slot_count(self.len)));
+        for (key, value) in entries {
+            slots.insert(key, value);
+        }
+        // Readers that are in the old array finish there: what it has more was true.
+        *self.shared.current.write() = Arc::clone(&slots);
+        self.slots = slots;
     }
 
     /// The first entry of `key` whose value `matches`, with its slot.

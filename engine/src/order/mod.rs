@@ -3,13 +3,16 @@
 //! * `keys`: streams and ids as 64-bit keys, and the partition that owns a stream;
 //! * `known`: every known event of a partition by key; read by anybody without a lock;
 //! * `tips`: the delivered events of a stream that have no delivered child;
-//! * `held`: events that wait for parents, and the child lists that release them;
+//! * `held`: events that wait for parents, and how they are released;
+//! * `stream`: the state of one stream;
 //! * `partition`: the machine, run over one partition's share of a window;
+//! * `cold`: what of a partition is not in memory;
 //! * `window`: the partitions' results put together: a prefix sum over trigger positions.
 //!
 //! Deliberately not here: threads of its own, and writing. A partition is plain data with one owner; it
 //! finds records and entries through a `Lookup`, and runs on the pool that it is called in.
 
+pub(crate) mod cold;
 pub(crate) mod held;
 pub(crate) mod keys;
 #[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
@@ -17,5 +20,6 @@ pub(crate) mod known;
 #[cfg(test)]
 mod known_tests;
 pub(crate) mod partition;
+pub(crate) mod stream;
 pub(crate) mod tips;
 pub(crate) mod window;

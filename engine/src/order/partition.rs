@@ -6,6 +6,7 @@
 //! finds the groups `(trigger, deliveries)` of a window, and [`Partition::place`], once the prefix sum
 //! over all triggers is known, gives each delivery its global sequence.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -13,11 +14,14 @@ use hashbrown::{HashSet, HashTable};
 use thalweg_wal::{Record, RecordKind};
 
 use crate::derived::order_log::{Entry, Lineage, NONE};
+use crate::derived::run::KnownItem;
+use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
-use crate::order::held::{Held, HeldNode};
+use crate::order::held::{Watch, Watches};
 use crate::order::keys::Keys;
 use crate::order::known::{SharedTable, Table};
-use crate::order::tips::{Tip, Tips};
+use crate::order::stream::Stream;
+use crate::order::tips::Tip;
 use crate::pipeline::lookup::{Fault, Lookup};
 use crate::sync::Arc;
 
@@ -51,9 +55,21 @@ struct Delivery {
     stream: u32,
     position: u64,
     local: u64,
+    /// Key of the event's id.
+    key: u64,
     /// Where the event stands in `known`.
     slot: usize,
+    was_held: bool,
     lineage: Chain,
+}
+
+/// What the machine has looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Ids that were looked up among those that are known.
+    pub(crate) lookups: u64,
+    /// Records that were read, beside the one that arrives.
+    pub(crate) records_read: u64,
 }
 
 /// Where the parents of a delivery are written down.
@@ -97,95 +113,32 @@ pub(crate) struct SealChange {
     pub(crate) sealed: bool,
 }
 
-/// Events that were not delivered, since the store was created.
+/// What a partition has, and events that it did not take since the store was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct SetbackCounts {
+pub(crate) struct PartitionCounts {
+    /// Streams that are there: see [`Stream::is_there`].
+    pub(crate) streams: u64,
+    /// Held events.
+    pub(crate) held: u64,
     pub(crate) duplicates: u64,
     pub(crate) conflicts: u64,
     pub(crate) rejected: u64,
 }
 
-/// One stream.
-#[derive(Debug)]
-pub(crate) struct Stream {
-    pub(crate) key: u64,
-    pub(crate) name: Box<[u8]>,
-    /// Number of delivered events.
-    pub(crate) delivered: u64,
-    /// Number of held events.
-    pub(crate) held: u32,
-    /// Whether the stream takes no events.
-    pub(crate) sealed: bool,
-    /// Whether the window in hand has delivered to the stream.
-    touched: bool,
-    pub(crate) tips: Tips,
-    /// Global sequences of the deliveries whose local sequences are the newest one and what is left
-    /// of it as its lowest set bits are cleared one by one: the way back of the skip list.
-    pub(crate) path: Vec<u64>,
-}
-
-impl Stream {
-    fn new(key: u64, name: &[u8]) -> Self {
-        Stream {
-            key,
-            name: name.into(),
-            delivered: 0,
-            held: 0,
-            sealed: false,
-            touched: false,
-            tips: Tips::default(),
-            path: Vec::new(),
-        }
-    }
-
-    /// A stream as a checkpoint has it.
-    pub(crate) fn restore(
-        key: u64,
-        name: &[u8],
-        delivered: u64,
-        held: u32,
-        sealed: bool,
-        tips: impl IntoIterator<Item = Tip>,
-        path: Vec<u64>,
-    ) -> Self {
-        let mut stream = Stream { delivered, held, sealed, path, ..Stream::new(key, name) };
-        for tip in tips {
-            stream.tips.insert(tip);
-        }
-        stream
-    }
-
-    /// Whether there is anything to say of the stream. One that has only seen rejected events has
-    /// nothing to show.
-    pub(crate) fn is_there(&self) -> bool {
-        self.sealed || self.delivered + u64::from(self.held) > 0
-    }
-
-    /// Appends a delivery to the skip list; returns its links back.
-    fn link(&mut self, local: u64, global: u64) -> (u64, u64) {
-        let previous = self.path.last().copied().unwrap_or(NONE);
-        if local > 0 {
-            let cleared = local.trailing_zeros() as usize;
-            self.path.truncate(self.path.len() - cleared);
-        }
-        let jump = self.path.last().copied().unwrap_or(NONE);
-        self.path.push(global);
-        (previous, jump)
-    }
-}
-
-/// What `known` says of an id. The two upper bits tell the kinds apart.
+/// What is known of an id. As a number, the two upper bits tell the kinds apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KnownAs {
     /// Delivered, with its global sequence.
     Delivered(u64),
     /// Delivered by the window in hand: index in the partition's deliveries.
     InHand(usize),
-    /// Held: index of its node.
-    Held(u32),
+    /// Held, with its position in the log.
+    Held(u64),
 }
 
 impl KnownAs {
+    /// On a delivery in a run: an older run may have the event as held.
+    const WAS_HELD: u64 = 1 << 62;
     const IN_HAND: u64 = 1 << 63;
     const HELD: u64 = 3 << 62;
 
@@ -194,7 +147,7 @@ impl KnownAs {
         match self {
             KnownAs::Delivered(global) => global,
             KnownAs::InHand(index) => Self::IN_HAND | index as u64,
-            KnownAs::Held(node) => Self::HELD | u64::from(node),
+            KnownAs::Held(position) => Self::HELD | position,
         }
     }
 
@@ -202,9 +155,19 @@ impl KnownAs {
     pub(crate) fn decode(value: u64) -> Self {
         match value >> 62 {
             2 => KnownAs::InHand((value & !Self::HELD) as usize),
-            3 => KnownAs::Held((value & !Self::HELD) as u32),
-            _ => KnownAs::Delivered(value),
+            3 => KnownAs::Held(value & !Self::HELD),
+            _ => KnownAs::Delivered(value & !Self::WAS_HELD),
         }
+    }
+
+    /// A delivery for a run.
+    fn delivered_in_run(global: u64, was_held: bool) -> u64 {
+        if was_held { Self::WAS_HELD | global } else { global }
+    }
+
+    /// Whether this is the delivery, in a run, of an event that was held before.
+    pub(crate) fn was_held(value: u64) -> bool {
+        value >> 62 == 1
     }
 }
 
@@ -213,62 +176,69 @@ impl KnownAs {
 pub(crate) struct Partition {
     pub(crate) keys: Keys,
     pub(crate) store_tag: u32,
-    pub(crate) streams: Vec<Stream>,
-    /// Streams that are there: see [`Stream::is_there`].
-    pub(crate) stream_count: u64,
-    stream_index: HashTable<u32>,
-    pub(crate) known: Table,
-    pub(crate) held: Held,
-    pub(crate) setback_counts: SetbackCounts,
+    /// Streams that are in memory.
+    pub(super) streams: Vec<Stream>,
+    pub(super) stream_index: HashTable<u32>,
+    /// Bytes that the streams take beside their own size.
+    pub(super) stream_heap_len: usize,
+    pub(super) known: Table,
+    pub(super) watches: Watches,
+    /// What is not in memory is in the runs, and began before this position. Zero while everything is
+    /// in memory.
+    pub(super) cold_below: u64,
+    /// Deliveries since the newest run was begun.
+    pub(super) fresh_known: Vec<KnownItem>,
+    /// Streams that have changed since.
+    pub(super) fresh_streams: Vec<u32>,
+    /// Keys of the sealed streams.
+    pub(super) sealed: HashSet<u64, std::hash::RandomState>,
+    pub(crate) counts: PartitionCounts,
+    /// What the machine has looked at since the store was opened.
+    work: Cell<Work>,
     deliveries: Vec<Delivery>,
     /// What became of the records that were not delivered when they arrived, by their index in the
     /// window; only if somebody wants to know.
     setbacks: Option<Vec<(u32, Placement)>>,
     named_tips_bytes: usize,
     seals: Vec<SealChange>,
-    /// End and stream of the newest event that was refused. Only the record that begins there asks,
-    /// so it is never taken back, and there is nothing to remember from one frame to the next.
-    refused: Option<(u64, u32)>,
+    /// End of the newest event that was refused, and key of its stream. Only the record that begins
+    /// there asks, so it is never taken back, and there is nothing to remember from one frame to the
+    /// next.
+    refused: Option<(u64, u64)>,
     chains: Vec<ChainedOn>,
-    ready: BinaryHeap<Reverse<(u64, u32)>>,
-    missing: Vec<(u64, u32)>,
+    /// Position and key of the held events that wait for nothing more.
+    ready: BinaryHeap<Reverse<(u64, u64)>>,
+    released: Vec<Watch>,
 }
 
 impl Partition {
+    /// A partition that has seen nothing.
     pub(crate) fn new(keys: Keys, store_tag: u32) -> Self {
-        Self::restore(
-            keys,
-            store_tag,
-            Vec::new(),
-            Table::default(),
-            Held::default(),
-            SetbackCounts::default(),
-        )
+        Self::restore(keys, store_tag, PartitionCounts::default(), 0, Vec::new())
     }
 
-    /// A partition as a checkpoint has it.
+    /// A partition whose state is in the runs, which reach up to `cold_below`.
     pub(crate) fn restore(
         keys: Keys,
         store_tag: u32,
-        streams: Vec<Stream>,
-        known: Table,
-        held: Held,
-        setback_counts: SetbackCounts,
+        counts: PartitionCounts,
+        cold_below: u64,
+        sealed: Vec<u64>,
     ) -> Self {
-        let mut stream_index = HashTable::with_capacity(streams.len());
-        for (index, stream) in streams.iter().enumerate() {
-            stream_index
-                .insert_unique(stream.key, index as u32, |&index| streams[index as usize].key);
-        }
         Partition {
             keys,
             store_tag,
-            stream_count: streams.iter().filter(|stream| stream.is_there()).count() as u64,
-            streams,
-            stream_index,
-            known,
-            held,
-            setback_counts,
+            streams: Vec::new(),
+            stream_index: HashTable::new(),
+            stream_heap_len: 0,
+            known: Table::default(),
+            watches: Watches::default(),
+            cold_below,
+            fresh_known: Vec::new(),
+            fresh_streams: Vec::new(),
+            sealed: sealed.into_iter().collect(),
+            counts,
+            work: Cell::default(),
             deliveries: Vec::new(),
             setbacks: None,
             named_tips_bytes: 0,
@@ -276,7 +246,7 @@ impl Partition {
             refused: None,
             chains: Vec::new(),
             ready: BinaryHeap::new(),
-            missing: Vec::new(),
+            released: Vec::new(),
         }
     }
 
@@ -297,21 +267,31 @@ impl Partition {
         debug_assert!(self.deliveries.is_empty() && self.seals.is_empty());
         self.setbacks = with_placements.then(Vec::new);
         self.named_tips_bytes = 0;
-        // Slots stay where they are until the window is placed.
         self.known.reserve(records.len());
         records.chunks(LOOKED_UP_TOGETHER).try_for_each(|records| {
-            // The table is larger than any cache: the processor gets these slots side by side, where
-            // the machine below would wait for each.
-            records.iter().for_each(|scanned| self.known.touch(scanned.key));
+            self.touch(records, lookup);
             records.iter().try_for_each(|scanned| self.arrive(scanned, lookup))
         })
     }
 
+    /// Has the processor fetch what the machine is going to look at. The tables are larger than any
+    /// cache: it gets these places side by side, where the machine would wait for each.
+    fn touch(&self, records: &[Scanned], lookup: &Lookup) {
+        for scanned in records {
+            self.known.touch(scanned.key);
+            if self.cold_below > 0 {
+                runs::touch::<KnownItem>(&lookup.runs, self.cold_below, scanned.key);
+            }
+        }
+    }
+
     fn arrive(&mut self, scanned: &Scanned, lookup: &Lookup) -> Result<(), Fault> {
         let record = lookup.record_in_window(scanned.position)?;
-        let stream = self.stream_of(scanned.stream_key, record.stream());
+        let stream = self.stream_of(scanned.stream_key, record.stream(), lookup)?;
         // What arrives delivers and holds events of its own stream only.
-        self.stream_count -= u64::from(self.streams[stream as usize].is_there());
+        let state = &self.streams[stream as usize];
+        self.counts.streams -= u64::from(state.is_there());
+        self.stream_heap_len -= state.heap_len();
         match record.kind() {
             RecordKind::Event => self.arrive_event(scanned, stream, &record, lookup)?,
             RecordKind::Seal => {
@@ -324,14 +304,29 @@ impl Partition {
                 self.set_back(scanned.index, Placement::Unsealed);
             }
         }
-        self.stream_count += u64::from(self.streams[stream as usize].is_there());
+        let state = &self.streams[stream as usize];
+        self.counts.streams += u64::from(state.is_there());
+        self.stream_heap_len += state.heap_len();
         Ok(())
     }
 
     fn set_sealed(&mut self, stream: u32, sealed: bool) {
         let state = &mut self.streams[stream as usize];
         if std::mem::replace(&mut state.sealed, sealed) != sealed {
-            self.seals.push(SealChange { stream_key: state.key, sealed });
+            let stream_key = state.key;
+            self.seals.push(SealChange { stream_key, sealed });
+            match sealed {
+                true => self.sealed.insert(stream_key),
+                false => self.sealed.remove(&stream_key),
+            };
+            self.freshen(stream);
+        }
+    }
+
+    /// Notes that the next run has to have this stream.
+    fn freshen(&mut self, stream: u32) {
+        if !std::mem::replace(&mut self.streams[stream as usize].fresh, true) {
+            self.fresh_streams.push(stream);
         }
     }
 
@@ -344,39 +339,58 @@ impl Partition {
     ) -> Result<(), Fault> {
         let id = EventId::of(record, self.store_tag);
         let end = record.position() + record.len();
-        if let Some(known) = self.find_known(stream, scanned.key, &id, lookup)? {
+        if let Some(known) = self.find_known(record.stream(), scanned.key, &id, lookup)? {
             if self.is_same(stream, known, record, lookup)? {
-                self.setback_counts.duplicates += 1;
+                self.counts.duplicates += 1;
                 self.set_back(scanned.index, Placement::Duplicate);
             } else {
-                self.setback_counts.conflicts += 1;
-                self.refused = Some((end, stream));
+                self.counts.conflicts += 1;
+                self.refused = Some((end, scanned.stream_key));
                 self.set_back(scanned.index, Placement::Conflict);
             }
             return Ok(());
         }
         if let Some(reason) = self.rejection(stream, record, lookup)? {
-            self.setback_counts.rejected += 1;
-            self.refused = Some((end, stream));
+            self.counts.rejected += 1;
+            self.refused = Some((end, scanned.stream_key));
             if self.setbacks.is_some() {
                 let tips = self.named_tips(stream, lookup)?;
                 self.set_back(scanned.index, Placement::Rejected { reason, tips });
             }
             return Ok(());
         }
-        let missing = self.missing.len() as u32;
-        if missing == 0 {
-            let known_as = KnownAs::InHand(self.deliveries.len()).encode();
-            let slot = self.known.insert(scanned.key, known_as);
-            self.deliver(scanned.index, stream, scanned.key, slot, record, lookup)?;
-            return self.deliver_ready(scanned.index, lookup);
-        }
-        let node = HeldNode { position: scanned.position, key: scanned.key, stream, missing };
-        let node = self.held.hold(node, &self.missing);
-        self.known.insert(scanned.key, KnownAs::Held(node).encode());
+        let Some((parent_key, parent_at)) = self.first_missing(stream, record, 0, lookup)? else {
+            let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
+            let slot = self.insert_known(scanned.key, in_hand);
+            let event = Ready { key: scanned.key, slot, was_held: false };
+            self.deliver(scanned.index, stream, event, record, lookup)?;
+            return self.deliver_ready(scanned.index, stream, lookup);
+        };
+        let (position, key) = (scanned.position, scanned.key);
+        self.watches.add(parent_key, Watch { position, key, parent_at });
+        self.insert_known(key, KnownAs::Held(position).encode());
         self.streams[stream as usize].held += 1;
-        self.set_back(scanned.index, Placement::Held { missing });
+        self.counts.held += 1;
+        self.freshen(stream);
+        if self.setbacks.is_some() {
+            let missing = self.count_missing(stream, record, lookup)?;
+            self.set_back(scanned.index, Placement::Held { missing });
+        }
         Ok(())
+    }
+
+    /// Adds to the known ids. Slots stay where they are until the table grows; then all deliveries of
+    /// the window learn theirs anew.
+    fn insert_known(&mut self, key: u64, value: u64) -> usize {
+        if self.known.is_full() {
+            self.known.reserve(1);
+            for (index, delivery) in self.deliveries.iter_mut().enumerate() {
+                let in_hand = KnownAs::InHand(index).encode();
+                let found = self.known.find(delivery.key, |value| (value == in_hand).then_some(()));
+                delivery.slot = found.expect("a delivery of the window is known").0;
+            }
+        }
+        self.known.insert(key, value)
     }
 
     fn set_back(&mut self, index: u32, placement: Placement) {
@@ -385,16 +399,15 @@ impl Partition {
         }
     }
 
-    /// Why an event that is not known is not taken, if it is not. See [`crate::reference`]. Fills
-    /// `missing` for an event that is.
+    /// Why an event that is not known is not taken, if it is not. See [`crate::reference`].
     fn rejection(
         &mut self,
         stream: u32,
         record: &Record<'_>,
         lookup: &Lookup,
     ) -> Result<Option<Rejection>, Fault> {
-        let Stream { sealed, delivered, .. } = self.streams[stream as usize];
-        if record.is_with_previous() && self.refused == Some((record.position(), stream)) {
+        let Stream { key, sealed, delivered, .. } = self.streams[stream as usize];
+        if record.is_with_previous() && self.refused == Some((record.position(), key)) {
             return Ok(Some(Rejection::Previous));
         }
         if sealed {
@@ -406,11 +419,11 @@ impl Partition {
         if record.is_if_tips() && !self.lists_tips(stream, record, lookup)? {
             return Ok(Some(Rejection::Tips));
         }
-        self.find_missing(stream, record, lookup)?;
-        let missing = self.missing.len() as u32;
-        let has_condition =
-            record.requires_parents() || record.is_if_tips() || record.if_local().is_some();
-        Ok((has_condition && missing > 0).then_some(Rejection::Parents { missing }))
+        if record.requires_parents() || record.is_if_tips() || record.if_local().is_some() {
+            let missing = self.count_missing(stream, record, lookup)?;
+            return Ok((missing > 0).then_some(Rejection::Parents { missing }));
+        }
+        Ok(None)
     }
 
     /// Whether the listed parents of `record` are, as a set, the tips of the stream.
@@ -440,16 +453,31 @@ impl Partition {
     }
 
     /// Ids of the stream's tips, in the order of their delivery.
-    pub(crate) fn tip_ids(&self, stream: u32, lookup: &Lookup) -> Result<Vec<Vec<u8>>, Fault> {
-        let tips = self.streams[stream as usize].tips.sorted().into_iter().map(|tip| {
-            let record = lookup.record(tip.position)?;
-            Ok(EventId::of(&record, self.store_tag).to_vec())
-        });
-        tips.collect()
+    fn tip_ids(&self, stream: u32, lookup: &Lookup) -> Result<Vec<Vec<u8>>, Fault> {
+        tip_ids(&self.streams[stream as usize], self.store_tag, lookup)
     }
 
-    /// Index of the stream with this name.
-    pub(crate) fn find_stream(&self, key: u64, name: &[u8]) -> Option<u32> {
+    /// Any record but the one that arrives.
+    #[inline]
+    pub(super) fn record<'a>(
+        &self,
+        position: u64,
+        lookup: &'a Lookup,
+    ) -> Result<Record<'a>, Fault> {
+        let mut work = self.work.get();
+        work.records_read += 1;
+        self.work.set(work);
+        lookup.record(position)
+    }
+
+    /// What the machine has looked at since the store was opened.
+    pub(crate) fn work(&self) -> Work {
+        self.work.get()
+    }
+
+    /// Index of the stream with this name, if it is in memory.
+    #[inline]
+    pub(super) fn find_stream(&self, key: u64, name: &[u8]) -> Option<u32> {
         let is_it = |&index: &u32| {
             let stream = &self.streams[index as usize];
             stream.key == key && *stream.name == *name
@@ -457,15 +485,13 @@ impl Partition {
         self.stream_index.find(key, is_it).copied()
     }
 
-    fn stream_of(&mut self, key: u64, name: &[u8]) -> u32 {
-        if let Some(index) = self.find_stream(key, name) {
-            return index;
+    /// The stream with this name: in memory, or from the runs, or a new one.
+    #[inline]
+    fn stream_of(&mut self, key: u64, name: &[u8], lookup: &Lookup) -> Result<u32, Fault> {
+        match self.find_stream(key, name) {
+            Some(index) => Ok(index),
+            None => self.enter_stream(key, name, lookup),
         }
-        let index = u32::try_from(self.streams.len()).expect("fewer than 2^38 streams in a store");
-        self.streams.push(Stream::new(key, name));
-        let streams = &self.streams;
-        self.stream_index.insert_unique(key, index, |&index| streams[index as usize].key);
-        index
     }
 
     /// Position of a known event.
@@ -473,49 +499,53 @@ impl Partition {
         match known {
             KnownAs::Delivered(global) => Ok(lookup.entry(global)?.position),
             KnownAs::InHand(index) => Ok(self.deliveries[index].position),
-            KnownAs::Held(node) => Ok(self.held.node(node).position),
+            KnownAs::Held(position) => Ok(position),
         }
     }
 
-    /// What is known of `id` in `stream`.
+    /// What is known of `id` in the stream `name`.
     pub(crate) fn find_known(
         &self,
-        stream: u32,
+        name: &[u8],
         key: u64,
         id: &[u8],
         lookup: &Lookup,
     ) -> Result<Option<KnownAs>, Fault> {
-        let name = &self.streams[stream as usize].name;
-        let found = self.known.find(key, |value| {
+        let mut work = self.work.get();
+        work.lookups += 1;
+        self.work.set(work);
+        let mut look = |value| {
             let known = KnownAs::decode(value);
             let is_it = self.position_of(known, lookup).and_then(|position| {
-                let record = lookup.record(position)?;
+                let record = self.record(position, lookup)?;
                 let other = EventId::of(&record, self.store_tag);
-                Ok(*record.stream() == **name && *other == *id)
+                Ok(record.stream() == name && *other == *id)
             });
             match lookup.or_by_key(is_it) {
                 Ok(true) => Some(Ok(known)),
                 Ok(false) => None,
                 Err(fault) => Some(Err(fault)),
             }
-        });
-        found.map(|(_, known)| known).transpose()
+        };
+        if let Some((_, known)) = self.known.find(key, &mut look) {
+            return known.map(Some);
+        }
+        if self.cold_below == 0 {
+            return Ok(None);
+        }
+        let look = |_: &_, item: KnownItem| look(item.value);
+        runs::find(&lookup.runs, self.cold_below, key, look)?.transpose()
     }
 
     /// Whether the event `id` of `stream` is delivered.
-    pub(crate) fn is_delivered(
-        &self,
-        stream: u32,
-        id: &[u8],
-        lookup: &Lookup,
-    ) -> Result<bool, Fault> {
+    fn is_delivered(&self, stream: u32, id: &[u8], lookup: &Lookup) -> Result<bool, Fault> {
         let state = &self.streams[stream as usize];
         let key = self.keys.event(state.key, id);
         // Most parents are tips, and tips need no look into the big table.
         if self.find_tip(stream, key, id, lookup)?.is_some() {
             return Ok(true);
         }
-        let known = self.find_known(stream, key, id, lookup)?;
+        let known = self.find_known(&state.name, key, id, lookup)?;
         Ok(matches!(known, Some(KnownAs::Delivered(_) | KnownAs::InHand(_))))
     }
 
@@ -527,30 +557,44 @@ impl Partition {
         lookup: &Lookup,
     ) -> Result<Option<Tip>, Fault> {
         self.streams[stream as usize].tips.find(key, |tip| {
-            let is_it = lookup
-                .record(tip.position)
+            let is_it = self
+                .record(tip.position, lookup)
                 .map(|record| *EventId::of(&record, self.store_tag) == *id);
             lookup.or_by_key(is_it)
         })
     }
 
-    /// Fills `missing` with the distinct parents of `record` that are not delivered.
-    fn find_missing(
-        &mut self,
+    /// The first parent that is not delivered, of those that stand at or behind `from` in the list of
+    /// `record`, in bytes: its key, and where it stands.
+    fn first_missing(
+        &self,
+        stream: u32,
+        record: &Record<'_>,
+        from: u32,
+        lookup: &Lookup,
+    ) -> Result<Option<(u64, u32)>, Fault> {
+        let mut at = from;
+        while let Some(parent) = parent_at(record, at) {
+            if !self.is_delivered(stream, parent, lookup)? {
+                return Ok(Some((self.keys.event(self.streams[stream as usize].key, parent), at)));
+            }
+            at += 1 + parent.len() as u32;
+        }
+        Ok(None)
+    }
+
+    /// Number of distinct parents of `record` that are not delivered.
+    fn count_missing(
+        &self,
         stream: u32,
         record: &Record<'_>,
         lookup: &Lookup,
-    ) -> Result<(), Fault> {
-        let mut missing = std::mem::take(&mut self.missing);
-        missing.clear();
-        for (at, parent) in distinct(record) {
-            if !self.is_delivered(stream, parent, lookup)? {
-                let key = self.keys.event(self.streams[stream as usize].key, parent);
-                missing.push((key, at));
-            }
+    ) -> Result<u32, Fault> {
+        let mut missing = 0;
+        for (_, parent) in distinct(record) {
+            missing += u32::from(!self.is_delivered(stream, parent, lookup)?);
         }
-        self.missing = missing;
-        Ok(())
+        Ok(missing)
     }
 
     /// Delivers an event whose parents are delivered.
@@ -558,12 +602,10 @@ impl Partition {
         &mut self,
         trigger: u32,
         stream: u32,
-        key: u64,
-        slot: usize,
+        event: Ready,
         record: &Record<'_>,
         lookup: &Lookup,
     ) -> Result<(), Fault> {
-        let local = self.streams[stream as usize].delivered;
         let lineage = if record.is_chained() {
             self.chain(trigger, stream)
         } else {
@@ -575,12 +617,27 @@ impl Partition {
             }
             Chain::Listed
         };
-        let position = record.position();
+        self.add_delivery(trigger, stream, event, record.position(), lineage);
+        let id = EventId::of(record, self.store_tag);
+        self.release_children(stream, event.key, Some((record.stream(), &id)), lookup)
+    }
+
+    fn add_delivery(
+        &mut self,
+        trigger: u32,
+        stream: u32,
+        event: Ready,
+        position: u64,
+        lineage: Chain,
+    ) {
+        let Ready { key, slot, was_held } = event;
         let state = &mut self.streams[stream as usize];
+        let local = state.delivered;
         state.tips.insert(Tip { key, local, position });
         state.delivered += 1;
-        self.deliveries.push(Delivery { trigger, stream, position, local, slot, lineage });
-        self.release_children(key, record, lookup)
+        self.freshen(stream);
+        let delivery = Delivery { trigger, stream, position, local, key, slot, was_held, lineage };
+        self.deliveries.push(delivery);
     }
 
     /// Replaces all tips of the stream by the chained event that is being delivered.
@@ -599,65 +656,85 @@ impl Partition {
         chain
     }
 
+    /// Lets the events that watch a parent look on for the next that is missing. `parent` has its
+    /// stream and its id; none if its record cannot be read, and damage is to be passed.
     fn release_children(
         &mut self,
+        stream: u32,
         key: u64,
-        parent: &Record<'_>,
+        parent: Option<(&[u8], &[u8])>,
         lookup: &Lookup,
     ) -> Result<(), Fault> {
-        let id = EventId::of(parent, self.store_tag);
-        let ready = &mut self.ready;
-        self.held.release(
-            key,
-            |child, at| {
-                let is_parent = lookup.record(child.position).map(|child| {
-                    child.stream() == parent.stream() && parent_at(&child, at) == Some(&*id)
-                });
-                lookup.or_by_key(is_parent)
-            },
-            |node, child| ready.push(Reverse((child.position, node))),
-        )
+        if self.counts.held == 0 {
+            return Ok(());
+        }
+        let mut released = std::mem::take(&mut self.released);
+        let work = &self.work;
+        let is_parent = |watch: &Watch| {
+            let Some((name, id)) = parent else { return Ok(true) };
+            work.update(|work| Work { records_read: work.records_read + 1, ..work });
+            let is_parent = lookup.record(watch.position).map(|child| {
+                child.stream() == name && parent_at(&child, watch.parent_at) == Some(id)
+            });
+            lookup.or_by_key(is_parent)
+        };
+        self.watches.take(key, is_parent, &mut released)?;
+        if self.cold_below > 0 {
+            self.take_cold(key, is_parent, &mut released, lookup)?;
+        }
+        for watch in released.drain(..) {
+            self.look_on(stream, watch, lookup)?;
+        }
+        self.released = released;
+        Ok(())
     }
 
-    /// Delivers held events until none is ready, the one with the smallest position first.
-    fn deliver_ready(&mut self, trigger: u32, lookup: &Lookup) -> Result<(), Fault> {
-        while let Some(Reverse((position, node))) = self.ready.pop() {
-            let HeldNode { key, stream, .. } = *self.held.node(node);
-            let held_as = KnownAs::Held(node).encode();
-            let (slot, ()) = self
-                .known
-                .find(key, |value| (value == held_as).then_some(()))
-                .expect("a held event is known");
-            self.known.set(slot, KnownAs::InHand(self.deliveries.len()).encode());
-            self.held.remove(node);
-            self.streams[stream as usize].held -= 1;
-            match lookup.or_none(lookup.record(position))? {
-                Some(record) => self.deliver(trigger, stream, key, slot, &record, lookup)?,
-                None => self.deliver_unread(trigger, stream, key, slot, position)?,
+    /// Finds the next parent that a held event has to wait for, or that there is none.
+    fn look_on(&mut self, stream: u32, watch: Watch, lookup: &Lookup) -> Result<(), Fault> {
+        let Watch { position, key, parent_at: at } = watch;
+        let missing = match lookup.or_none(self.record(position, lookup))? {
+            Some(record) => {
+                let watched = parent_at(&record, at).map_or(0, <[u8]>::len);
+                self.first_missing(stream, &record, at + 1 + watched as u32, lookup)?
             }
+            // Nobody can say what else it waits for.
+            None => None,
+        };
+        match missing {
+            Some((parent_key, parent_at)) => {
+                self.watches.add(parent_key, Watch { position, key, parent_at });
+            }
+            None => self.ready.push(Reverse((position, key))),
         }
         Ok(())
     }
 
-    /// Delivers a held event whose record is damaged, where damage is to be passed: its place stays
-    /// its own, so all others keep theirs. Reading it is an error.
-    fn deliver_unread(
-        &mut self,
-        trigger: u32,
-        stream: u32,
-        key: u64,
-        slot: usize,
-        position: u64,
-    ) -> Result<(), Fault> {
-        let state = &mut self.streams[stream as usize];
-        let local = state.delivered;
-        state.tips.insert(Tip { key, local, position });
-        state.delivered += 1;
-        let lineage = Chain::Listed;
-        self.deliveries.push(Delivery { trigger, stream, position, local, slot, lineage });
-        let ready = &mut self.ready;
-        let by_key = |_: &HeldNode, _| Ok(true);
-        self.held.release(key, by_key, |node, child| ready.push(Reverse((child.position, node))))
+    /// Delivers held events until none is ready, the one with the smallest position first.
+    fn deliver_ready(&mut self, trigger: u32, stream: u32, lookup: &Lookup) -> Result<(), Fault> {
+        while let Some(Reverse((position, key))) = self.ready.pop() {
+            let held_as = KnownAs::Held(position).encode();
+            let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
+            let slot = match self.known.find(key, |value| (value == held_as).then_some(())) {
+                Some((slot, ())) => {
+                    self.known.set(slot, in_hand);
+                    slot
+                }
+                // It is in a run.
+                None => self.insert_known(key, in_hand),
+            };
+            self.streams[stream as usize].held -= 1;
+            self.counts.held -= 1;
+            let event = Ready { key, slot, was_held: true };
+            match lookup.or_none(self.record(position, lookup))? {
+                Some(record) => self.deliver(trigger, stream, event, &record, lookup)?,
+                None => {
+                    // Its place stays its own, so all others keep theirs. Reading it is an error.
+                    self.add_delivery(trigger, stream, event, position, Chain::Listed);
+                    self.release_children(stream, key, None, lookup)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether `arriving` is the event that is known already. See [`crate::reference`].
@@ -668,7 +745,8 @@ impl Partition {
         arriving: &Record<'_>,
         lookup: &Lookup,
     ) -> Result<bool, Fault> {
-        let found = self.position_of(known, lookup).and_then(|position| lookup.record(position));
+        let found =
+            self.position_of(known, lookup).and_then(|position| self.record(position, lookup));
         let Some(record) = lookup.or_none(found)? else { return Ok(false) };
         if record.payload() != arriving.payload() {
             return Ok(false);
@@ -756,7 +834,7 @@ impl Partition {
 
     /// Keys of the streams that are sealed.
     pub(crate) fn sealed_streams(&self) -> impl Iterator<Item = u64> {
-        self.streams.iter().filter(|stream| stream.sealed).map(|stream| stream.key)
+        self.sealed.iter().copied()
     }
 
     /// Gives every delivery of the window its global sequence: `first` plus the number of
@@ -774,10 +852,13 @@ impl Partition {
             let global = first + u64::from(offset);
             let stream = &mut self.streams[delivery.stream as usize];
             if !std::mem::replace(&mut stream.touched, true) {
+                self.stream_heap_len -= stream.heap_len();
                 touched.push((delivery.stream, stream.path.last().copied().unwrap_or(NONE)));
             }
             let (previous, jump) = stream.link(delivery.local, global);
             self.known.set(delivery.slot, KnownAs::Delivered(global).encode());
+            let value = KnownAs::delivered_in_run(global, delivery.was_held);
+            self.fresh_known.push(KnownItem { key: delivery.key, value });
             let lineage = match delivery.lineage {
                 Chain::Listed => Lineage::Listed,
                 Chain::Root => Lineage::Root,
@@ -790,6 +871,7 @@ impl Partition {
         for (index, previous) in touched {
             let stream = &mut self.streams[index as usize];
             stream.touched = false;
+            self.stream_heap_len += stream.heap_len();
             let head = *stream.path.last().expect("a touched stream has a delivery");
             placed.heads.push(HeadUpdate { stream_key: stream.key, previous, head });
         }
@@ -799,12 +881,35 @@ impl Partition {
     }
 }
 
+/// A delivery in the making.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    /// Key of the event's id.
+    key: u64,
+    /// Where it stands in `known`.
+    slot: usize,
+    was_held: bool,
+}
+
 /// A partition's part of an ordered window.
 #[derive(Debug)]
 pub(crate) struct Placed {
     /// Entries, each with its distance from the first global sequence of the window.
     pub(crate) entries: Vec<(u32, Entry)>,
     pub(crate) heads: Vec<HeadUpdate>,
+}
+
+/// Ids of a stream's tips, in the order of their delivery.
+pub(super) fn tip_ids(
+    stream: &Stream,
+    store_tag: u32,
+    lookup: &Lookup,
+) -> Result<Vec<Vec<u8>>, Fault> {
+    let tips = stream.tips.sorted().into_iter().map(|tip| {
+        let record = lookup.record(tip.position)?;
+        Ok(EventId::of(&record, store_tag).to_vec())
+    });
+    tips.collect()
 }
 
 /// The listed parents of a record, each once, with the place of its first mention in the list, in

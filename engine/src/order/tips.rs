@@ -124,6 +124,14 @@ impl Tips {
         }
     }
 
+    /// Bytes of memory beside the value itself.
+    pub(crate) fn heap_len(&self) -> usize {
+        match self {
+            Tips::Few(tips) => tips.capacity() * size_of::<Tip>(),
+            Tips::Many(tips) => tips.allocation_size(),
+        }
+    }
+
     /// All tips in the order of their delivery.
     pub(crate) fn sorted(&self) -> Vec<Tip> {
         let mut tips: Vec<Tip> = match self {

@@ -219,6 +219,7 @@ mod tests {
         let lookup = Lookup {
             order: chunks(ORDER),
             tips: chunks(TIPS),
+            runs: Arc::new(Vec::new()),
             segments: Arc::new(opened.segments.clone()),
             verified_from: 0,
             skip_damage: false,

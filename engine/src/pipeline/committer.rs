@@ -11,9 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use thalweg_wal::Segment;
 
-use crate::derived::checkpoint::Snapshot;
+use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::ChunkWriter;
 use crate::derived::order_log::{self, NONE};
+use crate::derived::runs::Fresh;
 use crate::error::{Cause, Outcome, ReadError};
 use crate::event::{Placement, Receipt};
 use crate::order::keys::partition_of;
@@ -41,13 +42,17 @@ pub(crate) enum Commit {
         /// Where the log goes on after the window.
         to: u64,
     },
-    /// The state after the windows so far.
+    /// What there is after the windows so far: see [`CheckpointTask::Write`].
     Checkpoint {
-        snapshot: Snapshot,
+        checkpoint: Checkpoint,
+        fresh: Fresh,
         /// A segment that has to be synced before the checkpoint is written.
         log: Option<Arc<Segment>>,
         promise: Option<Promise<Result<(), ReadError>>>,
     },
+    /// The newest deliveries of streams stand in a run if they are below this sequence, and need not be
+    /// in memory.
+    Forget { delivered: u64 },
     /// No windows come any more: the orderer has ended.
     Ended,
 }
@@ -138,12 +143,16 @@ impl Committer {
                 self.commit(&ordered, to)?;
                 self.complete(&ordered, positions.as_deref(), to);
             }
-            Commit::Checkpoint { snapshot, log, promise } => {
+            Commit::Checkpoint { checkpoint, fresh, log, promise } => {
                 let mut chunks = self.order.take_unsynced();
                 chunks.extend(self.tips.take_unsynced());
-                let task = CheckpointTask::Write { snapshot, log, chunks, promise };
+                let task = CheckpointTask::Write { checkpoint, fresh, log, chunks, promise };
                 // A keeper that is gone has ended with the store.
                 let _ = self.keeper.send(task);
+            }
+            Commit::Forget { delivered } => {
+                self.heads.iter_mut().for_each(|heads| heads.retain(|head| head >= delivered));
+                self.publish_heads_len();
             }
             Commit::Ended => return Ok(ControlFlow::Break(())),
         }
@@ -160,7 +169,7 @@ impl Committer {
             match commit {
                 Commit::Awaiting(awaiting) => awaiting.complete_undecided(),
                 Commit::Window { .. } => self.windows.give_back(0),
-                Commit::Checkpoint { .. } | Commit::Ended => {}
+                Commit::Checkpoint { .. } | Commit::Forget { .. } | Commit::Ended => {}
             }
         }
     }
@@ -179,6 +188,7 @@ impl Committer {
         }
         self.order.append(&bytes)?;
         ordered.heads.iter().for_each(|update| self.update_head(update));
+        self.publish_heads_len();
         self.core.delivered.publish(ordered.next().global);
         self.core.committed.publish(to);
         let full = self.order.take_full();
@@ -186,6 +196,11 @@ impl Committer {
             let _ = self.keeper.send(CheckpointTask::Sync(full));
         }
         Ok(())
+    }
+
+    fn publish_heads_len(&self) {
+        let len: usize = self.heads.iter().map(Table::memory_len).sum();
+        self.core.heads_len.set(len as u64);
     }
 
     fn update_head(&mut self, update: &HeadUpdate) {

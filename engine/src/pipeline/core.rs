@@ -20,7 +20,7 @@ use crate::derived::chunks::SharedChunks;
 use crate::error::{Cause, ReadError};
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
-use crate::pipeline::lookup::{Lookup, Segments};
+use crate::pipeline::lookup::{Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
 use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark, now};
@@ -57,6 +57,7 @@ impl Gauge {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) store_id: [u8; 16],
     pub(crate) keys: Keys,
     /// Begins the ids that the engine makes.
     pub(crate) store_tag: u32,
@@ -64,10 +65,14 @@ pub(crate) struct Core {
     pub(crate) segments: Segments,
     pub(crate) order: Arc<SharedChunks>,
     pub(crate) tips: Arc<SharedChunks>,
-    /// Known ids, by partition.
+    /// Runs of the state. Changed by the keeper.
+    pub(crate) runs: Runs,
+    /// Known ids that are in memory, by partition.
     pub(crate) known: Vec<Arc<SharedTable>>,
-    /// Newest delivery of each stream, by partition.
+    /// Newest delivery of each stream that is in memory, by partition.
     pub(crate) heads: Vec<Arc<SharedTable>>,
+    /// Bytes that they take. Written by the committer.
+    pub(crate) heads_len: Gauge,
     /// Where ordering began in this process; records from here on are verified.
     pub(crate) ordered_from: u64,
 
@@ -179,18 +184,24 @@ pub(crate) struct Counts {
     pub(crate) conflicts: Gauge,
     pub(crate) rejected: Gauge,
     pub(crate) corrupt: Gauge,
+    pub(crate) lookups: Gauge,
+    pub(crate) records_read: Gauge,
+    /// Bytes of memory that the state takes.
+    pub(crate) memory: Gauge,
 }
 
 /// What [`Core::new`] takes.
 #[derive(Debug)]
 pub(crate) struct CoreParts {
     pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) store_id: [u8; 16],
     pub(crate) keys: Keys,
     pub(crate) store_tag: u32,
     pub(crate) read_only: bool,
     pub(crate) segments: Segments,
     pub(crate) order: Arc<SharedChunks>,
     pub(crate) tips: Arc<SharedChunks>,
+    pub(crate) runs: Runs,
     pub(crate) known: Vec<Arc<SharedTable>>,
     pub(crate) heads: Vec<Arc<SharedTable>>,
     /// End of the log.
@@ -209,14 +220,17 @@ impl Core {
     pub(crate) fn new(parts: CoreParts) -> Self {
         Core {
             storage: parts.storage,
+            store_id: parts.store_id,
             keys: parts.keys,
             store_tag: parts.store_tag,
             read_only: parts.read_only,
             segments: parts.segments,
             order: parts.order,
             tips: parts.tips,
+            runs: parts.runs,
             known: parts.known,
             heads: parts.heads,
+            heads_len: Gauge::new(0),
             ordered_from: parts.ordered,
             written: Gauge::new(parts.log_end),
             durable: Watermark::new(parts.log_end),
@@ -247,6 +261,7 @@ impl Core {
             segments: self.segments.snapshot(),
             order: self.order.reader(),
             tips: self.tips.reader(),
+            runs: self.runs.snapshot(),
             verified_from: self.ordered_from,
             skip_damage: self.read_only,
             in_flight: Default::default(),
@@ -297,6 +312,16 @@ impl Core {
     /// Whether whatever takes long has to end soon.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Stops the engine because of a derived file that is wrong. It would be met again by every
+    /// opening, so the checkpoint that vouches for it goes: the next opening makes the order again from
+    /// the log.
+    pub(crate) fn fail_derived(&self, error: ReadError) {
+        if !self.read_only {
+            let _ = self.storage.remove(thalweg_wal::name::checkpoint());
+        }
+        self.fail(Cause::Derived(Arc::new(std::io::Error::other(error.to_string()))));
     }
 
     /// Ends every wait: the store is closed.

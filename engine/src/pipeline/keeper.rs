@@ -1,18 +1,28 @@
 //! The keepers: slow work on the side, so that no stage waits for it.
 //!
-//! One thread prepares the next segment while this one is written, another writes checkpoints: two,
-//! since a segment must not wait for a checkpoint.
+//! One thread prepares the next segment while this one is written, another writes runs and checkpoints,
+//! a third merges runs: three, since a segment must not wait for a checkpoint, nor a checkpoint for a
+//! merge.
 
+use std::collections::VecDeque;
 use std::io;
 
-use thalweg_wal::storage::MappedFile;
-use thalweg_wal::{Segment, Spare, SpareRequest};
+use thalweg_wal::storage::{MappedFile, remove_if_there};
+use thalweg_wal::{Segment, Spare, SpareRequest, name};
 
-use crate::derived::checkpoint::Snapshot;
+use crate::derived::checkpoint::Checkpoint;
+use crate::derived::run::{DamagedRun, Extent, KnownItem, Run, RunWriter, WatchItem};
+use crate::derived::runs::{self, BuildError, Fresh};
 use crate::error::{Cause, ReadError};
+use crate::event::EventId;
+use crate::order::partition::{KnownAs, parent_at};
 use crate::pipeline::core::Core;
-use crate::sync::mpmc::{Receiver, Sender};
+use crate::pipeline::lookup::{Fault, Lookup};
+use crate::sync::mpmc::{Either, Receiver, Sender, either};
 use crate::sync::{Arc, Ordering, Promise};
+
+/// Runs with up to this many items are merged along with the next run; others by a thread of their own.
+const MERGE_ALONG_MAX: u64 = 1 << 18;
 
 /// Prepares segments until nobody is left to ask for one.
 pub(crate) fn prepare(
@@ -33,9 +43,12 @@ pub(crate) fn prepare(
 pub(crate) enum CheckpointTask {
     /// Sync chunks that are full, so that the next checkpoint finds them synced.
     Sync(Vec<Arc<MappedFile>>),
-    /// Write a checkpoint, after the chunks that it counts are durable.
+    /// Write a checkpoint, after what it counts is durable.
     Write {
-        snapshot: Snapshot,
+        /// All but the runs.
+        checkpoint: Checkpoint,
+        /// What there is since the last one.
+        fresh: Fresh,
         /// A segment of the log that has to be synced first.
         log: Option<Arc<Segment>>,
         chunks: Vec<Arc<MappedFile>>,
@@ -43,42 +56,255 @@ pub(crate) enum CheckpointTask {
     },
 }
 
-/// Writes checkpoints until nobody is left to ask for one.
-pub(crate) fn checkpoint(core: &Core, tasks: &Receiver<CheckpointTask>) {
-    // The first failure of a sync. It is never tried again: one that then succeeds would prove
-    // nothing, so there are no more checkpoints, and the next opening makes the order again.
-    let mut failed: Option<Arc<io::Error>> = None;
-    for task in tasks {
-        match task {
-            CheckpointTask::Sync(chunks) => {
-                failed = failed.or_else(|| sync_all(&chunks).err().map(Arc::new));
+/// Neighbours among the runs that are to become one.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    extent: Extent,
+    runs: Vec<Arc<Run>>,
+}
+
+/// What a merge came to.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    merge: Merge,
+    run: Result<Arc<Run>, BuildError>,
+}
+
+/// Merges runs until nobody is left to ask for it.
+pub(crate) fn merge(core: &Core, merges: &Receiver<Merge>, merged: &Sender<Merged>) {
+    for merge in merges {
+        let is_stopping = || core.is_stopping();
+        let run = build(core, merge.extent, &Fresh::default(), &merge.runs, &is_stopping);
+        let _ = merged.send(Merged { merge, run });
+    }
+}
+
+fn build(
+    core: &Core,
+    extent: Extent,
+    fresh: &Fresh,
+    neighbours: &[Arc<Run>],
+    is_stopping: &dyn Fn() -> bool,
+) -> Result<Arc<Run>, BuildError> {
+    let lookup = core.lookup();
+    // A watch that cannot be looked into stays.
+    let is_over = |watch: &WatchItem| is_over(core, watch, &lookup).unwrap_or(false);
+    let id = core.store_id;
+    let storage = &*core.storage;
+    runs::build(storage, id, extent, fresh, neighbours, &is_over, is_stopping).inspect_err(|_| {
+        RunWriter::abandon(storage, extent.number);
+    })
+}
+
+/// Whether the parent that an event watches is delivered, so that nobody will ask for the watch.
+fn is_over(core: &Core, watch: &WatchItem, lookup: &Lookup) -> Result<bool, Fault> {
+    let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
+        KnownAs::Delivered(global) => Some(global),
+        KnownAs::InHand(_) | KnownAs::Held(_) => None,
+    };
+    let Some(global) = runs::find(&lookup.runs, u64::MAX, watch.parent_key, delivered)? else {
+        return Ok(false);
+    };
+    let child = lookup.record(watch.position)?;
+    let parent = lookup.record(lookup.entry(global)?.position)?;
+    let id = EventId::of(&parent, core.store_tag);
+    Ok(parent.stream() == child.stream() && parent_at(&child, watch.parent_at) == Some(&*id))
+}
+
+/// Writes runs and checkpoints.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    core: Arc<Core>,
+    merges: Sender<Merge>,
+    /// The runs that are durable, oldest first.
+    runs: Vec<Arc<Run>>,
+    next_number: u64,
+    /// What is not in a run yet, with the positions from and up to which it reaches, oldest first.
+    unwritten: VecDeque<(u64, u64, Fresh)>,
+    /// Where the next run begins.
+    next_from: u64,
+    /// The newest checkpoint.
+    newest: Option<Checkpoint>,
+    is_merging: bool,
+    /// The first failure of a sync. It is never tried again: one that then succeeds would prove
+    /// nothing, so there are no more checkpoints, and the next opening makes the order again.
+    failed: Option<Arc<io::Error>>,
+}
+
+impl Keeper {
+    /// A keeper of a store whose newest checkpoint is this one.
+    pub(crate) fn new(core: Arc<Core>, merges: Sender<Merge>, newest: Option<Checkpoint>) -> Self {
+        let names = core.storage.list().unwrap_or_default();
+        let numbers = names.iter().filter_map(|other| match name::kind(other) {
+            name::Kind::Run(number) => Some(number),
+            _ => None,
+        });
+        Keeper {
+            merges,
+            runs: core.runs.snapshot().to_vec(),
+            next_number: numbers.max().map_or(1, |newest| newest + 1),
+            unwritten: VecDeque::new(),
+            next_from: core.ordered.get(),
+            // It may be written again, for a merge, when the log has gone on.
+            newest: newest.map(|newest| Checkpoint { closed: false, ..newest }),
+            is_merging: false,
+            failed: None,
+            core,
+        }
+    }
+
+    /// Works until nobody is left to ask for a checkpoint.
+    pub(crate) fn run(&mut self, tasks: &Receiver<CheckpointTask>, merged: &Receiver<Merged>) {
+        loop {
+            self.merge_if_due();
+            match either(tasks, merged) {
+                Either::First(Ok(task)) => self.take(task),
+                Either::Second(Ok(merged)) => self.replace(merged),
+                // The thread that merges ends after this one.
+                Either::First(Err(_)) | Either::Second(Err(_)) => return,
             }
-            CheckpointTask::Write { snapshot, log, chunks, promise } => {
+        }
+    }
+
+    /// It costs time at the next opening, and nothing else.
+    fn complain(&self, error: &io::Error) {
+        let _ = self.core.checkpoint_error.set(error.to_string());
+    }
+
+    fn take(&mut self, task: CheckpointTask) {
+        match task {
+            CheckpointTask::Sync(chunks) => self.sync_all(&chunks),
+            CheckpointTask::Write { checkpoint, mut fresh, log, chunks, promise } => {
                 if let Some(Err(error)) = log.map(|segment| segment.sync()) {
                     // Whoever meets it: a failed sync of the log is final.
                     let error = Arc::new(error);
-                    core.fail(Cause::Log(Arc::clone(&error)));
-                    failed = Some(error);
+                    self.core.fail(Cause::Log(Arc::clone(&error)));
+                    self.failed = Some(error);
                 }
-                failed = failed.or_else(|| sync_all(&chunks).err().map(Arc::new));
-                let written = match &failed {
+                self.sync_all(&chunks);
+                let ordered = checkpoint.ordered;
+                if !fresh.is_empty() {
+                    fresh.sort();
+                    let from = std::mem::replace(&mut self.next_from, ordered);
+                    self.unwritten.push_back((from, ordered, fresh));
+                }
+                let written = match &self.failed {
                     Some(error) => Err(Arc::clone(error)),
-                    None => snapshot.write(&*core.storage).map_err(Arc::new),
+                    None => self.write(checkpoint).map_err(Arc::new),
                 };
                 match &written {
-                    Ok(()) => core.checkpointed.set(snapshot.ordered),
-                    // It costs time at the next opening, and nothing else.
-                    Err(error) => drop(core.checkpoint_error.set(error.to_string())),
+                    Ok(()) => self.core.checkpointed.set(ordered),
+                    Err(error) => self.complain(error),
                 }
-                core.checkpoints_under_way.fetch_sub(1, Ordering::Relaxed);
+                self.core.checkpoints_under_way.fetch_sub(1, Ordering::Relaxed);
+                self.core.orderer_work.notify_all();
                 if let Some(promise) = promise {
                     promise.complete(written.map_err(ReadError::Io));
                 }
             }
         }
     }
-}
 
-fn sync_all(chunks: &[Arc<MappedFile>]) -> io::Result<()> {
-    chunks.iter().try_for_each(|chunk| chunk.sync())
+    fn sync_all(&mut self, chunks: &[Arc<MappedFile>]) {
+        if self.failed.is_none() {
+            self.failed = chunks.iter().find_map(|chunk| chunk.sync().err()).map(Arc::new);
+        }
+    }
+
+    /// Writes what there is for runs, and then the checkpoint that lists them.
+    fn write(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
+        let mut replaced = Vec::new();
+        while let Some((from, to, fresh)) = self.unwritten.front() {
+            let along = self.merged_along(fresh);
+            let from = self.runs.get(along).map_or(*from, |first| first.extent.from);
+            let extent = Extent { number: self.next_number, from, to: *to };
+            self.next_number += 1;
+            // It is short work, and finished even if the store closes.
+            match build(&self.core, extent, fresh, &self.runs[along..], &|| false) {
+                Ok(run) => {
+                    replaced.extend(self.runs.drain(along..));
+                    self.runs.push(run);
+                    self.unwritten.pop_front();
+                }
+                Err(error) => return Err(self.io_error(error)),
+            }
+        }
+        self.publish(checkpoint, &replaced)
+    }
+
+    /// Index of the first run that is better merged along with what is fresh.
+    fn merged_along(&self, fresh: &Fresh) -> usize {
+        if self.is_merging {
+            return self.runs.len();
+        }
+        let counts = self.runs.iter().map(|run| run.item_count());
+        let counts: Vec<u64> = counts.chain([fresh.item_count()]).collect();
+        let along = runs::due_for_merge(&counts)
+            .filter(|due| due.end == counts.len())
+            .filter(|due| counts[due.clone()].iter().sum::<u64>() <= MERGE_ALONG_MAX);
+        along.map_or(self.runs.len(), |due| due.start)
+    }
+
+    /// Makes a checkpoint of the runs the newest, and takes away those that it has no more.
+    fn publish(&mut self, mut checkpoint: Checkpoint, replaced: &[Arc<Run>]) -> io::Result<()> {
+        checkpoint.runs = self.runs.iter().map(|run| run.extent.number).collect();
+        checkpoint.write(&*self.core.storage)?;
+        self.newest = Some(checkpoint);
+        let runs = self.runs.clone();
+        self.core.runs.change(|list| *list = runs);
+        for run in replaced {
+            // Whoever has it open goes on reading it; what cannot be removed, the next opening does.
+            let _ = remove_if_there(&*self.core.storage, &name::run(run.extent.number));
+        }
+        Ok(())
+    }
+
+    fn merge_if_due(&mut self) {
+        // Runs that no checkpoint lists yet are left alone.
+        if self.is_merging || !self.unwritten.is_empty() || self.failed.is_some() {
+            return;
+        }
+        let counts: Vec<u64> = self.runs.iter().map(|run| run.item_count()).collect();
+        let Some(due) = runs::due_for_merge(&counts) else { return };
+        let runs = self.runs[due].to_vec();
+        let (first, last) = (&runs[0].extent, &runs[runs.len() - 1].extent);
+        let extent = Extent { number: self.next_number, from: first.from, to: last.to };
+        self.next_number += 1;
+        self.is_merging = self.merges.send(Merge { extent, runs }).is_ok();
+    }
+
+    /// Puts a merged run in the place of those that it was made of.
+    fn replace(&mut self, merged: Merged) {
+        self.is_merging = false;
+        let Merged { merge, run } = merged;
+        let first = merge.runs[0].extent.number;
+        let at = self.runs.iter().position(|run| run.extent.number == first);
+        let result = match (run, at, self.newest.clone()) {
+            (Ok(run), Some(at), Some(newest)) => {
+                self.runs.splice(at..at + merge.runs.len(), [run]);
+                self.publish(newest, &merge.runs)
+            }
+            (Err(error), ..) => Err(self.io_error(error)),
+            (Ok(_), ..) => Ok(()),
+        };
+        if let Err(error) = result
+            && !self.core.is_stopping()
+        {
+            self.complain(&error);
+            // It would fail again and again.
+            self.is_merging = true;
+        }
+    }
+
+    /// A run that is not what was written would be met again and again: the checkpoint that vouches for
+    /// it goes.
+    fn io_error(&self, error: BuildError) -> io::Error {
+        match error {
+            BuildError::Io(error) => error,
+            BuildError::Damaged(DamagedRun { file, offset }) => {
+                self.core.fail_derived(ReadError::Run { file, offset });
+                io::ErrorKind::InvalidData.into()
+            }
+        }
+    }
 }

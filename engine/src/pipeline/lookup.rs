@@ -6,6 +6,7 @@ use thalweg_wal::{Damage, Record, Segment};
 
 use crate::derived::chunks::ChunkReader;
 use crate::derived::order_log::{self, Entry, Lineage};
+use crate::derived::run::{DamagedRun, Run};
 use crate::error::ReadError;
 use crate::order::window::Ordered;
 use crate::sync::{Arc, List, Snapshot};
@@ -14,6 +15,11 @@ use crate::sync::{Arc, List, Snapshot};
 pub(crate) type Segments = List<Arc<Segment>>;
 /// The segments there were at some moment.
 pub(crate) type SegmentList = Snapshot<Arc<Segment>>;
+
+/// All runs of the state, oldest first. The keeper changes the list when a run is durable.
+pub(crate) type Runs = List<Arc<Run>>;
+/// The runs there were at some moment.
+pub(crate) type RunList = Snapshot<Arc<Run>>;
 
 /// The segment of `list` that holds `position`: the last that does not begin after it.
 #[inline]
@@ -27,6 +33,7 @@ pub(crate) fn segment_at(list: &[Arc<Segment>], position: u64) -> Option<&Arc<Se
 pub(crate) enum Fault {
     Log(Damage),
     Order(order_log::Damaged),
+    Run(DamagedRun),
 }
 
 impl From<Damage> for Fault {
@@ -41,11 +48,18 @@ impl From<order_log::Damaged> for Fault {
     }
 }
 
+impl From<DamagedRun> for Fault {
+    fn from(damaged: DamagedRun) -> Self {
+        Fault::Run(damaged)
+    }
+}
+
 impl From<Fault> for ReadError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Log(damage) => ReadError::Damage(damage),
             Fault::Order(damaged) => ReadError::Order { global: damaged.global },
+            Fault::Run(DamagedRun { file, offset }) => ReadError::Run { file, offset },
         }
     }
 }
@@ -56,6 +70,8 @@ pub(crate) struct Lookup {
     pub(crate) segments: SegmentList,
     pub(crate) order: ChunkReader,
     pub(crate) tips: ChunkReader,
+    /// The runs, oldest first.
+    pub(crate) runs: RunList,
     /// Records from here on have had their checksums verified by this process.
     pub(crate) verified_from: u64,
     /// Go on past what is damaged, as a store that is open for reading does.

@@ -10,11 +10,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::derived::checkpoint::{self, Snapshot};
-use crate::derived::order_log;
+use std::time::Duration;
+
+use crate::derived::checkpoint::Checkpoint;
+use crate::derived::runs::Fresh;
 use crate::error::{Cause, ReadError};
 use crate::options::OnDamage;
-use crate::order::partition::{Partition, SetbackCounts};
+use crate::order::partition::{Partition, PartitionCounts, Work};
 use crate::order::window::{self, Frontier};
 use crate::pipeline::committer::Commit;
 use crate::pipeline::core::Core;
@@ -24,7 +26,7 @@ use crate::pipeline::lookup::{Fault, Lookup, segment_at};
 use crate::pipeline::permits::{Budget, Patience};
 use crate::pipeline::scanner::{self, Cut, ScannedCut};
 use crate::questions::{Question, answer};
-use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel};
+use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
 
 /// A cut ends at the first frame boundary after this many bytes.
 const CUT_BYTES: u64 = 4 << 20;
@@ -33,11 +35,11 @@ const CUT_BYTES: u64 = 4 << 20;
 const OWN_CUT_BYTES: u64 = 64 << 10;
 /// Cuts that each scanner has in hand or in front of it.
 pub(crate) const CUTS_PER_SCANNER: usize = 2;
-/// A checkpoint is due when this much of the log has been ordered since the last ...
-const CHECKPOINT_BYTES_MIN: u64 = 64 << 20;
-/// ... and this many times as much as the checkpoint itself is long, so that writing checkpoints
-/// stays a small part of all writing however large the state grows.
-const CHECKPOINT_RATIO: u64 = 4;
+/// A checkpoint is due when this much of the log has been ordered since the last: what an opening
+/// after a crash has to order again.
+const CHECKPOINT_BYTES: u64 = 128 << 20;
+/// How long to wait before what could not be written is tried again, while memory is short.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// What somebody outside wants, and waits for.
 ///
@@ -88,9 +90,8 @@ pub(crate) struct Orderer {
     pub(crate) frontier: Frontier,
     pub(crate) on_damage: OnDamage,
     pub(crate) cuts_max: usize,
-    pub(crate) store_id: [u8; 16],
-    /// Bytes of the newest checkpoint.
-    pub(crate) checkpoint_len: u64,
+    /// Bytes of memory that the state may take.
+    pub(crate) memory_budget: usize,
     /// Whether the newest checkpoint says that the store was closed, and nothing came after it.
     pub(crate) closed_before: bool,
 }
@@ -113,8 +114,8 @@ struct Progress {
     next_window: u64,
     /// Cuts that are scanned and wait for their turn.
     early: BTreeMap<u64, ScannedCut>,
-    /// Position up to which the newest checkpoint reaches.
-    checkpointed: u64,
+    /// Position at which the newest checkpoint was begun, and how far the order was then.
+    sealed: (u64, Frontier),
 }
 
 impl Orderer {
@@ -128,7 +129,7 @@ impl Orderer {
             next_cut: 0,
             next_window: 0,
             early: BTreeMap::new(),
-            checkpointed: start,
+            sealed: (start, self.frontier),
         };
         while !self.core.is_stopping() {
             self.cut(&mut progress);
@@ -153,20 +154,12 @@ impl Orderer {
         }
     }
 
-    /// Stops the engine. A derived file that is wrong would be met again by every opening, so the
-    /// checkpoint that vouches for it goes: the next opening makes the order again from the log.
+    /// Stops the engine.
     fn fail(&self, stop: Stopped) {
-        let cause = match stop {
-            Stopped::Cause(cause) => cause,
-            Stopped::Order(damaged) => {
-                if !self.core.read_only {
-                    let _ = self.core.storage.remove(thalweg_wal::name::checkpoint());
-                }
-                let error = ReadError::Order { global: damaged.global };
-                Cause::Derived(Arc::new(std::io::Error::other(error.to_string())))
-            }
-        };
-        self.core.fail(cause);
+        match stop {
+            Stopped::Cause(cause) => self.core.fail(cause),
+            Stopped::Derived(error) => self.core.fail_derived(error),
+        }
     }
 
     /// Answers the calls that are there. Those that come meanwhile wait for the next turn, so that no
@@ -233,8 +226,11 @@ impl Orderer {
             if self.checkpoint_is_due(progress) {
                 self.checkpoint(progress, false, None);
             }
+            self.mind_memory(progress);
             // The scanners must not wait until all that came early is ordered.
             self.cut(progress);
+            // Nor must those who ask: while appends come, there may always be a next window.
+            self.take_calls(progress);
         }
         Ok(())
     }
@@ -288,26 +284,34 @@ impl Orderer {
         }
         lookup.order.refresh();
         lookup.tips.refresh();
+        lookup.runs = self.core.runs.snapshot();
     }
 
     /// Publishes what the machine counts. Called once before the thread starts, so that whoever
     /// opens a store sees the counts of its checkpoint at once.
     pub(crate) fn publish_counts(&self) {
-        let mut setbacks = SetbackCounts::default();
-        let (mut streams, mut held) = (0, 0);
+        let (mut sum, mut work, mut memory) = (PartitionCounts::default(), Work::default(), 0);
         for partition in &self.partitions {
-            streams += partition.stream_count;
-            held += partition.held.len() as u64;
-            setbacks.duplicates += partition.setback_counts.duplicates;
-            setbacks.conflicts += partition.setback_counts.conflicts;
-            setbacks.rejected += partition.setback_counts.rejected;
+            let PartitionCounts { streams, held, duplicates, conflicts, rejected } =
+                partition.counts;
+            sum.streams += streams;
+            sum.held += held;
+            sum.duplicates += duplicates;
+            sum.conflicts += conflicts;
+            sum.rejected += rejected;
+            work.lookups += partition.work().lookups;
+            work.records_read += partition.work().records_read;
+            memory += partition.memory_len() as u64;
         }
         let counts = &self.core.counts;
-        counts.streams.set(streams);
-        counts.held.set(held);
-        counts.duplicates.set(setbacks.duplicates);
-        counts.conflicts.set(setbacks.conflicts);
-        counts.rejected.set(setbacks.rejected);
+        counts.streams.set(sum.streams);
+        counts.held.set(sum.held);
+        counts.duplicates.set(sum.duplicates);
+        counts.conflicts.set(sum.conflicts);
+        counts.rejected.set(sum.rejected);
+        counts.lookups.set(work.lookups);
+        counts.records_read.set(work.records_read);
+        counts.memory.set(memory + self.core.heads_len.get());
     }
 
     fn reply(&self, question: Question, progress: &mut Progress) {
@@ -317,13 +321,74 @@ impl Orderer {
     }
 
     fn checkpoint_is_due(&self, progress: &Progress) -> bool {
-        let tail = self.core.ordered.get() - progress.checkpointed;
-        let due = CHECKPOINT_BYTES_MIN.max(self.checkpoint_len * CHECKPOINT_RATIO);
-        let under_way = self.core.checkpoints_under_way.load(Ordering::Relaxed) > 0;
-        !self.core.read_only && tail >= due && !under_way
+        let tail = self.core.ordered.get() - progress.sealed.0;
+        !self.core.read_only && tail >= CHECKPOINT_BYTES && !self.is_checkpointing()
     }
 
-    /// Takes a snapshot and sends it after the windows that it includes.
+    fn is_checkpointing(&self) -> bool {
+        self.core.checkpoints_under_way.load(Ordering::Relaxed) > 0
+    }
+
+    /// Keeps the state within its budget: what stands in a run is forgotten, and if that is not enough,
+    /// what does not is written to one first. Nothing that is held has to wait for room: it is what
+    /// is forgotten first.
+    fn mind_memory(&mut self, progress: &mut Progress) {
+        // What is ordered for reading only cannot be written anywhere.
+        while !self.core.read_only && self.is_over(self.memory_budget / 4 * 3) {
+            if self.core.is_stopping() || self.core.cause().is_some() {
+                return;
+            }
+            if !self.is_checkpointing() {
+                let all_written = self.core.checkpointed.get() >= progress.sealed.0;
+                if all_written {
+                    self.forget(progress);
+                }
+                if all_written && self.core.ordered.get() == progress.sealed.0 {
+                    // There is nothing left to forget.
+                    return;
+                }
+                if self.is_over(self.memory_budget / 2) {
+                    self.checkpoint(progress, false, None);
+                }
+            }
+            if !self.is_over(self.memory_budget) {
+                return;
+            }
+            // The order waits; what is appended is durable all the same.
+            let written = || !self.is_checkpointing() || self.core.is_stopping();
+            self.core.orderer_work.wait_until(written);
+            if self.core.checkpointed.get() < progress.sealed.0 {
+                let again = now() + RETRY_AFTER;
+                self.core.orderer_work.wait_deadline(|| self.core.is_stopping(), again);
+            }
+        }
+    }
+
+    fn is_over(&self, memory: usize) -> bool {
+        self.publish_counts();
+        self.core.counts.memory.get() > memory as u64
+    }
+
+    /// Forgets what stands in a run, from the largest partition on, until half of the budget is free.
+    fn forget(&mut self, progress: &mut Progress) {
+        let (position, frontier) = progress.sealed;
+        if self.core.heads_len.get() > self.memory_budget as u64 / 8 {
+            let _ = self.committer.send(Commit::Forget { delivered: frontier.global });
+        }
+        let mut memory: usize = self.partitions.iter().map(Partition::memory_len).sum();
+        let mut by_size: Vec<&mut Partition> = self.partitions.iter_mut().collect();
+        by_size.sort_unstable_by_key(|partition| std::cmp::Reverse(partition.memory_len()));
+        for partition in by_size {
+            if memory <= self.memory_budget / 2 {
+                return;
+            }
+            memory -= partition.memory_len();
+            partition.forget(position);
+            memory += partition.memory_len();
+        }
+    }
+
+    /// Takes what is fresh and sends it after the windows that it includes.
     fn checkpoint(
         &mut self,
         progress: &mut Progress,
@@ -336,46 +401,44 @@ impl Orderer {
             }
             return;
         }
-        let encode = || checkpoint::encode_partitions(&self.partitions, self.pool.is_some());
-        let partitions = match &self.pool {
-            Some(pool) => pool.install(encode),
-            None => encode(),
-        };
+        let mut fresh = Fresh::default();
+        self.partitions.iter_mut().for_each(|partition| fresh.append(partition.take_fresh()));
         let (ordered, synced) = (self.core.ordered.get(), self.core.synced.get());
         // With buffered durability the order can be ahead of what is on the device. What a
         // checkpoint counts must not be, so the segment is synced before it is written; segments
         // before the last one are synced when they are sealed.
         let unsynced = (ordered > synced).then(|| self.core.segments.snapshot().last().cloned());
-        let snapshot = Snapshot {
-            store_id: self.store_id,
+        let checkpoint = Checkpoint {
+            store_id: self.core.store_id,
             ordered,
             frontier: self.frontier,
             // The log may be longer than what is ordered: then this saves looking for its end.
             log_end: synced.max(ordered),
             closed,
-            partitions,
+            counts: self.partitions.iter().map(|partition| partition.counts).collect(),
+            sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
+            runs: Vec::new(),
         };
         self.closed_before = false;
-        self.checkpoint_len = snapshot.byte_len();
         self.core.checkpoints_under_way.fetch_add(1, Ordering::Relaxed);
-        progress.checkpointed = snapshot.ordered;
+        progress.sealed = (ordered, self.frontier);
         let log = unsynced.flatten();
-        let _ = self.committer.send(Commit::Checkpoint { snapshot, log, promise });
+        let _ = self.committer.send(Commit::Checkpoint { checkpoint, fresh, log, promise });
     }
 }
 
 /// Why ordering cannot go on.
 enum Stopped {
     Cause(Cause),
-    /// The order log is not what was written.
-    Order(order_log::Damaged),
+    /// A derived file is not what was written.
+    Derived(ReadError),
 }
 
 impl From<Fault> for Stopped {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Log(damage) => Stopped::Cause(Cause::Damage(damage)),
-            Fault::Order(damaged) => Stopped::Order(damaged),
+            derived @ (Fault::Order(_) | Fault::Run(_)) => Stopped::Derived(derived.into()),
         }
     }
 }

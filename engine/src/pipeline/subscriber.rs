@@ -10,10 +10,13 @@ use std::time::Duration;
 use thalweg_wal::Segment;
 
 use crate::derived::order_log::Entry;
+use crate::derived::run::{KnownItem, Run, StreamItem};
+use crate::derived::runs;
 use crate::error::ReadError;
 use crate::event::{Event, EventId, SegmentPin};
+use crate::order::cold::head_of;
 use crate::pipeline::core::{Core, deadline_in};
-use crate::pipeline::lookup::{Lookup, segment_at};
+use crate::pipeline::lookup::{Fault, Lookup, segment_at};
 use crate::sync::{Arc, WaitError};
 
 /// Events of a stream are located this many at a time.
@@ -114,7 +117,9 @@ impl Cursor {
     pub(crate) fn head(&mut self, name: &[u8]) -> Result<Option<(u64, Entry)>, ReadError> {
         let key = self.core.keys.stream(name);
         let heads = &self.core.heads[crate::order::keys::partition_of(key)];
-        for head in heads.values(key) {
+        // What is forgotten stands in a run before, so the runs are asked after memory.
+        let in_memory = heads.values(key);
+        for head in in_memory.into_iter().chain(self.cold_heads(key)?) {
             // The head is set a moment before it is committed.
             if self.core.delivered.wait_for(head + 1).is_err() {
                 return Err(self.core.ended());
@@ -127,6 +132,23 @@ impl Cursor {
         Ok(None)
     }
 
+    /// Newest deliveries of the streams with this key, as the runs have them, the newest first.
+    fn cold_heads(&self, key: u64) -> Result<Vec<u64>, ReadError> {
+        let mut heads = Vec::new();
+        let look = |run: &Run, item: StreamItem| match head_of(run, &item) {
+            Ok(head) => {
+                heads.extend(head);
+                None
+            }
+            Err(damaged) => Some(damaged),
+        };
+        let found = runs::find(&self.core.runs.snapshot(), u64::MAX, key, look);
+        match found.map_err(Fault::from)? {
+            Some(damaged) => Err(Fault::from(damaged).into()),
+            None => Ok(heads),
+        }
+    }
+
     /// The delivered event `id` of the stream `name`.
     pub(crate) fn find(&mut self, name: &[u8], id: &[u8]) -> Result<Option<Event>, ReadError> {
         use crate::order::partition::KnownAs;
@@ -134,7 +156,14 @@ impl Cursor {
         let key = self.core.keys.event(stream_key, id);
         let delivered = self.core.delivered.get();
         let known = Arc::clone(&self.core.known[crate::order::keys::partition_of(stream_key)]);
-        for value in known.values(key) {
+        let in_memory = known.values(key);
+        let mut cold = Vec::new();
+        let look = |_: &Run, item: KnownItem| {
+            cold.push(item.value);
+            None::<()>
+        };
+        runs::find(&self.core.runs.snapshot(), u64::MAX, key, look).map_err(Fault::from)?;
+        for value in in_memory.into_iter().chain(cold) {
             let KnownAs::Delivered(global) = KnownAs::decode(value) else { continue };
             if global < delivered {
                 let event = self.event(global)?;

@@ -19,7 +19,25 @@ pub mod channel {
 
 /// The channel between stages that may wait for each other.
 pub mod mpmc {
+    use crossbeam::channel::RecvError;
     pub use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+
+    /// A message of one of two channels, or the end of one.
+    #[derive(Debug)]
+    pub enum Either<A, B> {
+        /// Of the first.
+        First(Result<A, RecvError>),
+        /// Of the second.
+        Second(Result<B, RecvError>),
+    }
+
+    /// Waits for either channel.
+    pub fn either<A, B>(first: &Receiver<A>, second: &Receiver<B>) -> Either<A, B> {
+        crossbeam::select! {
+            recv(first) -> message => Either::First(message),
+            recv(second) -> message => Either::Second(message),
+        }
+    }
 }
 
 /// Threads of the engine.

@@ -18,7 +18,7 @@ pub use self::real::{
 
 /// The channel between stages that may wait for each other.
 pub mod mpmc {
-    pub use lockstep::{Receiver, Sender, bounded, unbounded};
+    pub use lockstep::{Either, Receiver, Sender, bounded, either, unbounded};
 }
 
 /// Few, so that readers collide and writers look through them in a few steps.

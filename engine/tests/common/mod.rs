@@ -1,6 +1,8 @@
 //! What the tests share: random hostile input, and the serial machine run over what is in the log.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod log;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;

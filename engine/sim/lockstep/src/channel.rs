@@ -4,8 +4,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::lock::{Condvar, Mutex};
+use crate::{current, toss};
 
 /// A channel that holds up to `capacity` messages.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
@@ -126,6 +128,13 @@ impl<T> Receiver<T> {
         self.len() == 0
     }
 
+    /// Whether there is a message or the end; nobody comes before. A lock that somebody holds may be about to
+    /// bring one.
+    fn is_ready_at_once(&self) -> bool {
+        let state = self.0.state.try_lock();
+        state.is_none_or(|state| !state.messages.is_empty() || state.senders == 0)
+    }
+
     /// The messages that there are.
     pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
         std::iter::from_fn(|| self.try_recv().ok())
@@ -134,6 +143,46 @@ impl<T> Receiver<T> {
     /// All messages, up to the end.
     pub fn iter(&self) -> Iter<'_, T> {
         Iter(self)
+    }
+}
+
+/// A message of one of two channels, or the end of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Either<A, B> {
+    /// Of the first.
+    First(Result<A, RecvError>),
+    /// Of the second.
+    Second(Result<B, RecvError>),
+}
+
+/// Waits for either channel. Outside of a world it looks again every millisecond.
+pub fn either<A, B>(first: &Receiver<A>, second: &Receiver<B>) -> Either<A, B> {
+    loop {
+        // Messages of the first have no right of way: those of the second could wait for ever.
+        let second_is_first = toss();
+        for is_second in [second_is_first, !second_is_first] {
+            if !is_second {
+                match first.try_recv() {
+                    Ok(message) => return Either::First(Ok(message)),
+                    Err(TryRecvError::Disconnected) => return Either::First(Err(RecvError)),
+                    Err(TryRecvError::Empty) => {}
+                }
+            } else {
+                match second.try_recv() {
+                    Ok(message) => return Either::Second(Ok(message)),
+                    Err(TryRecvError::Disconnected) => return Either::Second(Err(RecvError)),
+                    Err(TryRecvError::Empty) => {}
+                }
+            }
+        }
+        let Some((world, me)) = current() else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        // Nobody comes between the look and the wait.
+        if !first.is_ready_at_once() && !second.is_ready_at_once() {
+            world.wait_either(me, first.0.changed.key(), second.0.changed.key(), None);
+        }
     }
 }
 

@@ -29,7 +29,9 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-pub use channel::{Receiver, RecvError, SendError, Sender, TryRecvError, bounded, unbounded};
+pub use channel::{
+    Either, Receiver, RecvError, SendError, Sender, TryRecvError, bounded, either, unbounded,
+};
 pub use lock::{
     Condvar, Mutex as Lock, MutexGuard as LockGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
     WaitTimeoutResult,
@@ -116,6 +118,11 @@ pub fn now() -> Instant {
     }
 }
 
+/// One of two, as the seed has it.
+fn toss() -> bool {
+    current().is_some_and(|(world, _)| world.state().dice.below(2) == 1)
+}
+
 /// The ordinal of this thread in its world, if it is in one.
 pub fn ordinal() -> Option<usize> {
     current().map(|(_, me)| me)
@@ -159,9 +166,10 @@ struct Member {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Ready,
-    /// Waits for something, until a time on the world's clock if there is one.
+    /// Waits for one of two things, until a time on the world's clock if there is one.
     Waits {
         on: usize,
+        or: usize,
         until_ns: Option<u64>,
     },
     Ended,
@@ -267,9 +275,14 @@ impl World {
 
     /// Waits until somebody wakes those who wait for `on`; returns whether the time was up before.
     fn wait(&self, me: usize, on: usize, deadline: Option<Instant>) -> bool {
+        self.wait_either(me, on, on, deadline)
+    }
+
+    /// The same for either of two things.
+    fn wait_either(&self, me: usize, on: usize, or: usize, deadline: Option<Instant>) -> bool {
         let mut state = self.state();
         let since_epoch = |at: Instant| at.saturating_duration_since(*EPOCH).as_nanos() as u64;
-        state.threads[me].status = Status::Waits { on, until_ns: deadline.map(since_epoch) };
+        state.threads[me].status = Status::Waits { on, or, until_ns: deadline.map(since_epoch) };
         state.threads[me].timed_out = false;
         let next = state.choose();
         self.hand_on(me, next, state);
@@ -399,7 +412,7 @@ impl State {
 
     fn wake(&mut self, on: usize) {
         for member in &mut self.threads {
-            if matches!(member.status, Status::Waits { on: other, .. } if other == on) {
+            if matches!(member.status, Status::Waits { on: one, or, .. } if one == on || or == on) {
                 member.status = Status::Ready;
             }
         }

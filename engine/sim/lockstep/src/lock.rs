@@ -56,6 +56,12 @@ impl<T> Mutex<T> {
         MutexGuard { lock: self, inner: Some(inner) }
     }
 
+    /// Locks if nobody has; nobody comes before.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let inner = unpoisoned(self.0.try_lock())?;
+        Some(MutexGuard { lock: self, inner: Some(inner) })
+    }
+
     fn key(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -164,7 +170,7 @@ impl Condvar {
         wake(self.key());
     }
 
-    fn key(&self) -> usize {
+    pub(crate) fn key(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
 }

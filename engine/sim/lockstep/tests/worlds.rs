@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lockstep::atomic::AtomicU64;
-use lockstep::{Condvar, Lock, RwLock, bounded, now, run, thread, unbounded};
+use lockstep::{Condvar, Either, Lock, RwLock, bounded, now, run, thread, unbounded};
 
 /// Three threads that add to a number in two steps, and so lose some.
 fn race() -> u64 {
@@ -174,4 +174,30 @@ fn a_deadlock_is_reported_with_its_seed() {
     let said = String::from_utf8_lossy(&child.stderr);
     assert!(said.contains("THALWEG_SEED=77: everybody waits for ever"), "{said}");
     assert!(said.contains("1 other: Waits"), "{said}");
+}
+
+#[test]
+fn whoever_waits_for_two_channels_gets_all_of_both() {
+    for seed in 0..200 {
+        let (taken, _) = run(seed, || {
+            let ((one, ones), (two, twos)) = (bounded(1), unbounded());
+            let producers = [
+                thread::spawn(move || (0..5).try_for_each(|number| one.send(number)).is_ok()),
+                thread::spawn(move || (5..10).try_for_each(|number| two.send(number)).is_ok()),
+            ];
+            let mut taken = BTreeSet::new();
+            let (first_ended, rest) = loop {
+                match lockstep::either(&ones, &twos) {
+                    Either::First(Ok(number)) | Either::Second(Ok(number)) => taken.insert(number),
+                    Either::First(Err(_)) => break (true, &twos),
+                    Either::Second(Err(_)) => break (false, &ones),
+                };
+            };
+            assert_eq!(first_ended, std::ptr::eq(rest, &twos));
+            taken.extend(rest.iter());
+            producers.into_iter().for_each(|thread| assert!(thread.join().expect("no panic")));
+            taken
+        });
+        assert!(taken.into_iter().eq(0..10));
+    }
 }

@@ -83,6 +83,7 @@ pub fn options(dice: &mut Dice) -> Options {
         .scanners(1 + dice.below(2) as usize)
         .orderers(orderers)
         .pin(false)
+        .memory_budget([0, 30_000, 1 << 30][dice.below(3) as usize])
         .queue_bytes([1, 10_000, 64 << 20][dice.below(3) as usize])
 }
 

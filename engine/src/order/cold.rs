@@ -1,0 +1,290 @@
+//! What of a partition is not in memory: taken from the runs when it is needed, and given up to them
+//! when memory is short.
+//!
+//! A run is made of what is *fresh*, that is, what has changed since the last one was begun. What is not
+//! fresh stands in a run, so it can be forgotten at any time, and costs a look there when it is needed
+//! again. Everything in memory is newer than what the runs say of it.
+
+use hashbrown::HashTable;
+
+use crate::derived::order_log::{Damaged, NONE};
+use crate::derived::run::{DamagedRun, Run, StreamItem, WatchItem};
+use crate::derived::runs::{self, Fresh, Groups};
+use crate::event::EventId;
+use crate::order::held::Watch;
+use crate::order::keys::partition_of;
+use crate::order::partition::{KnownAs, Partition, tip_ids};
+use crate::order::stream::{Stream, StreamBlob, restore_quiet};
+use crate::pipeline::lookup::{Fault, Lookup};
+
+impl Partition {
+    /// Takes a stream into memory: the one that the runs have, or a new one.
+    pub(super) fn enter_stream(
+        &mut self,
+        key: u64,
+        name: &[u8],
+        lookup: &Lookup,
+    ) -> Result<u32, Fault> {
+        let mut others =
+            self.stream_index.find(key, |&index| self.streams[index as usize].key == key).is_some();
+        let stream = match self.cold_stream(key, name, &mut others, lookup)? {
+            Some(stream) => stream,
+            None => Stream { is_second: others, ..Stream::new(key, name) },
+        };
+        let index = u32::try_from(self.streams.len()).expect("fewer than 2^38 streams in memory");
+        self.stream_heap_len += stream.heap_len();
+        self.streams.push(stream);
+        let streams = &self.streams;
+        self.stream_index.insert_unique(key, index, |&index| streams[index as usize].key);
+        Ok(index)
+    }
+
+    /// The stream as the runs have it. Sets `others` if they have another with this key.
+    fn cold_stream(
+        &self,
+        key: u64,
+        name: &[u8],
+        others: &mut bool,
+        lookup: &Lookup,
+    ) -> Result<Option<Stream>, Fault> {
+        if self.cold_below == 0 {
+            return Ok(None);
+        }
+        let look = |run: &Run, item: StreamItem| match restore(run, &item, lookup) {
+            Ok(stream) if *stream.name == *name => Some(Ok(stream)),
+            Ok(_) => {
+                *others = true;
+                None
+            }
+            // The name cannot be compared, where damage is to be passed.
+            Err(fault) => match lookup.or_none::<()>(Err(fault)) {
+                Ok(_) => Some(restore_unread(&item, name, lookup)),
+                Err(fault) => Some(Err(fault)),
+            },
+        };
+        runs::find(&lookup.runs, self.cold_below, key, look)?.transpose()
+    }
+
+    /// Takes the watches that the runs have of a parent. See [`super::held::Watches::take`].
+    pub(super) fn take_cold(
+        &self,
+        parent_key: u64,
+        mut is_parent: impl FnMut(&Watch) -> Result<bool, Fault>,
+        taken: &mut Vec<Watch>,
+        lookup: &Lookup,
+    ) -> Result<(), Fault> {
+        let known = taken.len();
+        let look = |_: &Run, item: WatchItem| {
+            let watch =
+                Watch { position: item.position, key: item.id_key, parent_at: item.parent_at };
+            match is_parent(&watch) {
+                Ok(true) => taken.push(watch),
+                Ok(false) => {}
+                Err(fault) => return Some(fault),
+            }
+            None
+        };
+        if let Some(fault) = runs::find(&lookup.runs, self.cold_below, parent_key, look)? {
+            return Err(fault);
+        }
+        if taken.len() > known {
+            // What is in a run can still be in memory.
+            taken.sort_unstable_by_key(|watch| watch.position);
+            taken.dedup_by_key(|watch| watch.position);
+        }
+        Ok(())
+    }
+
+    /// Takes what is fresh, for a run.
+    pub(crate) fn take_fresh(&mut self) -> Fresh {
+        let mut fresh = Fresh {
+            known: std::mem::take(&mut self.fresh_known),
+            watches: self.watches.take_fresh(),
+            ..Fresh::default()
+        };
+        for index in std::mem::take(&mut self.fresh_streams) {
+            let stream = &mut self.streams[index as usize];
+            stream.fresh = false;
+            let (mut item, blob) = stream.encode();
+            if let Some(blob) = blob {
+                item.value |= fresh.blobs.len() as u64;
+                fresh.blobs.push(blob);
+            }
+            fresh.streams.push(item);
+        }
+        fresh
+    }
+
+    /// Forgets what is not fresh. The runs reach up to `below`, and what is fresh began there.
+    pub(crate) fn forget(&mut self, below: u64) {
+        let held = self
+            .watches
+            .retain_fresh()
+            .map(|watch| (watch.id_key, KnownAs::Held(watch.position).encode()));
+        let delivered =
+            self.fresh_known.iter().map(|item| (item.key, KnownAs::decode(item.value).encode()));
+        self.known.replace(delivered.chain(held).collect());
+        self.streams.retain(|stream| stream.fresh);
+        self.streams.shrink_to_fit();
+        self.fresh_streams = (0..self.streams.len() as u32).collect();
+        self.stream_heap_len = self.streams.iter().map(Stream::heap_len).sum();
+        self.stream_index = HashTable::with_capacity(self.streams.len());
+        for (stream, index) in self.streams.iter().zip(0..) {
+            let streams = &self.streams;
+            self.stream_index
+                .insert_unique(stream.key, index, |&index| streams[index as usize].key);
+        }
+        self.cold_below = below;
+    }
+
+    /// Bytes of memory that the partition takes.
+    pub(crate) fn memory_len(&self) -> usize {
+        self.fresh_len()
+            + self.known.memory_len()
+            + self.watches.memory_len()
+            + self.streams.capacity() * size_of::<Stream>()
+            + self.stream_heap_len
+            + self.stream_index.allocation_size()
+    }
+
+    /// Bytes of what is fresh and not counted elsewhere.
+    pub(crate) fn fresh_len(&self) -> usize {
+        self.fresh_known.len() * 16 + self.fresh_streams.len() * 64
+    }
+
+    /// The stream with this name, from memory or from the runs.
+    pub(crate) fn with_stream<T>(
+        &self,
+        key: u64,
+        name: &[u8],
+        lookup: &Lookup,
+        look: impl FnOnce(&Stream) -> T,
+    ) -> Result<Option<T>, Fault> {
+        if let Some(index) = self.find_stream(key, name) {
+            return Ok(Some(look(&self.streams[index as usize])));
+        }
+        let stream = self.cold_stream(key, name, &mut false, lookup)?;
+        Ok(stream.as_ref().map(look))
+    }
+
+    /// Ids of the tips of the stream with this name, in the order of their delivery.
+    pub(crate) fn tips_of(
+        &self,
+        key: u64,
+        name: &[u8],
+        lookup: &Lookup,
+    ) -> Result<Vec<Vec<u8>>, Fault> {
+        let tips =
+            self.with_stream(key, name, lookup, |stream| tip_ids(stream, self.store_tag, lookup));
+        Ok(tips?.transpose()?.unwrap_or_default())
+    }
+}
+
+/// Calls `look` for every stream, in no particular order.
+pub(crate) fn for_each_stream(
+    partitions: &[Partition],
+    lookup: &Lookup,
+    mut look: impl FnMut(&Stream),
+) -> Result<(), Fault> {
+    partitions.iter().flat_map(|partition| &partition.streams).for_each(&mut look);
+    if partitions.iter().all(|partition| partition.cold_below == 0) {
+        return Ok(());
+    }
+    let runs = &lookup.runs;
+    let (mut groups, mut group) = (Groups::of_runs(runs, 0), Vec::new());
+    while groups.next(&mut group)? {
+        // Streams can share a key: of each, the newest state counts.
+        let mut seen: Vec<Box<[u8]>> = Vec::new();
+        for &(source, item) in &group {
+            let item: StreamItem = item;
+            let run = &runs[runs.len() - 1 - source];
+            let partition = &partitions[partition_of(item.key)];
+            let Some(stream) = lookup.or_none(restore(run, &item, lookup))? else { continue };
+            let is_new = partition.find_stream(item.key, &stream.name).is_none();
+            if is_new && !seen.contains(&stream.name) {
+                seen.push(stream.name.clone());
+                look(&stream);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Positions of all held events, in the order of the log.
+pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<u64>, Fault> {
+    if partitions.iter().all(|partition| partition.counts.held == 0) {
+        return Ok(Vec::new());
+    }
+    let in_memory = partitions.iter().flat_map(|partition| partition.watches.iter());
+    let mut positions: Vec<u64> = in_memory.map(|watch| watch.position).collect();
+    if partitions.iter().any(|partition| partition.cold_below > 0) {
+        for run in lookup.runs.iter() {
+            for item in run.items::<WatchItem>(0) {
+                positions.push(item?.position);
+            }
+        }
+    }
+    positions.sort_unstable();
+    positions.dedup();
+    // A run goes on having watches that are over.
+    let mut held = Vec::with_capacity(positions.len());
+    for position in positions {
+        if is_held(partitions, position, lookup)? {
+            held.push(position);
+        }
+    }
+    Ok(held)
+}
+
+fn is_held(partitions: &[Partition], position: u64, lookup: &Lookup) -> Result<bool, Fault> {
+    let Some(record) = lookup.or_none(lookup.record(position))? else { return Ok(false) };
+    let keys = partitions[0].keys;
+    let stream_key = keys.stream(record.stream());
+    let partition = &partitions[partition_of(stream_key)];
+    let id = EventId::of(&record, partition.store_tag);
+    let known = partition.find_known(record.stream(), keys.event(stream_key, &id), &id, lookup)?;
+    Ok(known == Some(KnownAs::Held(position)))
+}
+
+/// Global sequence of the newest delivery of an item's stream, if it has one.
+pub(crate) fn head_of(run: &Run, item: &StreamItem) -> Result<Option<u64>, DamagedRun> {
+    let Some(offset) = item.blob() else { return Ok(Some(item.value)) };
+    let blob = StreamBlob::decode(run.blob(offset)?).ok_or_else(|| run.damaged_blob(offset))?;
+    Ok((blob.head != NONE).then_some(blob.head))
+}
+
+/// The stream of an item.
+fn restore(run: &Run, item: &StreamItem, lookup: &Lookup) -> Result<Stream, Fault> {
+    let Some(offset) = item.blob() else {
+        let entry = lookup.entry(item.value)?;
+        let record = lookup.record(entry.position)?;
+        return Ok(restore_quiet(item, record.stream(), &entry, path(item.value, lookup)?));
+    };
+    let blob = StreamBlob::decode(run.blob(offset)?).ok_or_else(|| run.damaged_blob(offset))?;
+    let (delivered, path) = match blob.head {
+        NONE => (0, Vec::new()),
+        head => (lookup.entry(head)?.local + 1, path(head, lookup)?),
+    };
+    Ok(blob.restore(item.key, delivered, path))
+}
+
+/// A stream whose newest record cannot be read, taken at its key.
+fn restore_unread(item: &StreamItem, name: &[u8], lookup: &Lookup) -> Result<Stream, Fault> {
+    let entry = lookup.entry(item.value)?;
+    Ok(restore_quiet(item, name, &entry, path(item.value, lookup)?))
+}
+
+/// The way back of the skip list from the newest delivery of a stream.
+fn path(head: u64, lookup: &Lookup) -> Result<Vec<u64>, Fault> {
+    let mut path = vec![head];
+    let mut jump = lookup.entry(head)?.jump;
+    while jump != NONE {
+        if path.last().is_some_and(|&last| jump >= last) {
+            return Err(Damaged { global: head }.into());
+        }
+        path.push(jump);
+        jump = lookup.entry(jump)?.jump;
+    }
+    path.reverse();
+    Ok(path)
+}
