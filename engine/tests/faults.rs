@@ -4,6 +4,7 @@ mod common;
 #[path = "common/faulty.rs"]
 mod faulty;
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -180,6 +181,36 @@ fn closing_leaves_a_long_tail_to_the_next_opening() {
     assert_eq!(stats.committed, stats.ordered, "what is ordered is committed");
     assert!(stats.ordered < stats.durable, "it has ordered all of it: {stats:?}");
     check(&open(&storage.inner), &expected(&storage.inner));
+}
+
+/// The state of the order was over its budget, and could not be written: the order tried again for ever, and
+/// whoever waited for it waited as long. Only for room it is right to wait, and not if a sync of the order has
+/// failed for lack of it, since none is tried again.
+#[test]
+fn a_state_that_cannot_be_written_leaves_nobody_waiting() {
+    for (op, file, error) in [
+        (Op::Create, "run-", ErrorKind::Other),
+        (Op::Write, "run-", ErrorKind::Other),
+        (Op::Sync, "run-", ErrorKind::Other),
+        (Op::Rename, "checkpoint", ErrorKind::Other),
+        (Op::Sync, "order-", ErrorKind::StorageFull),
+    ] {
+        println!("{op:?} of {file}: {error}");
+        let storage = Faulty::default();
+        let store = options().memory_budget(0).open_on(Arc::new(storage.clone())).expect("opens");
+        keep(&store);
+        append(&store, "s", "before");
+        storage.fail(Fault { error, ..Fault::always(op, file) });
+        let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
+        for _ in 0..3 {
+            let Ok(mut ticket) = appender.append("x") else { break };
+            let _ = ticket.wait_timeout(SOON).expect("completes");
+        }
+        let waiting = store.clone();
+        let waited = soon("wait_committed", move || waiting.wait_committed(u64::MAX));
+        assert!(matches!(waited, Err(ReadError::Poisoned(Cause::Derived(_)))), "{waited:?}");
+        check_stopped(store, &storage, |cause| matches!(cause, Cause::Derived(_)));
+    }
 }
 
 /// A rebuild whose engine stopped halfway reported the few events that it had got to as a success.

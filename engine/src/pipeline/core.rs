@@ -99,6 +99,9 @@ pub(crate) struct Core {
     pub(crate) orderer_work: EventCount,
     /// The first checkpoint that could not be written, in words.
     pub(crate) checkpoint_error: OnceLock<String>,
+    /// Why the newest checkpoint could not be written, if it was for another reason than lack of room.
+    /// Written by the keeper; whoever needs the checkpoint need not wait for another.
+    pub(crate) unwritable: Mutex<Option<Arc<std::io::Error>>>,
     /// Checkpoints that are on their way to the disk.
     pub(crate) checkpoints_under_way: AtomicU64,
 
@@ -243,6 +246,7 @@ impl Core {
             stopping: AtomicBool::new(false),
             orderer_work: EventCount::new(),
             checkpoint_error: OnceLock::new(),
+            unwritable: Mutex::new(None),
             checkpoints_under_way: AtomicU64::new(0),
             ordered_acks: AtomicU64::new(0),
             counts: Counts::default(),

@@ -171,6 +171,13 @@ impl Keeper {
         let _ = self.core.checkpoint_error.set(error.to_string());
     }
 
+    /// Whether there is no use in trying again: there may be room one day, but no sync is tried again.
+    fn is_lasting(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let is_full = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+        self.failed.is_some() || !is_full
+    }
+
     fn take(&mut self, task: CheckpointTask) {
         match task {
             CheckpointTask::Sync(chunks) => self.sync_all(&chunks),
@@ -192,6 +199,8 @@ impl Keeper {
                     Some(error) => Err(Arc::clone(error)),
                     None => self.write(checkpoint).map_err(Arc::new),
                 };
+                let lasting = written.as_ref().err().filter(|error| self.is_lasting(error));
+                *self.core.unwritable.lock() = lasting.cloned();
                 match &written {
                     Ok(()) => self.core.checkpointed.set(ordered),
                     Err(error) => self.complain(error),

@@ -358,6 +358,10 @@ impl Orderer {
             let written = || !self.is_checkpointing() || self.core.is_stopping();
             self.core.orderer_work.wait_until(written);
             if self.core.checkpointed.get() < progress.sealed.0 {
+                let unwritable = self.core.unwritable.lock().clone();
+                if let Some(error) = unwritable {
+                    return self.core.fail(Cause::Derived(error));
+                }
                 let again = now() + RETRY_AFTER;
                 self.core.orderer_work.wait_deadline(|| self.core.is_stopping(), again);
             }
