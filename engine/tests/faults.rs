@@ -213,6 +213,20 @@ fn a_state_that_cannot_be_written_leaves_nobody_waiting() {
     }
 }
 
+/// The order waited for a checkpoint, to make room in its memory, that the committer had let go of when it
+/// failed. Questions to the store waited for the order.
+#[test]
+fn a_checkpoint_that_a_failed_committer_lets_go_of_is_not_waited_for() {
+    let storage = Faulty::default();
+    let store = options().memory_budget(0).open_on(Arc::new(storage.clone())).expect("opens");
+    keep(&store);
+    append(&store, "s", "before");
+    storage.fail(Fault { error: ErrorKind::Other, ..Fault::always(Op::Write, "order-") });
+    append(&store, "s", "x");
+    nothing_hangs(&store);
+    check_stopped(store, &storage, |cause| matches!(cause, Cause::Derived(_)));
+}
+
 /// A rebuild whose engine stopped halfway reported the few events that it had got to as a success.
 #[cfg(unix)]
 #[test]

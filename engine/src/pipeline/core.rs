@@ -276,6 +276,7 @@ impl Core {
     pub(crate) fn fail(&self, cause: Cause) {
         let _ = self.poison.set(cause);
         self.wake_all();
+        self.orderer_work.notify_all();
     }
 
     /// Why the engine has stopped, if it has.

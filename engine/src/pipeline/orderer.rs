@@ -355,7 +355,8 @@ impl Orderer {
                 return;
             }
             // The order waits; what is appended is durable all the same.
-            let written = || !self.is_checkpointing() || self.core.is_stopping();
+            let has_ended = || self.core.is_stopping() || self.core.cause().is_some();
+            let written = || !self.is_checkpointing() || has_ended();
             self.core.orderer_work.wait_until(written);
             if self.core.checkpointed.get() < progress.sealed.0 {
                 let unwritable = self.core.unwritable.lock().clone();
@@ -363,7 +364,7 @@ impl Orderer {
                     return self.core.fail(Cause::Derived(error));
                 }
                 let again = now() + RETRY_AFTER;
-                self.core.orderer_work.wait_deadline(|| self.core.is_stopping(), again);
+                self.core.orderer_work.wait_deadline(has_ended, again);
             }
         }
     }
