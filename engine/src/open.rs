@@ -40,7 +40,7 @@ use crate::sync::{self, Arc, Mutex, Watermark};
 /// less than a core's time is worth.
 const SPIN: Duration = Duration::from_micros(20);
 /// How often a checkpoint that is replaced under a reader's eyes is read again.
-const READ_ONLY_ATTEMPTS: usize = 8;
+pub(crate) const READ_ONLY_ATTEMPTS: usize = 8;
 /// Ordered windows that the committer may have in front of it.
 const WINDOWS_MAX: u64 = 2;
 

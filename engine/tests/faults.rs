@@ -340,6 +340,19 @@ fn a_checkpoint_in_between_leaves_a_closed_store_closed() {
     }
 }
 
+/// Verifying a store while it was written took a run for missing that a newer checkpoint had replaced.
+#[test]
+fn a_run_that_is_replaced_meanwhile_is_no_problem() {
+    let storage = MemoryStorage::new();
+    let store = options().memory_budget(0).open_on(shared(&storage)).expect("opens");
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| (0..300).for_each(|_| append(&store, "s", "x")));
+        while !writes.is_finished() {
+            assert_eq!(store.verify().expect("verifies").problems, []);
+        }
+    });
+}
+
 // Load and tickets.
 
 /// A buffered store was synced when a wait for the next append lasted until the sync was due. Under
