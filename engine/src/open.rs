@@ -5,7 +5,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Sender, bounded, unbounded};
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, name};
 
@@ -34,13 +33,14 @@ use crate::pipeline::threads::{self, Cores};
 use crate::pipeline::writer::{Group, Writer};
 use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
+use crate::sync::mpmc::{Sender, bounded, unbounded};
 use crate::sync::{self, Arc, Mutex, Watermark};
 
 /// How long to spin where each thread has a core of its own: longer than a buffered append takes, and
 /// less than a core's time is worth.
 const SPIN: Duration = Duration::from_micros(20);
 /// How often a checkpoint that is replaced under a reader's eyes is read again.
-const READ_ONLY_ATTEMPTS: usize = 8;
+pub(crate) const READ_ONLY_ATTEMPTS: usize = 8;
 /// Ordered windows that the committer may have in front of it.
 const WINDOWS_MAX: u64 = 2;
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::RangeBounds;
 use std::path::Path;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thalweg_wal::{EncodedBatch, WriteLock};
@@ -21,7 +20,8 @@ use crate::pipeline::lane::{Inlet, Lane, Passage};
 use crate::pipeline::orderer::{Call, OrdererHandle};
 use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
-use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion, now};
 use crate::timings::{Recorders, Timings};
 use crate::verify::{VerifyReport, verify_on};
 
@@ -478,7 +478,7 @@ impl Inner {
             // A panic is in `cause` already.
             let _ = writer.join();
         }
-        let deadline = Instant::now() + CLOSE_DRAIN;
+        let deadline = now() + CLOSE_DRAIN;
         if !self.core.read_only {
             let _ = self.core.committed.wait_deadline(self.core.durable.get(), deadline);
         }
@@ -493,7 +493,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let _ = self.close(Some(Instant::now() + DROP_CALLBACKS));
+        let _ = self.close(Some(now() + DROP_CALLBACKS));
     }
 }
 

@@ -22,7 +22,7 @@ use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER};
 use crate::derived::run::{DamagedRun, Item, KnownItem, Run, StreamItem, WatchItem};
 use crate::error::ReadError;
 use crate::event::EventId;
-use crate::open::{State, restore};
+use crate::open::{READ_ONLY_ATTEMPTS, State, restore};
 use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
 use crate::order::partition::KnownAs;
@@ -156,13 +156,21 @@ pub fn verify_on(
     storage: Arc<dyn Storage>,
     progress: &dyn Fn(VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, ReadError> {
-    let checkpoint = Checkpoint::read(&*storage);
-    let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
-    let log = LogReader::open(&*storage, hint)
-        .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
-    let mut report = VerifyReport::default();
+    let mut attempts = READ_ONLY_ATTEMPTS;
+    let (log, mut derived, mut report) = loop {
+        let checkpoint = Checkpoint::read(&*storage);
+        let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
+        let log = LogReader::open(&*storage, hint)
+            .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
+        let mut report = VerifyReport::default();
+        let derived = Derived::open(&storage, checkpoint.clone(), &log, &mut report);
+        attempts -= 1;
+        // A store that is written meanwhile has taken away what its checkpoint listed a moment ago.
+        if derived.is_some() || attempts == 0 || Checkpoint::read(&*storage) == checkpoint {
+            break (log, derived, report);
+        }
+    };
     beyond_walks(&log).for_each(|damage| report.damage(damage));
-    let mut derived = Derived::open(&storage, checkpoint, &log, &mut report);
     let mut machine = SerialMachine::default();
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
     let mut bytes_before = 0;

@@ -4,6 +4,7 @@ mod common;
 #[path = "common/faulty.rs"]
 mod faulty;
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -183,6 +184,50 @@ fn closing_leaves_a_long_tail_to_the_next_opening() {
     check(&open(&storage.inner), &expected(&storage.inner));
 }
 
+/// The state of the order was over its budget, and could not be written: the order tried again for ever, and
+/// whoever waited for it waited as long. Only for room it is right to wait, and not if a sync of the order has
+/// failed for lack of it, since none is tried again.
+#[test]
+fn a_state_that_cannot_be_written_leaves_nobody_waiting() {
+    for (op, file, error) in [
+        (Op::Create, "run-", ErrorKind::Other),
+        (Op::Write, "run-", ErrorKind::Other),
+        (Op::Sync, "run-", ErrorKind::Other),
+        (Op::Rename, "checkpoint", ErrorKind::Other),
+        (Op::Sync, "order-", ErrorKind::StorageFull),
+    ] {
+        println!("{op:?} of {file}: {error}");
+        let storage = Faulty::default();
+        let store = options().memory_budget(0).open_on(Arc::new(storage.clone())).expect("opens");
+        keep(&store);
+        append(&store, "s", "before");
+        storage.fail(Fault { error, ..Fault::always(op, file) });
+        let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
+        for _ in 0..3 {
+            let Ok(mut ticket) = appender.append("x") else { break };
+            let _ = ticket.wait_timeout(SOON).expect("completes");
+        }
+        let waiting = store.clone();
+        let waited = soon("wait_committed", move || waiting.wait_committed(u64::MAX));
+        assert!(matches!(waited, Err(ReadError::Poisoned(Cause::Derived(_)))), "{waited:?}");
+        check_stopped(store, &storage, |cause| matches!(cause, Cause::Derived(_)));
+    }
+}
+
+/// The order waited for a checkpoint, to make room in its memory, that the committer had let go of when it
+/// failed. Questions to the store waited for the order.
+#[test]
+fn a_checkpoint_that_a_failed_committer_lets_go_of_is_not_waited_for() {
+    let storage = Faulty::default();
+    let store = options().memory_budget(0).open_on(Arc::new(storage.clone())).expect("opens");
+    keep(&store);
+    append(&store, "s", "before");
+    storage.fail(Fault { error: ErrorKind::Other, ..Fault::always(Op::Write, "order-") });
+    append(&store, "s", "x");
+    nothing_hangs(&store);
+    check_stopped(store, &storage, |cause| matches!(cause, Cause::Derived(_)));
+}
+
 /// A rebuild whose engine stopped halfway reported the few events that it had got to as a success.
 #[cfg(unix)]
 #[test]
@@ -294,6 +339,19 @@ fn a_checkpoint_in_between_leaves_a_closed_store_closed() {
         store.checkpoint().expect("a checkpoint");
         store.close().expect("closes");
     }
+}
+
+/// Verifying a store while it was written took a run for missing that a newer checkpoint had replaced.
+#[test]
+fn a_run_that_is_replaced_meanwhile_is_no_problem() {
+    let storage = MemoryStorage::new();
+    let store = options().memory_budget(0).open_on(shared(&storage)).expect("opens");
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| (0..300).for_each(|_| append(&store, "s", "x")));
+        while !writes.is_finished() {
+            assert_eq!(store.verify().expect("verifies").problems, []);
+        }
+    });
 }
 
 // Load and tickets.

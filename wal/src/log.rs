@@ -3,7 +3,6 @@
 //! [`LogWriter`] has no threads and never waits for anything but the device. Whoever drives it
 //! decides what goes into a frame, when to sync, and on which thread a spare segment is prepared.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
 
@@ -247,7 +246,7 @@ impl LogWriter {
             let preparation = Preparation::Fill;
             let spare =
                 SpareRequest { number: 1, len, preparation }.prepare(&*storage, &|| true)?;
-            activate(spare, new_store_id(), None, 0)
+            activate(&*storage, spare, new_store_id(&*storage), None, 0)
         };
         let active = make().map_err(OpenError::io(context))?;
         let (store_id, end) = (active.header().store_id, active.segment.first());
@@ -284,7 +283,9 @@ impl LogWriter {
             let request = SpareRequest { number: number + 1, len, preparation };
             request
                 .prepare(&*storage, &|| true)
-                .and_then(|spare| activate(spare, last.header().store_id, Some(last.header()), end))
+                .and_then(|spare| {
+                    activate(&*storage, spare, last.header().store_id, Some(last.header()), end)
+                })
                 .map_err(OpenError::io(format!(
                     "creating {}",
                     storage.describe(&name::segment(number + 1))
@@ -439,7 +440,7 @@ impl LogWriter {
             }
         };
         let header = self.active.header().clone();
-        match activate(spare, header.store_id, Some(&header), self.end) {
+        match activate(&*self.storage, spare, header.store_id, Some(&header), self.end) {
             Ok(active) => {
                 self.active = active;
                 self.end = self.active.segment.first();
@@ -479,6 +480,7 @@ fn is_full(error: &io::Error) -> bool {
 /// The header is durable before any frame is written, so a segment without a whole header never
 /// held anything that was acknowledged.
 fn activate(
+    storage: &dyn Storage,
     mut spare: Spare,
     store_id: [u8; 16],
     previous: Option<&SegmentHeader>,
@@ -489,7 +491,7 @@ fn activate(
         number: spare.number,
         base: previous.map_or(0, |header| header.base + header.len),
         len: spare.file.shared().len(),
-        salt: random_u64() | 1,
+        salt: storage.random() | 1,
         previous_end,
         previous_salt: previous.map_or(0, |header| header.salt),
     };
@@ -511,15 +513,10 @@ fn segment_len(log_len: u64, options: &LogOptions, frame_len: u64) -> u64 {
     planned.max((SEGMENT_HEADER_LEN + frame_len).next_multiple_of(SEGMENT_LEN_MIN))
 }
 
-fn random_u64() -> u64 {
-    // The standard library seeds each `RandomState` from the operating system.
-    RandomState::new().build_hasher().finish()
-}
-
-fn new_store_id() -> [u8; 16] {
+fn new_store_id(storage: &dyn Storage) -> [u8; 16] {
     let mut id = [0; 16];
-    id[..8].copy_from_slice(&random_u64().to_le_bytes());
-    id[8..].copy_from_slice(&random_u64().to_le_bytes());
+    id[..8].copy_from_slice(&storage.random().to_le_bytes());
+    id[8..].copy_from_slice(&storage.random().to_le_bytes());
     id
 }
 

@@ -10,7 +10,6 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel;
 use thalweg_wal::Segment;
 
 use crate::derived::checkpoint::Checkpoint;
@@ -28,7 +27,7 @@ use crate::pipeline::keeper::CheckpointTask;
 use crate::pipeline::lane::Reply;
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, Promise, Receiver};
+use crate::sync::{Arc, Promise, Receiver, mpmc as channel};
 
 /// The pause after the first attempt that failed; each is twice as long as the one before ...
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);

@@ -24,14 +24,14 @@ use crate::order::known::SharedTable;
 use crate::pipeline::lookup::{Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark};
+use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark, now};
 use crate::timings::{Recorder, Recorders};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
 /// as a year.
 pub(crate) fn deadline_in(timeout: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-    Instant::now() + timeout.min(YEAR)
+    now() + timeout.min(YEAR)
 }
 
 /// A number that one thread sets and any thread reads.
@@ -139,6 +139,9 @@ pub(crate) struct Core {
     pub(crate) wait_for_room: Duration,
     /// The first checkpoint that could not be written, in words.
     pub(crate) checkpoint_error: OnceLock<String>,
+    /// Why the newest checkpoint could not be written, if it was for another reason than lack of room.
+    /// Written by the keeper; whoever needs the checkpoint need not wait for another.
+    pub(crate) unwritable: Mutex<Option<Arc<std::io::Error>>>,
     /// Checkpoints that are on their way to the disk.
     pub(crate) checkpoints_under_way: AtomicU64,
 
@@ -305,6 +308,7 @@ impl Core {
             commit_error: Mutex::new(None),
             wait_for_room: parts.wait_for_room,
             checkpoint_error: OnceLock::new(),
+            unwritable: Mutex::new(None),
             checkpoints_under_way: AtomicU64::new(0),
             ordered_acks: AtomicU64::new(0),
             counts: Counts::default(),
@@ -335,6 +339,7 @@ impl Core {
     pub(crate) fn fail(&self, cause: Cause) {
         let _ = self.poison.set(cause);
         self.wake_all();
+        self.orderer_work.notify_all();
     }
 
     /// Why the engine has stopped, if it has.
@@ -345,7 +350,7 @@ impl Core {
     /// The time, if timings are recorded.
     #[inline]
     pub(crate) fn now(&self) -> Option<Instant> {
-        self.timings.as_ref().map(|_| Instant::now())
+        self.timings.as_ref().map(|_| now())
     }
 
     /// Records the time since `start` that [`Core::now`] gave.

@@ -7,8 +7,6 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crossbeam::channel::{Receiver, Sender};
-use crossbeam::select;
 use thalweg_wal::storage::{MappedFile, remove_if_there};
 use thalweg_wal::{Segment, Spare, SpareRequest, name};
 
@@ -20,6 +18,7 @@ use crate::event::EventId;
 use crate::order::partition::{KnownAs, parent_at};
 use crate::pipeline::core::Core;
 use crate::pipeline::lookup::{Fault, Lookup};
+use crate::sync::mpmc::{Either, Receiver, Sender, either};
 use crate::sync::{Arc, Ordering, Promise};
 
 /// Runs with up to this many items are merged along with the next run; others by a thread of their own.
@@ -158,16 +157,11 @@ impl Keeper {
     pub(crate) fn run(&mut self, tasks: &Receiver<CheckpointTask>, merged: &Receiver<Merged>) {
         loop {
             self.merge_if_due();
-            select! {
-                recv(tasks) -> task => match task {
-                    Ok(task) => self.take(task),
-                    Err(_) => return,
-                },
-                recv(merged) -> merged => {
-                    // The thread that merges ends after this one.
-                    let Ok(merged) = merged else { return };
-                    self.replace(merged);
-                }
+            match either(tasks, merged) {
+                Either::First(Ok(task)) => self.take(task),
+                Either::Second(Ok(merged)) => self.replace(merged),
+                // The thread that merges ends after this one.
+                Either::First(Err(_)) | Either::Second(Err(_)) => return,
             }
         }
     }
@@ -175,6 +169,13 @@ impl Keeper {
     /// It costs time at the next opening, and nothing else.
     fn complain(&self, error: &io::Error) {
         let _ = self.core.checkpoint_error.set(error.to_string());
+    }
+
+    /// Whether there is no use in trying again: there may be room one day, but no sync is tried again.
+    fn is_lasting(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let is_full = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+        self.failed.is_some() || !is_full
     }
 
     fn take(&mut self, task: CheckpointTask) {
@@ -198,6 +199,8 @@ impl Keeper {
                     Some(error) => Err(Arc::clone(error)),
                     None => self.write(checkpoint).map_err(Arc::new),
                 };
+                let lasting = written.as_ref().err().filter(|error| self.is_lasting(error));
+                *self.core.unwritable.lock() = lasting.cloned();
                 match &written {
                     Ok(()) => self.core.checkpointed.set(ordered),
                     Err(error) => self.complain(error),

@@ -10,9 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crossbeam::channel;
-
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::runs::Fresh;
@@ -28,7 +26,7 @@ use crate::pipeline::lookup::{Fault, Lookup, segment_at};
 use crate::pipeline::permits::{Budget, Patience};
 use crate::pipeline::scanner::{self, Cut, ScannedCut};
 use crate::questions::{Question, answer};
-use crate::sync::{Arc, Ordering, Promise, Sender};
+use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
 
 /// A cut ends at the first frame boundary after this many bytes.
 const CUT_BYTES: u64 = 4 << 20;
@@ -364,11 +362,16 @@ impl Orderer {
                 return;
             }
             // The order waits; what is appended is durable all the same.
-            let written = || !self.is_checkpointing() || self.core.is_stopping();
+            let has_ended = || self.core.is_stopping() || self.core.cause().is_some();
+            let written = || !self.is_checkpointing() || has_ended();
             self.core.orderer_work.wait_until(written);
             if self.core.checkpointed.get() < progress.sealed.0 {
-                let again = Instant::now() + RETRY_AFTER;
-                self.core.orderer_work.wait_deadline(|| self.core.is_stopping(), again);
+                let unwritable = self.core.unwritable.lock().clone();
+                if let Some(error) = unwritable {
+                    return self.core.fail(Cause::Derived(error));
+                }
+                let again = now() + RETRY_AFTER;
+                self.core.orderer_work.wait_deadline(has_ended, again);
             }
         }
     }

@@ -4,7 +4,6 @@
 //! checksum in it, and hands over what ordering needs: position and keys of each record, split by
 //! the partition that owns its stream. Damage isolates one record; it is reported with the cut.
 
-use crossbeam::channel::{Receiver, Sender};
 use thalweg_wal::{Damage, Segment};
 
 use crate::event::EventId;
@@ -12,6 +11,7 @@ use crate::order::partition::Scanned;
 use crate::order::window::Split;
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
+use crate::sync::mpmc::{Receiver, Sender};
 use crate::timings::timed;
 
 /// A part of one segment, from one frame boundary to another.

@@ -7,12 +7,12 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::{Builder, JoinHandle};
 
 use crate::error::Cause;
 use crate::options::Options;
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
+use crate::sync::thread::{Builder, JoinHandle};
 
 /// Threads of the pipeline besides scanners and pool: writer, orderer, committer.
 pub(crate) const SINGLE_THREADS: usize = 3;

@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel;
 use thalweg_wal::format::{BATCH_LEN_MAX, FRAME_LEN_MAX};
 use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare, SpareRequest};
 
@@ -23,7 +22,7 @@ use crate::pipeline::core::Core;
 use crate::pipeline::group_commit::{self, GroupCommit, Panic};
 use crate::pipeline::lane::{Reply, Request};
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, Receiver, RecvError, Sender};
+use crate::sync::{Arc, Receiver, RecvError, Sender, mpmc as channel, now};
 
 /// A frame is closed when it has this many bytes, though a batch may make it longer.
 const GROUP_BYTES: u64 = 8 << 20;
@@ -68,7 +67,7 @@ impl Group {
             durable: VecDeque::new(),
             ordered: VecDeque::new(),
             written: (0, 0),
-            last_sync: Instant::now(),
+            last_sync: now(),
         }
     }
 
@@ -121,13 +120,13 @@ impl Writer {
     fn next_request(&mut self) -> Option<Request> {
         loop {
             if self.durability == Durability::Sync || self.log.durable() == self.log.end() {
-                self.group.last_sync = Instant::now();
+                self.group.last_sync = now();
                 return self.requests.recv();
             }
             let due = self.group.last_sync + BUFFERED_SYNC_EVERY;
-            if due <= Instant::now() {
+            if due <= now() {
                 self.sync_buffered();
-                self.group.last_sync = Instant::now();
+                self.group.last_sync = now();
             }
             match self.requests.recv_deadline(due) {
                 Ok(request) => return Some(request),

@@ -11,7 +11,8 @@
 //! * [`queue()`], from many threads to one that may wait.
 //! * [`List`], which grows while it is read.
 //! * The facade: atomics, fences, locks, cells and thread-locals under one name each. `real.rs` maps
-//!   them to `std`, `parking_lot` and `crossbeam`; `model.rs` maps them to loom.
+//!   them to `std`, `parking_lot` and `crossbeam`; `model.rs` maps them to loom; `sim.rs` to threads that
+//!   take turns.
 //!
 //! # What is deliberately not here
 //!
@@ -38,6 +39,10 @@
 //! weakens the ordering to `Relaxed`, or leaves the step out or out of its place, and a stated
 //! model must then fail. `loom-tests/tests/models/mutants.rs` holds the table and checks that it is complete.
 //! In every other build the macros expand to the plain ordering and to `true`.
+//!
+//! The crate in `engine/sim` compiles the engine as a whole once more, with `cfg(thalweg_sim)`: there its
+//! threads take turns in an order that a seed decides, on a simulated disk. Same rules: no other
+//! file says so, and whatever threads wait for comes from here.
 //!
 //! What the models take for granted is tested as well. `loom-tests/tests/contract.rs` asks the same of
 //! each double and of what it stands for; and each model has a sibling that does the same on the real
@@ -99,13 +104,17 @@ pub(crate) use {ord, step};
 
 #[cfg(thalweg_loom)]
 mod model;
-#[cfg(not(thalweg_loom))]
+#[cfg(not(any(thalweg_loom, thalweg_sim)))]
 mod real;
+#[cfg(thalweg_sim)]
+mod sim;
 
 #[cfg(thalweg_loom)]
 pub use self::model::*;
-#[cfg(not(thalweg_loom))]
+#[cfg(not(any(thalweg_loom, thalweg_sim)))]
 pub use self::real::*;
+#[cfg(thalweg_sim)]
+pub use self::sim::*;
 
 mod completion;
 mod event_count;

@@ -1,6 +1,7 @@
 //! The facade as it ships: `std` atomics, `parking_lot` locks, `crossbeam` padding.
 //!
-//! `model.rs` has the same names in the same shapes. What is missing there is missing here.
+//! `model.rs` has the same names in the same shapes; what is missing there is missing here, but for
+//! [`thread`], [`mpmc`] and [`now`], which no protocol uses. `sim.rs` has all of them.
 
 #![allow(unsafe_code)] // A cell hands out raw pointers; see `UnsafeCell`.
 
@@ -14,6 +15,40 @@ pub use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard}
 /// The channel under [`queue()`](super::queue()).
 pub mod channel {
     pub use flume::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
+}
+
+/// The channel between stages that may wait for each other.
+pub mod mpmc {
+    use crossbeam::channel::RecvError;
+    pub use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+
+    /// A message of one of two channels, or the end of one.
+    #[derive(Debug)]
+    pub enum Either<A, B> {
+        /// Of the first.
+        First(Result<A, RecvError>),
+        /// Of the second.
+        Second(Result<B, RecvError>),
+    }
+
+    /// Waits for either channel.
+    pub fn either<A, B>(first: &Receiver<A>, second: &Receiver<B>) -> Either<A, B> {
+        crossbeam::select! {
+            recv(first) -> message => Either::First(message),
+            recv(second) -> message => Either::Second(message),
+        }
+    }
+}
+
+/// Threads of the engine.
+pub mod thread {
+    pub use std::thread::{Builder, JoinHandle};
+}
+
+/// The time.
+#[inline]
+pub fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 /// Number of slots of a [`ReaderBiased`](super::ReaderBiased) lock.

@@ -148,7 +148,7 @@ pub fn batch_of(events: &[TestEvent], storage: &dyn Storage) -> MixedBatch {
     batch
 }
 
-fn to_new(serial: &SerialEvent, with_id: bool) -> NewEvent {
+pub fn to_new(serial: &SerialEvent, with_id: bool) -> NewEvent {
     let mut event = Event::new(serial.payload.clone());
     if with_id {
         event = event.id(serial.id.clone());

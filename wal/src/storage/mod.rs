@@ -1,6 +1,6 @@
 //! The seam between the log and the world: one directory, its files, and their maps.
 //!
-//! All file access of the workspace goes through [`Storage`]: [`OsStorage`] is a directory of the
+//! All file access of the workspace goes through [`Storage`], and what is left to chance: [`OsStorage`] is a directory of the
 //! operating system, [`MemoryStorage`] lives in memory, and a simulated disk with faults is a third
 //! implementation away. Writes may be short and reads may be short, as the operating system's are;
 //! [`write_all_at`] and [`read_exact_at`] finish them.
@@ -12,6 +12,7 @@ mod memory;
 mod os;
 
 use std::fmt::Debug;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
 
@@ -58,6 +59,13 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// Takes the lock file `name` for this process, or says who has it. Never waits. The lock
     /// ends with the returned value, or with the process.
     fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt>;
+
+    /// A random number: identities of stores and salts of segments come from it, so it must not repeat
+    /// itself from one process to the next. By default from the operating system.
+    fn random(&self) -> u64 {
+        // The standard library seeds each `RandomState` from the operating system.
+        RandomState::new().build_hasher().finish()
+    }
 }
 
 /// What [`Storage::try_lock`] came to.
