@@ -319,7 +319,7 @@ impl Orderer {
     fn reply(&self, question: Question, progress: &mut Progress) {
         progress.lookup.segments = self.core.segments.snapshot();
         self.refresh(&mut progress.lookup);
-        answer(question, &self.partitions, &progress.lookup);
+        answer(question, &self.partitions, &progress.lookup, &|| self.core.is_stopping());
     }
 
     fn checkpoint_is_due(&self, progress: &Progress) -> bool {
