@@ -94,12 +94,54 @@ pub(crate) enum Question {
     Why { stream_key: u64, stream: Vec<u8>, id: Vec<u8>, answer: Answer<Why> },
 }
 
-/// Answers.
-pub(crate) fn answer(question: Question, partitions: &[Partition], lookup: &Lookup) {
+/// Why there is no answer.
+enum Unanswered {
+    Fault(Fault),
+    /// The pipeline ends, and does not wait for one that takes long.
+    Stopping,
+}
+
+impl<T: Into<Fault>> From<T> for Unanswered {
+    fn from(fault: T) -> Self {
+        Unanswered::Fault(fault.into())
+    }
+}
+
+/// What a search looks at. It may go over everything that is held, so it looks at each step whether it is
+/// still wanted.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    partitions: &'a [Partition],
+    lookup: &'a Lookup,
+    is_stopping: &'a dyn Fn() -> bool,
+}
+
+impl View<'_> {
+    fn go_on(&self) -> Result<(), Unanswered> {
+        if (self.is_stopping)() { Err(Unanswered::Stopping) } else { Ok(()) }
+    }
+}
+
+/// Gives the answer; without one, who asks learns that the store has ended.
+fn complete<T>(promise: Answer<T>, answer: Result<T, Unanswered>) {
+    let answer = match answer {
+        Ok(answer) => Ok(answer),
+        Err(Unanswered::Fault(fault)) => Err(fault.into()),
+        Err(Unanswered::Stopping) => return,
+    };
+    promise.complete(answer);
+}
+
+/// Answers, unless the pipeline ends meanwhile.
+pub(crate) fn answer(
+    question: Question,
+    partitions: &[Partition],
+    lookup: &Lookup,
+    is_stopping: &dyn Fn() -> bool,
+) {
+    let view = View { partitions, lookup, is_stopping };
     match question {
-        Question::Held(answer) => {
-            answer.complete(held_events(partitions, lookup).map_err(Into::into));
-        }
+        Question::Held(answer) => complete(answer, held_events(view)),
         Question::Streams(answer) => {
             answer.complete(streams(partitions, lookup).map_err(Into::into));
         }
@@ -109,19 +151,21 @@ pub(crate) fn answer(question: Question, partitions: &[Partition], lookup: &Look
             answer.complete(tips.map_err(Into::into));
         }
         Question::Why { stream_key, stream, id, answer } => {
-            let asked = Asked { partitions, stream_key, stream: &stream, lookup };
-            answer.complete(asked.why(&id).map_err(Into::into));
+            let asked = Asked { view, stream_key, stream: &stream };
+            complete(answer, asked.why(&id));
         }
     }
 }
 
-fn held_events(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<HeldEvent>, Fault> {
+fn held_events(view: View<'_>) -> Result<Vec<HeldEvent>, Unanswered> {
+    let View { partitions, lookup, .. } = view;
     let mut events = Vec::new();
     for position in held_positions(partitions, lookup)? {
+        view.go_on()?;
         let Some(record) = lookup.or_none(lookup.record(position))? else { continue };
         let (stream, store_tag) = (record.stream(), partitions[0].store_tag);
         let stream_key = partitions[0].keys.stream(stream);
-        let asked = Asked { partitions, stream_key, stream, lookup };
+        let asked = Asked { view, stream_key, stream };
         events.push(HeldEvent {
             stream: stream.to_vec(),
             id: EventId::of(&record, store_tag).to_vec(),
@@ -152,25 +196,24 @@ fn streams(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<StreamInfo>,
 /// A stream that somebody asks about.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
-    partitions: &'a [Partition],
+    view: View<'a>,
     stream_key: u64,
     stream: &'a [u8],
-    lookup: &'a Lookup,
 }
 
 impl Asked<'_> {
     fn partition(&self) -> &Partition {
-        &self.partitions[partition_of(self.stream_key)]
+        &self.view.partitions[partition_of(self.stream_key)]
     }
 
     fn find(&self, id: &[u8]) -> Result<Option<KnownAs>, Fault> {
         let partition = self.partition();
         let key = partition.keys.event(self.stream_key, id);
-        partition.find_known(self.stream, key, id, self.lookup)
+        partition.find_known(self.stream, key, id, self.view.lookup)
     }
 
     fn id_at(&self, position: u64) -> Result<Vec<u8>, Fault> {
-        let record = self.lookup.record(position)?;
+        let record = self.view.lookup.record(position)?;
         Ok(EventId::of(&record, self.partition().store_tag).to_vec())
     }
 
@@ -178,7 +221,7 @@ impl Asked<'_> {
     fn missing_parents(&self, position: u64) -> Result<Vec<Vec<u8>>, Fault> {
         let mut missing = Vec::new();
         let mut seen = BTreeSet::new();
-        for parent in self.lookup.record(position)?.parents() {
+        for parent in self.view.lookup.record(position)?.parents() {
             if seen.insert(parent) && !matches!(self.find(parent)?, Some(KnownAs::Delivered(_))) {
                 missing.push(parent.to_vec());
             }
@@ -186,14 +229,14 @@ impl Asked<'_> {
         Ok(missing)
     }
 
-    fn why(&self, id: &[u8]) -> Result<Why, Fault> {
+    fn why(&self, id: &[u8]) -> Result<Why, Unanswered> {
         match self.find(id)? {
             Some(KnownAs::Delivered(global)) => {
-                Ok(Why::Delivered { global, local: self.lookup.entry(global)?.local })
+                Ok(Why::Delivered { global, local: self.view.lookup.entry(global)?.local })
             }
             Some(KnownAs::Held(position)) => {
                 let missing = self.missing_parents(position)?;
-                let roots = Ancestry::of(self, position)?.roots();
+                let roots = Ancestry::of(self, position)?.roots(self.view)?;
                 let waiting = self.waiting_behind(position)?;
                 Ok(Why::Held(WhyHeld { missing, roots, waiting }))
             }
@@ -203,11 +246,12 @@ impl Asked<'_> {
     }
 
     /// How many held events wait for this one, directly or not.
-    fn waiting_behind(&self, position: u64) -> Result<u64, Fault> {
+    fn waiting_behind(&self, position: u64) -> Result<u64, Unanswered> {
         // A held event watches one of the parents it waits for; here they all count.
         let mut children: BTreeMap<Vec<u8>, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
-        for child in held_positions(self.partitions, self.lookup)? {
-            let record = self.lookup.record(child)?;
+        for child in held_positions(self.view.partitions, self.view.lookup)? {
+            self.view.go_on()?;
+            let record = self.view.lookup.record(child)?;
             if record.stream() == self.stream {
                 let id = self.id_at(child)?;
                 for parent in record.parents() {
@@ -218,6 +262,7 @@ impl Asked<'_> {
         let mut seen = BTreeSet::from([position]);
         let mut to_visit = vec![self.id_at(position)?];
         while let Some(id) = to_visit.pop() {
+            self.view.go_on()?;
             for (child, id) in children.remove(&id).unwrap_or_default() {
                 if seen.insert(child) {
                     to_visit.push(id);
@@ -238,7 +283,7 @@ struct Ancestry {
 }
 
 impl Ancestry {
-    fn of(asked: &Asked<'_>, position: u64) -> Result<Self, Fault> {
+    fn of(asked: &Asked<'_>, position: u64) -> Result<Self, Unanswered> {
         let mut ancestry = Ancestry {
             ids: BTreeMap::new(),
             held_parents: BTreeMap::new(),
@@ -246,6 +291,7 @@ impl Ancestry {
         };
         let mut to_visit = vec![position];
         while let Some(position) = to_visit.pop() {
+            asked.view.go_on()?;
             if ancestry.ids.contains_key(&position) {
                 continue;
             }
@@ -269,30 +315,36 @@ impl Ancestry {
 
     /// Absent parents, and the events on cycles: what is left when events without held parents, and
     /// then events without held children, are taken away again and again.
-    fn roots(mut self) -> Vec<Root> {
+    fn roots(mut self, view: View<'_>) -> Result<Vec<Root>, Unanswered> {
         let mut children: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
         for (&child, parents) in &self.held_parents {
+            view.go_on()?;
             children.entry(child).or_default();
             for &parent in parents {
                 children.entry(parent).or_default().insert(child);
             }
         }
-        peel(&mut self.held_parents, &mut children);
-        peel(&mut children, &mut self.held_parents);
+        peel(&mut self.held_parents, &mut children, view)?;
+        peel(&mut children, &mut self.held_parents, view)?;
         let absent = self.absent.into_iter().map(|id| Root { id, kind: RootKind::Absent });
         let mut ids = self.ids;
         let cycles = children.into_keys().filter_map(|position| {
             Some(Root { id: ids.remove(&position)?, kind: RootKind::Cycle })
         });
-        absent.chain(cycles).collect()
+        Ok(absent.chain(cycles).collect())
     }
 }
 
 /// Takes away every node without a neighbour in `ahead`, until each has one.
-fn peel(ahead: &mut BTreeMap<u64, BTreeSet<u64>>, behind: &mut BTreeMap<u64, BTreeSet<u64>>) {
+fn peel(
+    ahead: &mut BTreeMap<u64, BTreeSet<u64>>,
+    behind: &mut BTreeMap<u64, BTreeSet<u64>>,
+    view: View<'_>,
+) -> Result<(), Unanswered> {
     let bare = ahead.iter().filter(|(_, neighbours)| neighbours.is_empty());
     let mut bare: Vec<u64> = bare.map(|(&node, _)| node).collect();
     while let Some(node) = bare.pop() {
+        view.go_on()?;
         ahead.remove(&node);
         for dependent in behind.remove(&node).unwrap_or_default() {
             if let Some(neighbours) = ahead.get_mut(&dependent) {
@@ -303,4 +355,5 @@ fn peel(ahead: &mut BTreeMap<u64, BTreeSet<u64>>, behind: &mut BTreeMap<u64, BTr
             }
         }
     }
+    Ok(())
 }

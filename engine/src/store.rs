@@ -404,6 +404,7 @@ impl Store {
             memory: core.counts.memory.get(),
             lookups: core.counts.lookups.get(),
             records_read: core.counts.records_read.get(),
+            bytes_verified: core.counts.bytes_verified.get(),
             callback_panics,
             first_callback_panic: first_callback_panic.cloned(),
             segments: segments.len() as u64,
@@ -535,6 +536,8 @@ pub struct Stats {
     pub lookups: u64,
     /// Records that were read to put others in order, since the store was opened.
     pub records_read: u64,
+    /// Bytes of those that had to be verified, since this process had not done so before.
+    pub bytes_verified: u64,
     /// Number of callbacks that panicked.
     pub callback_panics: u64,
     /// What the first callback that panicked said.

@@ -26,7 +26,7 @@ use crate::open::{READ_ONLY_ATTEMPTS, State, restore};
 use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
 use crate::order::partition::KnownAs;
-use crate::pipeline::lookup::{Fault, Lookup};
+use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
 use crate::reference::{Arrival, SerialEvent, SerialMachine, SerialRecord};
 use crate::sync::Arc;
 
@@ -298,6 +298,7 @@ impl Derived {
                     verified_from: 0,
                     skip_damage: false,
                     in_flight: VecDeque::new(),
+                    long_records: Arc::new(LongRecords::new()),
                     ending: None,
                 };
                 return Some(Derived { state, checkpoint, lookup, state_compared: false });

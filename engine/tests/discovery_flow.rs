@@ -286,6 +286,44 @@ fn closing_in_the_middle_of_a_discovery_takes_less_than_a_second() {
     check(&open(&storage), &expected(&storage));
 }
 
+/// Questions are answered by the thread that orders, and closing waited until it had looked through all
+/// the generations of a long chain: for five seconds, where a million events were held.
+#[test]
+fn closing_does_not_wait_for_an_answer_that_takes_long() {
+    let len = if cfg!(debug_assertions) { 60_000 } else { 400_000 };
+    let mut log = Log::with_segments(8 << 20);
+    // All but the first, which never comes.
+    log.many((1..len).rev(), 1000, |batch, number| {
+        let (id, parent) = (number.to_string(), (number - 1).to_string());
+        push(batch, b"s", id.as_bytes(), &[parent.as_bytes()], b"");
+    });
+    let storage = log.written();
+    // From now on, there is nothing new to write at a close.
+    let store = open(&storage);
+    store.wait_committed(store.durable_end()).expect("is ordered");
+    store.close().expect("closes");
+    let mut given_up = 0;
+    for _ in 0..3 {
+        let store = open(&storage);
+        assert_eq!(store.stats().held, len as u64 - 1);
+        let asking = store.clone();
+        let last = (len - 1).to_string();
+        let asking = std::thread::spawn(move || asking.why_held("s", last).err());
+        std::thread::sleep(Duration::from_millis(30));
+        let begun = Instant::now();
+        store.close().expect("closes");
+        let elapsed = begun.elapsed();
+        assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
+        match asking.join().expect("no panic") {
+            Some(ReadError::Closed) => given_up += 1,
+            // It was answered in time.
+            None => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(given_up > 0, "no question took long enough");
+}
+
 // Again.
 
 /// A reader beside the writer discovers the log for itself, in memory, and changes nothing.

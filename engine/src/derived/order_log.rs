@@ -132,14 +132,21 @@ pub(crate) fn entry(order: &ChunkReader, global: u64) -> Result<Entry, Damaged> 
     order.item(global).and_then(|bytes| Entry::decode(global, bytes)).ok_or(Damaged { global })
 }
 
+/// Number of tips in the list that begins at item `first` of the tips log.
+pub(crate) fn tip_count(tips: &ChunkReader, first: u64, global: u64) -> Result<u64, Damaged> {
+    tip_item(tips, first).ok_or(Damaged { global })
+}
+
+fn tip_item(tips: &ChunkReader, index: u64) -> Option<u64> {
+    let bytes = tips.item(index)?;
+    let (value, rest) = bytes.split_first_chunk::<8>()?;
+    let crc = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
+    (crc == item_crc(index, value)).then(|| u64::from_le_bytes(*value))
+}
+
 /// The list of tips that begins at item `first` of the tips log.
 pub(crate) fn tip_list(tips: &ChunkReader, first: u64, global: u64) -> Result<Vec<u64>, Damaged> {
-    let item = |index: u64| {
-        let bytes = tips.item(index)?;
-        let (value, rest) = bytes.split_first_chunk::<8>()?;
-        let crc = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
-        (crc == item_crc(index, value)).then(|| u64::from_le_bytes(*value))
-    };
+    let item = |index: u64| tip_item(tips, index);
     let read = || {
         let count = item(first)?;
         // The count is checked item by item: a wrong one ends at the first item that is not there.

@@ -70,6 +70,8 @@ pub(crate) struct Work {
     pub(crate) lookups: u64,
     /// Records that were read, beside the one that arrives.
     pub(crate) records_read: u64,
+    /// Bytes of those that had to be verified, since this process had not done so before.
+    pub(crate) bytes_verified: u64,
 }
 
 /// Where the parents of a delivery are written down.
@@ -520,10 +522,7 @@ impl Partition {
         position: u64,
         lookup: &'a Lookup,
     ) -> Result<Record<'a>, Fault> {
-        let mut work = self.work.get();
-        work.records_read += 1;
-        self.work.set(work);
-        lookup.record(position)
+        read(&self.work, position, lookup)
     }
 
     /// What the machine has looked at since the store was opened.
@@ -729,8 +728,7 @@ impl Partition {
         let work = &self.work;
         let is_parent = |watch: &Watch| {
             let Some((name, id)) = parent else { return Ok(true) };
-            work.update(|work| Work { records_read: work.records_read + 1, ..work });
-            let is_parent = lookup.record(watch.position).map(|child| {
+            let is_parent = read(work, watch.position, lookup).map(|child| {
                 child.stream() == name && parent_at(&child, watch.parent_at) == Some(id)
             });
             lookup.or_by_key(is_parent)
@@ -821,6 +819,7 @@ impl Partition {
     }
 
     /// Whether the delivered, chained event `known` was chained on the parents that `listing` lists.
+    /// What this costs is in proportion to the list, however many tips there were.
     fn is_chained_on(
         &self,
         stream: u32,
@@ -828,46 +827,39 @@ impl Partition {
         listing: &Record<'_>,
         lookup: &Lookup,
     ) -> Result<bool, Fault> {
-        let locals = match known {
-            KnownAs::Delivered(global) => lookup.chained_on(global)?,
+        let listed_count = distinct(listing).count();
+        let tips = match known {
+            KnownAs::Delivered(global) => lookup.chained_on_if(global, listed_count)?,
             KnownAs::InHand(index) => {
                 let delivery = &self.deliveries[index];
                 match delivery.lineage {
-                    Chain::Listed | Chain::Root => Vec::new(),
-                    Chain::Previous => vec![delivery.local - 1],
-                    Chain::Tips(chain) => self.chains[chain].locals.clone(),
+                    Chain::Listed | Chain::Root => Some(Vec::new()),
+                    Chain::Previous => Some(vec![delivery.local - 1]),
+                    Chain::Tips(chain) => {
+                        let tips = &self.chains[chain].locals;
+                        (tips.len() == listed_count).then(|| tips.clone())
+                    }
                 }
             }
             KnownAs::Held(_) | KnownAs::Awaited(_) => return Ok(false),
         };
-        let mut tips = HashSet::with_hasher(std::hash::RandomState::new());
-        for local in locals {
-            let record = lookup.record(self.position_of_local(stream, local, lookup)?)?;
-            tips.insert(EventId::of(&record, self.store_tag).to_vec());
-        }
-        let mut listed = 0;
+        let Some(mut tips) = tips.filter(|tips| tips.len() == listed_count) else {
+            return Ok(false);
+        };
+        tips.sort_unstable();
         for (_, parent) in distinct(listing) {
-            if !tips.contains(parent) {
+            let state = &self.streams[stream as usize];
+            let key = self.keys.event(state.key, parent);
+            let local = match self.find_known(&state.name, key, parent, lookup)? {
+                Some(KnownAs::Delivered(global)) => lookup.entry(global)?.local,
+                Some(KnownAs::InHand(index)) => self.deliveries[index].local,
+                Some(KnownAs::Held(_) | KnownAs::Awaited(_)) | None => return Ok(false),
+            };
+            if tips.binary_search(&local).is_err() {
                 return Ok(false);
             }
-            listed += 1;
         }
-        Ok(listed == tips.len())
-    }
-
-    /// Position of the delivered event at `local` of the stream, also of the window in hand.
-    fn position_of_local(&self, stream: u32, local: u64, lookup: &Lookup) -> Result<u64, Fault> {
-        let in_hand = self
-            .deliveries
-            .iter()
-            .rev()
-            .find(|delivery| delivery.stream == stream && delivery.local == local);
-        if let Some(delivery) = in_hand {
-            return Ok(delivery.position);
-        }
-        let head = *self.streams[stream as usize].path.last().expect("the stream has deliveries");
-        let (_, entry) = lookup.seek(head, local)?;
-        Ok(entry.position)
+        Ok(true)
     }
 
     /// Adds to `counts`, by trigger, how many deliveries the partition found.
@@ -940,6 +932,19 @@ impl Partition {
         self.chains.clear();
         placed
     }
+}
+
+/// Reads a record, and counts that.
+#[inline]
+fn read<'a>(work: &Cell<Work>, position: u64, lookup: &'a Lookup) -> Result<Record<'a>, Fault> {
+    let (record, verified) = lookup.record_and_cost(position)?;
+    let bytes_verified = if verified { record.len() } else { 0 };
+    work.update(|work| Work {
+        records_read: work.records_read + 1,
+        bytes_verified: work.bytes_verified + bytes_verified,
+        ..work
+    });
+    Ok(record)
 }
 
 /// A delivery in the making.

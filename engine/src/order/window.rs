@@ -208,6 +208,7 @@ mod tests {
     use crate::derived::chunks::ChunkWriter;
     use crate::derived::order_log::{ORDER, TIPS};
     use crate::order::keys::Keys;
+    use crate::pipeline::lookup::LongRecords;
     use crate::sync::Arc;
 
     /// Orders a batch as one window of a new log, and returns the partitions with it.
@@ -242,6 +243,7 @@ mod tests {
             verified_from: 0,
             skip_damage: false,
             in_flight: VecDeque::new(),
+            long_records: Arc::new(LongRecords::new()),
             ending: None,
         };
         let mut partitions: Vec<_> =

@@ -21,7 +21,7 @@ use crate::discovery::{Discovering, Tally};
 use crate::error::{Cause, ReadError};
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
-use crate::pipeline::lookup::{Lookup, Runs, Segments};
+use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
 use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark, now};
@@ -97,6 +97,7 @@ pub(crate) struct Core {
     pub(crate) tips: Arc<SharedChunks>,
     /// Runs of the state. Changed by the keeper.
     pub(crate) runs: Runs,
+    long_records: Arc<LongRecords>,
     /// Known ids that are in memory, by partition.
     pub(crate) known: Vec<Arc<SharedTable>>,
     /// Newest delivery of each stream that is in memory, by partition.
@@ -229,6 +230,7 @@ pub(crate) struct Counts {
     pub(crate) corrupt: Gauge,
     pub(crate) lookups: Gauge,
     pub(crate) records_read: Gauge,
+    pub(crate) bytes_verified: Gauge,
     /// Bytes of memory that the state takes.
     pub(crate) memory: Gauge,
 }
@@ -288,6 +290,7 @@ impl Core {
             order: parts.order,
             tips: parts.tips,
             runs: parts.runs,
+            long_records: Arc::new(LongRecords::new()),
             known: parts.known,
             heads: parts.heads,
             heads_len: Gauge::new(0),
@@ -328,6 +331,7 @@ impl Core {
             order: self.order.reader(),
             tips: self.tips.reader(),
             runs: self.runs.snapshot(),
+            long_records: Arc::clone(&self.long_records),
             verified_from: self.ordered_from,
             skip_damage: self.read_only,
             in_flight: Default::default(),

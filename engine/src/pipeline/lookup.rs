@@ -10,7 +10,7 @@ use crate::derived::run::{DamagedRun, Run};
 use crate::error::ReadError;
 use crate::order::window::Ordered;
 use crate::pipeline::core::Ending;
-use crate::sync::{Arc, List, Snapshot};
+use crate::sync::{Arc, AtomicU64, List, Ordering, Snapshot};
 
 /// All segments of the log, in order. The writer adds one before it publishes anything in it.
 pub(crate) type Segments = List<Arc<Segment>>;
@@ -68,6 +68,34 @@ impl From<Fault> for ReadError {
     }
 }
 
+/// A record of at least this many bytes is worth remembering that it was verified.
+const LONG_RECORD_LEN: u64 = 4096;
+
+/// Positions of some long records that were verified: many events may name the same one, and each asks
+/// for its id.
+#[derive(Debug)]
+pub(crate) struct LongRecords([AtomicU64; 64]);
+
+impl LongRecords {
+    pub(crate) fn new() -> Self {
+        LongRecords(std::array::from_fn(|_| AtomicU64::new(u64::MAX)))
+    }
+
+    fn place(&self, position: u64) -> &AtomicU64 {
+        let hash = position.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        &self.0[(hash >> 58) as usize]
+    }
+
+    fn has(&self, position: u64) -> bool {
+        // Relaxed: the bytes were published before anybody could name them, and never change.
+        self.place(position).load(Ordering::Relaxed) == position
+    }
+
+    fn add(&self, position: u64) {
+        self.place(position).store(position, Ordering::Relaxed);
+    }
+}
+
 /// A view of the log and of the order, refreshed once per window or read and never per event.
 #[derive(Debug, Clone)]
 pub(crate) struct Lookup {
@@ -82,6 +110,8 @@ pub(crate) struct Lookup {
     pub(crate) skip_damage: bool,
     /// Windows that are ordered and perhaps not yet in the order log, oldest first.
     pub(crate) in_flight: VecDeque<Arc<Ordered>>,
+    /// Long records that have had their checksums verified by this process.
+    pub(crate) long_records: Arc<LongRecords>,
     /// Says when to give up what takes long, to whoever does such things.
     pub(crate) ending: Option<Arc<Ending>>,
 }
@@ -136,11 +166,26 @@ impl Lookup {
     /// Any record.
     #[inline]
     pub(crate) fn record(&self, position: u64) -> Result<Record<'_>, Fault> {
+        Ok(self.record_and_cost(position)?.0)
+    }
+
+    /// Any record, and whether it had to be verified.
+    #[inline]
+    pub(crate) fn record_and_cost(&self, position: u64) -> Result<(Record<'_>, bool), Fault> {
         let segment = self.segment(position)?;
         if position >= self.verified_from {
-            return Ok(segment.record_verified_before(position)?);
+            return Ok((segment.record_verified_before(position)?, false));
         }
-        Ok(segment.record(position)?)
+        let record = segment.record_verified_before(position)?;
+        let is_long = record.len() >= LONG_RECORD_LEN;
+        if is_long && self.long_records.has(position) {
+            return Ok((record, false));
+        }
+        let record = segment.record(position)?;
+        if is_long {
+            self.long_records.add(position);
+        }
+        Ok((record, true))
     }
 
     /// The entry of a delivered event.
@@ -155,6 +200,30 @@ impl Lookup {
             }
             _ => Ok(order_log::entry(&self.order, global)?),
         }
+    }
+
+    /// Local sequences of the tips that a chained event was chained on, if they are so many: if not, they
+    /// are not collected.
+    pub(crate) fn chained_on_if(
+        &self,
+        global: u64,
+        count: usize,
+    ) -> Result<Option<Vec<u64>>, Fault> {
+        if let Lineage::Tips(item) = self.entry(global)?.lineage
+            && self.tip_count(item, global)? != count as u64
+        {
+            return Ok(None);
+        }
+        self.chained_on(global).map(Some)
+    }
+
+    fn tip_count(&self, item: u64, global: u64) -> Result<u64, Fault> {
+        for window in &self.in_flight {
+            if item >= window.first.tips && item < window.next().tips {
+                return Ok(window.tips[(item - window.first.tips) as usize]);
+            }
+        }
+        Ok(order_log::tip_count(&self.tips, item, global)?)
     }
 
     /// Local sequences of the tips that a chained event was chained on.

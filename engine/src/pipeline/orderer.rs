@@ -308,6 +308,7 @@ impl Orderer {
             sum.rejected += rejected;
             work.lookups += partition.work().lookups;
             work.records_read += partition.work().records_read;
+            work.bytes_verified += partition.work().bytes_verified;
             memory += partition.memory_len() as u64;
         }
         let counts = &self.core.counts;
@@ -318,13 +319,14 @@ impl Orderer {
         counts.rejected.set(sum.rejected);
         counts.lookups.set(work.lookups);
         counts.records_read.set(work.records_read);
+        counts.bytes_verified.set(work.bytes_verified);
         counts.memory.set(memory + self.core.heads_len.get());
     }
 
     fn reply(&self, question: Question, progress: &mut Progress) {
         progress.lookup.segments = self.core.segments.snapshot();
         self.refresh(&mut progress.lookup);
-        answer(question, &self.partitions, &progress.lookup);
+        answer(question, &self.partitions, &progress.lookup, &|| self.core.is_stopping());
     }
 
     fn checkpoint_is_due(&self, progress: &Progress) -> bool {
