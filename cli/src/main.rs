@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod bench;
 mod commands;
 mod exit;
 mod graph;

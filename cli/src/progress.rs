@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use thalweg::DiscoveryProgress;
 
 use crate::output;
 
@@ -12,6 +14,23 @@ use crate::output;
 const REDRAW: Duration = Duration::from_millis(100);
 /// Work that takes less than this shows no bar.
 const DELAY: Duration = Duration::from_millis(400);
+
+/// `1,234 events (567/s)`.
+fn events_words(events: u64, rate: u64) -> String {
+    format!("{} events ({}/s)", output::count(events), output::count(rate))
+}
+
+/// The same for a discovery, with the rest of its time and what keeps it waiting.
+fn discovery_words(discovery: &DiscoveryProgress) -> String {
+    let mut words = events_words(discovery.scanned, discovery.events_per_second as u64);
+    if let Some(eta) = discovery.eta {
+        words.push_str(&format!(", {} left", FormattedDuration(eta)));
+    }
+    if let Some(error) = &discovery.commit_error {
+        words.push_str(&format!("; waiting: {error}"));
+    }
+    words
+}
 
 /// A bar over bytes, with a count of events beside it.
 pub(crate) struct Progress {
@@ -33,6 +52,16 @@ impl Progress {
             }
             None => "{prefix} {spinner} {binary_bytes} ({binary_bytes_per_sec}), {msg}",
         };
+        Self::with(bar, verb, template)
+    }
+
+    /// A bar for a discovery, which knows its total, its speed and the rest of its time itself.
+    pub(crate) fn of_discovery(verb: &'static str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
+        Self::with(bar, verb, "{prefix} {bar:24} {binary_bytes}/{binary_total_bytes}, {msg}")
+    }
+
+    fn with(bar: ProgressBar, verb: &'static str, template: &str) -> Self {
         bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
         bar.set_prefix(verb);
         let (started, terminal) = (Instant::now(), std::io::stderr().is_terminal());
@@ -41,21 +70,38 @@ impl Progress {
 
     /// Reports how far the work has come.
     pub(crate) fn set(&self, bytes_done: u64, events: u64) {
-        if !self.terminal || self.updated.get().elapsed() < REDRAW {
+        if !self.is_due() {
             return;
         }
-        self.updated.set(Instant::now());
         let rate = output::per_second(events, self.started.elapsed());
         self.bar.set_position(bytes_done);
-        self.bar.set_message(format!(
-            "{} events ({}/s)",
-            output::count(events),
-            output::count(rate)
-        ));
+        self.draw(events_words(events, rate));
+    }
+
+    fn is_due(&self) -> bool {
+        let due = self.terminal && self.updated.get().elapsed() >= REDRAW;
+        if due {
+            self.updated.set(Instant::now());
+        }
+        due
+    }
+
+    fn draw(&self, message: String) {
+        self.bar.set_message(message);
         if self.bar.is_hidden() && self.started.elapsed() >= DELAY {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         self.bar.tick();
+    }
+
+    /// Reports how far a discovery has come.
+    pub(crate) fn set_discovery(&self, discovery: &DiscoveryProgress) {
+        if !self.is_due() {
+            return;
+        }
+        self.bar.set_length(discovery.bytes_total);
+        self.bar.set_position(discovery.bytes_done);
+        self.draw(discovery_words(discovery));
     }
 
     /// Sets the number of bytes in all, where it is only known on the way.

@@ -287,6 +287,65 @@ fn ctrl_c_in_the_middle_of_a_discovery_leaves_the_rest_to_the_next_run() {
     run(on("verify", &path, &[])).exits(0);
 }
 
+/// Seeded moments of a discovery: of one that is asked for, and of one that an import meets.
+#[test]
+fn ctrl_c_ends_a_discovery_within_a_second_and_the_next_run_goes_on() {
+    let (place, store) = store_of(&shuffled(30_000));
+    let order = run(on("read", &store, &[])).exits(0).stdout;
+    let (mut seed, mut interrupted) = (7_u64, 0);
+    for round in 0..8 {
+        let rebuild = ["--rebuild", "--scanners", ["1", "3"][round % 2]];
+        let args = match round % 3 {
+            0 => on("import", &store, &["-"]),
+            _ => on("order", &store, &rebuild),
+        };
+        if round % 3 == 0 {
+            only_the_log(&store);
+        }
+        let mut child = thalweg(args).stdin(Stdio::piped()).spawn().unwrap();
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis(50 + (seed >> 33) % 400));
+        let sent = Instant::now();
+        interrupt(&child);
+        let code = wait(&mut child).code();
+        // On a machine with other work, some of the time is theirs.
+        assert!(sent.elapsed() < Duration::from_secs(3), "{round}: {:?}", sent.elapsed());
+        assert!(matches!(code, Some(0 | 130)), "{round}: {code:?}");
+        interrupted += u32::from(code == Some(130));
+        // Readers see the same order whether it is finished or not, and the next writer goes on.
+        assert!(run(on("read", &store, &[])).exits(0).stdout == order, "{round}: another order");
+        let file = place.write("none", "");
+        run(on("import", &store, &[file.to_str().unwrap()])).exits(0);
+    }
+    assert!(interrupted > 0);
+    assert!(run(on("read", &store, &[])).exits(0).stdout == order);
+    run(on("verify", &store, &[])).exits(0);
+}
+
+/// A chain, in an order of its own.
+fn shuffled(count: u64) -> String {
+    let mut places: Vec<u64> = (0..count).collect();
+    places.sort_unstable_by_key(|place| place.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let line = |place: u64| {
+        let parents = place.checked_sub(1).map_or(String::new(), |parent| format!("\"{parent}\""));
+        format!("{{\"stream\":\"s\",\"id\":\"{place}\",\"parents\":[{parents}]}}\n")
+    };
+    places.into_iter().map(line).collect()
+}
+
+/// Throws away what is derived.
+fn only_the_log(store: &Path) {
+    for entry in std::fs::read_dir(store).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|kind| ["ord", "tip", "run", "ckp"].iter().any(|k| kind == *k))
+        {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
 #[test]
 fn follow_shows_what_other_processes_append() {
     let (_place, store) = store_of("{\"stream\":\"a\",\"payload\":0}\n");

@@ -126,6 +126,13 @@
 //! after a crash, and for whoever orders the log again. An event that is rejected is stored all the
 //! same, and takes its space in the log; its id stays free.
 //!
+//! # How it starts
+//!
+//! [`Store::open`] returns as soon as appends can be taken and what was ordered before can be read.
+//! What the log holds beyond that, after a crash or a long import, is put in order meanwhile, on all
+//! cores; [`Store::discovery`] tells how far that is, and waits for it. Closing interrupts it at once,
+//! and the next opening goes on.
+//!
 //! # How to read
 //!
 //! * [`Store::read`]: by global sequence; [`Store::stream`]: by local sequence, found by a skip
@@ -177,7 +184,8 @@
 //!
 //! An appender has room for at most [1024](AppenderOptions::PIPELINE_MAX) batches, and all
 //! appenders of a store together for 4096 batches and [64 MiB](Options::queue_bytes) that are not
-//! acknowledged; who finds no room waits. An appender keeps the buffers of its batches for the next
+//! acknowledged, and for as many again that wait for the order; who finds no room waits. An appender
+//! keeps the buffers of its batches for the next
 //! ones: with a pipeline of `n` batches up to `2 n + 2` of them, each as large as its batches were,
 //! and none larger than 1 MiB or the `n`-th part of [`AppenderOptions::pipeline_bytes`].
 
@@ -187,6 +195,7 @@
 struct Readme;
 
 mod derived;
+mod discovery;
 mod error;
 mod event;
 mod open;
@@ -202,6 +211,7 @@ mod sync;
 mod timings;
 mod verify;
 
+pub use discovery::{Discovery, DiscoveryProgress, DiscoveryReport};
 pub use error::{
     AppendFailure, BatchRefused, Cause, CloseError, FlushError, LogOpenError, MixedBatchRefused,
     OpenError, Outcome, ReadError, Refusal, SealError, SubmitError,
@@ -213,8 +223,8 @@ pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView, Subscription};
 pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
-pub use rebuild::{RebuildProgress, RebuildReport, rebuild};
+pub use rebuild::{RebuildProgress, rebuild};
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, storage};
-pub use timings::{Histogram, Timings};
+pub use timings::{Histogram, StageTimes, Timings};
 pub use verify::{Problem, VerifyProgress, VerifyReport, verify, verify_on};

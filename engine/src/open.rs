@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, name};
@@ -25,7 +25,7 @@ use crate::pipeline::committer::Committer;
 use crate::pipeline::core::{Core, CoreParts};
 use crate::pipeline::gate::Gate;
 use crate::pipeline::keeper::Keeper;
-use crate::pipeline::lane::{Inlet, Job, Lane, QUEUE_BATCHES_MAX, Request};
+use crate::pipeline::lane::{ACK_KINDS, Inlet, Job, Lane, QUEUE_BATCHES_MAX, Request};
 use crate::pipeline::lookup::{Runs, Segments};
 use crate::pipeline::orderer::{CUTS_PER_SCANNER, Call, Orderer, OrdererHandle};
 use crate::pipeline::permits::Budget;
@@ -51,6 +51,7 @@ pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
 
 /// Opens a store for writing on any storage.
 pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
+    let begun = Instant::now();
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
     let lock = WriteLock::acquire(&*storage)?;
@@ -70,7 +71,8 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
         }
     };
     let log_end = writer.end();
-    let opened = Opened { storage, segments, store_id, state, log_end, recovery: tail.to_string() };
+    let recovery = tail.to_string();
+    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery };
     start(options, opened, Some((writer, lock)))
 }
 
@@ -84,6 +86,7 @@ pub(crate) fn open_read_only_on(
     options: Options,
     storage: Arc<dyn Storage>,
 ) -> Result<Store, OpenError> {
+    let begun = Instant::now();
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, state) = loop {
@@ -107,7 +110,8 @@ pub(crate) fn open_read_only_on(
         Some(damage) => damage.to_string(),
         None => tail.to_string(),
     };
-    let opened = Opened { storage, segments, store_id, state, log_end: end, recovery };
+    let log_end = end;
+    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery };
     start(options, opened, None)
 }
 
@@ -251,6 +255,7 @@ fn remove_stray_runs(storage: &dyn Storage, runs: &[Arc<Run>]) {
 
 /// A recovered log with its state, before the threads.
 struct Opened {
+    begun: Instant,
     storage: Arc<dyn Storage>,
     segments: Vec<Arc<Segment>>,
     store_id: [u8; 16],
@@ -270,10 +275,11 @@ fn start(
     opened: Opened,
     writing: Option<(LogWriter, WriteLock)>,
 ) -> Result<Store, OpenError> {
-    let Opened { storage, segments, store_id, state, log_end, recovery } = opened;
+    let Opened { begun, storage, segments, store_id, state, log_end, recovery } = opened;
     let cores = Cores::for_options(&options);
     let heads: Vec<Table> = (0..PARTITION_COUNT).map(|_| Table::default()).collect();
     let core = Arc::new(Core::new(CoreParts {
+        begun,
         storage,
         store_id,
         keys: Keys::new(&store_id),
@@ -289,6 +295,7 @@ fn start(
         ordered: state.ordered,
         delivered: state.frontier.global,
         timings: options.timings,
+        wait_for_room: options.wait_for_room,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
     let (log, lock) = writing.unzip();
@@ -402,7 +409,7 @@ fn start_threads(
     let orderer_core = cores.take();
     let pool = threads::pool(options, &mut cores, others)?;
     // A message for each permit.
-    let (requests_in, requests) = sync::queue(Some(QUEUE_BATCHES_MAX as usize));
+    let (requests_in, requests) = sync::queue(Some((ACK_KINDS * QUEUE_BATCHES_MAX) as usize));
     let gate = log.is_some().then(|| Arc::new(Gate::new(requests_in, sealed, settled)));
     let orderer = Orderer {
         core: Arc::clone(core),
@@ -423,6 +430,7 @@ fn start_threads(
     };
     // Before anybody can ask for them.
     orderer.publish_counts();
+    core.discovery.begins(core.counts.tally());
     others.push(threads::spawn(core, "thalweg-orderer", orderer_core, orderer, Orderer::run)?);
 
     if let Some(log) = log {

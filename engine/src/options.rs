@@ -55,6 +55,7 @@ pub struct Options {
     pub(crate) queue_bytes: u64,
     pub(crate) memory_budget: u64,
     pub(crate) timings: bool,
+    pub(crate) wait_for_room: Duration,
     /// None for what suits the machine.
     pub(crate) spin: Option<Duration>,
 }
@@ -92,6 +93,7 @@ impl Options {
             queue_bytes: 64 << 20,
             memory_budget: 1 << 30,
             timings: false,
+            wait_for_room: Duration::from_secs(5 * 60),
             spin: None,
         }
     }
@@ -145,7 +147,8 @@ impl Options {
 
     /// Bytes of appends, of all appenders together, that may wait for their acknowledgement before a
     /// submit waits, at least one. Default: 64 MiB. A batch that is larger goes alone. The number of
-    /// batches is bounded too, at 4096.
+    /// batches is bounded too, at 4096. Both hold for each kind of acknowledgement on its own, so that
+    /// who waits for the order keeps nobody out who does not.
     #[must_use]
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
         self.queue_bytes = bytes;
@@ -180,6 +183,17 @@ impl Options {
     #[must_use]
     pub fn timings(mut self, timings: bool) -> Self {
         self.timings = timings;
+        self
+    }
+
+    /// How long the order may wait for room on the disk before the engine stops. Default: five minutes.
+    ///
+    /// The order is in derived files, beside the log. While there is no room for them, nothing is
+    /// delivered and [`Stats::commit_error`](crate::Stats::commit_error) says why; durable appends go
+    /// on as long as the log has room.
+    #[must_use]
+    pub fn wait_for_room(mut self, time: Duration) -> Self {
+        self.wait_for_room = time;
         self
     }
 

@@ -198,7 +198,7 @@ impl Asked<'_> {
                 Ok(Why::Held(WhyHeld { missing, roots, waiting }))
             }
             // Nothing is in hand between two windows.
-            Some(KnownAs::InHand(_)) | None => Ok(Why::Unknown),
+            Some(KnownAs::InHand(_) | KnownAs::Awaited(_)) | None => Ok(Why::Unknown),
         }
     }
 

@@ -9,6 +9,7 @@ use thalweg_wal::{LogReader, WriteLock};
 
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks;
+use crate::discovery::{DiscoveryProgress, DiscoveryReport};
 use crate::error::{CloseError, OpenError};
 use crate::open::{directory, probe};
 use crate::options::Options;
@@ -18,41 +19,20 @@ use crate::verify::beyond_walks;
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// How far a rebuild has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct RebuildProgress {
-    /// Bytes of the log that are ordered.
-    pub bytes_done: u64,
-    /// Bytes of the log.
-    pub bytes_total: u64,
-    /// Events delivered so far.
-    pub delivered: u64,
-    /// Events held now.
-    pub held: u64,
-}
-
-/// What a rebuild came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RebuildReport {
-    /// Events that were scanned and ordered.
-    pub scanned: u64,
-    /// Events that are delivered.
-    pub delivered: u64,
-    /// Events that are held.
-    pub held: u64,
-    /// Events that were there already when they arrived.
-    pub duplicates: u64,
-    /// Events whose id another event had already.
-    pub conflicts: u64,
-    /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
-    pub rejected: u64,
-    /// Damaged places in the log. If there are any, nothing was thrown away and nothing ordered.
-    pub corrupt: u64,
-    /// Time from opening to the last delivery.
-    pub elapsed: Duration,
-    /// The rebuild was interrupted; the next opening goes on where it stopped.
-    pub interrupted: bool,
+pub enum RebuildProgress {
+    /// The log is checked for damage, and nothing is thrown away yet.
+    Checking {
+        /// Bytes of the log that are checked.
+        bytes_done: u64,
+        /// Bytes of the log.
+        bytes_total: u64,
+        /// Records that are checked.
+        records: u64,
+    },
+    /// Everything is ordered anew.
+    Ordering(DiscoveryProgress),
 }
 
 /// Throws all derived files of the store in `path` away, and orders everything again.
@@ -63,7 +43,8 @@ pub struct RebuildReport {
 /// thrown away if there is damage: the report then counts it.
 ///
 /// `progress` is called about ten times a second; when it breaks, the rebuild ends, and the next
-/// opening of the store goes on.
+/// opening of the store goes on. The report is that of the [discovery](crate::Discovery) of the whole log; the
+/// check before it is not in its times.
 ///
 /// # Errors
 ///
@@ -72,16 +53,18 @@ pub fn rebuild(
     path: impl AsRef<Path>,
     options: Options,
     progress: &dyn Fn(RebuildProgress) -> ControlFlow<()>,
-) -> Result<RebuildReport, OpenError> {
+) -> Result<DiscoveryReport, OpenError> {
     let path = path.as_ref();
-    let begun = Instant::now();
     let storage = directory(path, false)?;
     probe(&storage, false)?;
     let lock = WriteLock::acquire(&storage)?;
     match count_damage(&storage, progress)? {
-        None => return Ok(RebuildReport { interrupted: true, ..RebuildReport::nothing(begun) }),
         Some(0) => {}
-        Some(corrupt) => return Ok(RebuildReport { corrupt, ..RebuildReport::nothing(begun) }),
+        damage => {
+            // Nothing is done; if the check was interrupted, nobody knows of any damage.
+            let corrupt = damage.unwrap_or(0);
+            return Ok(DiscoveryReport { corrupt, ..DiscoveryReport::default() });
+        }
     }
     chunks::remove_all(&storage).map_err(|source| OpenError::Io {
         context: String::from("removing derived files"),
@@ -89,49 +72,18 @@ pub fn rebuild(
     })?;
     drop(lock);
     let store = options.create(false).open(path)?;
-    let bytes_total = store.durable_end();
-    let mut interrupted = false;
-    while !interrupted {
-        let done = store.wait_committed_timeout(bytes_total, PROGRESS_EVERY);
-        let stats = store.stats();
-        let (bytes_done, delivered, held) = (stats.committed, stats.delivered, stats.held);
-        let now = RebuildProgress { bytes_done, bytes_total, delivered, held };
-        interrupted = progress(now).is_break();
-        if !matches!(done, Ok(false)) {
+    let discovery = store.discovery();
+    loop {
+        let done = discovery.wait_timeout(PROGRESS_EVERY);
+        let interrupted = progress(RebuildProgress::Ordering(discovery.progress())).is_break();
+        if interrupted || !matches!(done, Ok(None)) {
             break;
         }
     }
-    let (elapsed, stats) = (begun.elapsed(), store.stats());
-    if let Err(CloseError::Poisoned(cause)) = store.close() {
-        return Err(OpenError::Poisoned(cause));
-    }
-    let refused = stats.duplicates + stats.conflicts + stats.rejected;
-    Ok(RebuildReport {
-        scanned: stats.delivered + stats.held + refused,
-        delivered: stats.delivered,
-        held: stats.held,
-        duplicates: stats.duplicates,
-        conflicts: stats.conflicts,
-        rejected: stats.rejected,
-        corrupt: 0,
-        elapsed,
-        interrupted,
-    })
-}
-
-impl RebuildReport {
-    fn nothing(begun: Instant) -> Self {
-        RebuildReport {
-            scanned: 0,
-            delivered: 0,
-            held: 0,
-            duplicates: 0,
-            conflicts: 0,
-            rejected: 0,
-            corrupt: 0,
-            elapsed: begun.elapsed(),
-            interrupted: false,
-        }
+    let report = discovery.report();
+    match store.close() {
+        Err(CloseError::Poisoned(cause)) => Err(OpenError::Poisoned(cause)),
+        Ok(()) => Ok(report),
     }
 }
 
@@ -145,19 +97,26 @@ fn count_damage(
     let hint = Checkpoint::read(storage).and_then(|checkpoint| checkpoint.tail_hint(storage));
     let log = LogReader::open(storage, hint)?;
     let mut corrupt = beyond_walks(&log).count() as u64;
+    let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
+    let (mut bytes_before, mut records) = (0, 0);
     let mut asked = Instant::now();
     for segment in &log.segments {
-        for (number, record) in segment.walk(segment.first(), segment.end()).enumerate() {
-            corrupt += u64::from(record.is_err());
-            if number % 1024 == 0 && asked.elapsed() >= PROGRESS_EVERY {
+        for record in segment.walk(segment.first(), segment.end()) {
+            records += 1;
+            let Ok(record) = record else {
+                corrupt += 1;
+                continue;
+            };
+            if records % 1024 == 0 && asked.elapsed() >= PROGRESS_EVERY {
                 asked = Instant::now();
-                let nothing_done =
-                    RebuildProgress { bytes_done: 0, bytes_total: log.end, delivered: 0, held: 0 };
-                if progress(nothing_done).is_break() {
+                let bytes_done = bytes_before + (record.position() - segment.base());
+                let now = RebuildProgress::Checking { bytes_done, bytes_total, records };
+                if progress(now).is_break() {
                     return Ok(None);
                 }
             }
         }
+        bytes_before += segment.end() - segment.base();
     }
     Ok(Some(corrupt))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use thalweg_wal::{EncodedBatch, WriteLock};
 
+use crate::discovery::Discovery;
 use crate::error::{
     Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
 };
@@ -243,6 +244,13 @@ impl Store {
         }
     }
 
+    /// The discovery of what was not ordered yet when the store was opened: after a crash, or an import
+    /// that was cut short. The store serves meanwhile; this tells how far it is, and waits for it. Done at
+    /// once for a store that was closed.
+    pub fn discovery(&self) -> Discovery {
+        Discovery::new(self.core())
+    }
+
     /// Delivered events with global sequences in `range`, up to what is committed now.
     ///
     /// # Errors
@@ -403,6 +411,8 @@ impl Store {
             checkpoint_position: core.checkpointed.get(),
             recovery: self.inner.recovery.clone(),
             checkpoint_error: core.checkpoint_error.get().cloned(),
+            commit_error: core.commit_error.lock().clone(),
+            commit_retries: core.commit_retries.get(),
             poisoned: core.cause().map(Cause::to_string),
         }
     }
@@ -537,6 +547,11 @@ pub struct Stats {
     pub checkpoint_position: u64,
     /// Why a checkpoint could not be written, if one could not. It costs time at the next opening.
     pub checkpoint_error: Option<String>,
+    /// Why the order cannot be written now, while that is tried again: nothing is delivered until it
+    /// succeeds. See [`Options::wait_for_room`].
+    pub commit_error: Option<String>,
+    /// Number of attempts to write the order that failed and were made again.
+    pub commit_retries: u64,
     /// What opening found at the end of the log.
     pub recovery: String,
     /// Why the engine has stopped, if it has.

@@ -1,11 +1,11 @@
-//! How long appends spend where, as histograms that any thread can add to.
+//! How long appends and their order spend where, as histograms that any thread can add to.
 //!
 //! A histogram has eight buckets to each power of two, so what it says is at most an eighth too large;
 //! adding to one is one relaxed addition. The layout is that of HdrHistogram by Gil Tene, without
 //! its configuration.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -41,6 +41,11 @@ impl Recorder {
     /// Adds the time since `start`, in nanoseconds.
     pub(crate) fn add_since(&self, start: Instant) {
         self.add(start.elapsed().as_nanos() as u64);
+    }
+
+    /// The sum so far of values in nanoseconds.
+    fn total(&self) -> Duration {
+        Duration::from_nanos(self.sum.load(Ordering::Relaxed))
     }
 
     fn snapshot(&self) -> Histogram {
@@ -136,6 +141,24 @@ pub(crate) struct Recorders {
     pub(crate) sync: Recorder,
     pub(crate) callback: Recorder,
     pub(crate) group: Recorder,
+    pub(crate) scan: Recorder,
+    pub(crate) order: Recorder,
+    pub(crate) place: Recorder,
+    pub(crate) commit: Recorder,
+}
+
+/// Does something, and records how long it took if somebody wants to know.
+#[inline]
+pub(crate) fn timed<T>(
+    timings: Option<&Recorders>,
+    of: impl FnOnce(&Recorders) -> &Recorder,
+    work: impl FnOnce() -> T,
+) -> T {
+    let Some(timings) = timings else { return work() };
+    let start = Instant::now();
+    let done = work();
+    of(timings).add_since(start);
+    done
 }
 
 impl Recorders {
@@ -147,6 +170,10 @@ impl Recorders {
             sync: Recorder::new(),
             callback: Recorder::new(),
             group: Recorder::new(),
+            scan: Recorder::new(),
+            order: Recorder::new(),
+            place: Recorder::new(),
+            commit: Recorder::new(),
         }
     }
 
@@ -158,11 +185,40 @@ impl Recorders {
             sync: self.sync.snapshot(),
             callback: self.callback.snapshot(),
             group: self.group.snapshot(),
+            scan: self.scan.snapshot(),
+            order: self.order.snapshot(),
+            place: self.place.snapshot(),
+            commit: self.commit.snapshot(),
+        }
+    }
+
+    /// Where the time of the stages went.
+    pub(crate) fn stage_times(&self) -> StageTimes {
+        StageTimes {
+            scan: self.scan.total(),
+            order: self.order.total(),
+            place: self.place.total(),
+            commit: self.commit.total(),
         }
     }
 }
 
-/// Where the time of appends went since the store was opened, in nanoseconds.
+/// Time that the threads of the stages that order the log spent with it, of all threads together: on the
+/// clock, so a thread that waits for a core counts too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct StageTimes {
+    /// Verifying checksums, and splitting by stream.
+    pub scan: Duration,
+    /// Finding out what becomes of each event.
+    pub order: Duration,
+    /// Giving deliveries their places.
+    pub place: Duration,
+    /// Writing the order, and showing it to readers.
+    pub commit: Duration,
+}
+
+/// Where the time of appends, and of their order, went since the store was opened, in nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
@@ -179,6 +235,15 @@ pub struct Timings {
     /// For each group that was written: the number of its batches, with flushes and with what was refused
     /// in its turn. Its count is the number of groups.
     pub group: Histogram,
+    /// For each part of the log: verifying its checksums, and splitting it by stream.
+    pub scan: Histogram,
+    /// For each window of the log, and each partition of streams that is in it: finding out what becomes
+    /// of the events.
+    pub order: Histogram,
+    /// The same: giving the deliveries their places; and what is done for that for a window as a whole.
+    pub place: Histogram,
+    /// For each window: writing its order, and showing it to readers.
+    pub commit: Histogram,
 }
 
 #[cfg(test)]

@@ -298,6 +298,7 @@ impl Derived {
                     verified_from: 0,
                     skip_damage: false,
                     in_flight: VecDeque::new(),
+                    ending: None,
                 };
                 return Some(Derived { state, checkpoint, lookup, state_compared: false });
             }

@@ -142,7 +142,8 @@ fn a_long_tail_whose_order_cannot_be_written_is_given_up() {
     let tail = long_tail();
     for panics in [false, true] {
         let storage = Faulty::over(tail.fork());
-        let fault = Fault::always(Op::Create, "order-");
+        let error = std::io::ErrorKind::PermissionDenied;
+        let fault = Fault { error, ..Fault::always(Op::Create, "order-") };
         if panics {
             storage.panic(fault)
         } else {

@@ -634,7 +634,8 @@ fn a_full_disk_refuses_appends_until_there_is_room_again() {
 fn an_order_log_that_cannot_be_written_stops_the_store_and_loses_nothing() {
     for (op, file) in [(Op::Write, "order-"), (Op::Write, "tips-")] {
         let storage = Faulty::default();
-        let fault = Fault { op: Some(op), file, skip: 1, count: 1, error: ErrorKind::StorageFull };
+        let error = ErrorKind::PermissionDenied;
+        let fault = Fault { op: Some(op), file, skip: 1, count: 1, error };
         let options = Options::new().scanners(1).orderers(1);
         let store = options.open_on(Arc::new(storage.clone())).expect("opens");
         for number in 0..5 {

@@ -106,6 +106,14 @@ impl Segment {
         }
     }
 
+    /// Has the processor fetch the bytes at `position`, so that a look at them soon after need not wait.
+    #[inline]
+    pub fn touch(&self, position: u64) {
+        let offset = position.saturating_sub(self.header.base) as usize;
+        // A load that nobody needs: it has to happen, and nothing waits for it.
+        std::hint::black_box(self.file.bytes().get(offset).copied());
+    }
+
     /// The record at `position`, its checksum verified.
     #[inline]
     pub fn record(&self, position: u64) -> Result<Record<'_>, Damage> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use thalweg::{LogOpenError, OpenError, Options, Stats, Store};
+use thalweg::{LogOpenError, OpenError, Options, ReadError, Stats, Store};
 
 use crate::exit::Exit;
 use crate::interrupt::{self, Interrupt};
@@ -16,6 +16,7 @@ use crate::progress::Progress;
 const POLL: Duration = Duration::from_millis(50);
 
 mod append;
+mod bench;
 mod graph;
 mod held;
 mod import;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Verify(verify::Verify),
     Order(order::Order),
     Graph(graph::Graph),
+    Bench(bench::Bench),
 }
 
 impl Command {
@@ -58,6 +60,7 @@ impl Command {
             Command::Verify(command) => command.run(),
             Command::Order(command) => command.run(),
             Command::Graph(command) => command.run(),
+            Command::Bench(command) => command.run(),
         }
     }
 }
@@ -91,10 +94,12 @@ impl StoreArgument {
     /// Opens the store to change it; it must be there.
     fn open_to_change(&self) -> anyhow::Result<Store> {
         check_is_store(&self.path)?;
-        Options::new()
-            .create(false)
-            .open(&self.path)
-            .map_err(|error| anyhow!("cannot open {} to change: {}", self.shown(), advised(&error)))
+        let store = Options::new().create(false).open(&self.path).map_err(|error| {
+            anyhow!("cannot open {} to change: {}", self.shown(), advised(&error))
+        })?;
+        // What is changed is only answered when everything before it is in order.
+        discovered(&store, &|| false)?;
+        Ok(store)
     }
 
     fn shown(&self) -> std::path::Display<'_> {
@@ -104,6 +109,9 @@ impl StoreArgument {
 
 /// The counts once everything durable is ordered; `None` after an interrupt.
 fn settled(store: &Store, interrupt: &Interrupt) -> anyhow::Result<Option<Stats>> {
+    if !discovered(store, &|| interrupt.is_set())? {
+        return Ok(None);
+    }
     let end = store.durable_end();
     let start = store.stats().committed;
     let progress = Progress::new("ordering", Some(end.saturating_sub(start)));
@@ -118,6 +126,27 @@ fn settled(store: &Store, interrupt: &Interrupt) -> anyhow::Result<Option<Stats>
     Ok(Some(store.stats()))
 }
 
+/// Waits until everything is in order that the log held when the store was opened; `false` if `interrupted`
+/// says so before.
+fn discovered(store: &Store, interrupted: &dyn Fn() -> bool) -> Result<bool, ReadError> {
+    let discovery = store.discovery();
+    if discovery.progress().is_done {
+        return Ok(true);
+    }
+    let progress = Progress::of_discovery("ordering");
+    let done = loop {
+        if discovery.wait_timeout(POLL)?.is_some() {
+            break true;
+        }
+        if interrupted() {
+            break false;
+        }
+        progress.set_discovery(&discovery.progress());
+    };
+    progress.clear();
+    Ok(done)
+}
+
 /// Opens the store without touching it, with everything ordered that was durable at this moment.
 /// Where that cannot be, with what could be ordered; [`seen_whole`] tells in the end.
 fn open_to_read(path: &Path) -> anyhow::Result<Store> {
@@ -127,7 +156,7 @@ fn open_to_read(path: &Path) -> anyhow::Result<Store> {
         .open_read_only(path)
         .map_err(|error| anyhow!("cannot open {} to read: {}", path.display(), advised(&error)))?;
     // The engine keeps the cause of a failure, and the questions that follow report it.
-    let _ = store.wait_committed(store.durable_end());
+    let _ = discovered(&store, &|| false);
     Ok(store)
 }
 

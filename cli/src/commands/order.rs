@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use anyhow::anyhow;
 use clap::Args;
 use serde::Serialize;
-use thalweg::{Options, RebuildReport};
+use thalweg::{DiscoveryReport, Options, RebuildProgress};
 
 use super::{StoreArgument, advised, check_is_store};
 use crate::exit::Exit;
@@ -54,13 +54,24 @@ impl Order {
         if let Some(threads) = self.orderers {
             options = options.orderers(threads.into());
         }
-        let progress = Progress::new("ordering", Some(0));
-        let report = thalweg::rebuild(&self.store.path, options, &|done| {
-            progress.set_total(done.bytes_total);
-            progress.set(done.bytes_done, done.delivered + done.held);
+        let checking = Progress::new("checking", Some(0));
+        let ordering = Progress::of_discovery("ordering");
+        let report = thalweg::rebuild(&self.store.path, options, &|progress| {
+            match progress {
+                RebuildProgress::Checking { bytes_done, bytes_total, records } => {
+                    checking.set_total(bytes_total);
+                    checking.set(bytes_done, records);
+                }
+                RebuildProgress::Ordering(discovery) => {
+                    checking.clear();
+                    ordering.set_discovery(&discovery);
+                }
+                _ => {}
+            }
             if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        progress.clear();
+        checking.clear();
+        ordering.clear();
         let report = report
             .map_err(|error| anyhow!("cannot order {}: {}", self.store.shown(), advised(&error)))?;
         if report.corrupt == 0 || self.json {
@@ -74,14 +85,14 @@ impl Order {
             ));
             return Ok(Exit::Problem);
         }
-        if report.interrupted {
+        if !report.is_done {
             note(format_args!("interrupted: the rest is ordered when the store is opened"));
             return Ok(Exit::Interrupted);
         }
         Ok(Exit::Done)
     }
 
-    fn print(&self, report: &RebuildReport) -> anyhow::Result<()> {
+    fn print(&self, report: &DiscoveryReport) -> anyhow::Result<()> {
         let rate = per_second(report.scanned, report.elapsed);
         let mut out = output::stdout();
         if self.json {
@@ -93,17 +104,20 @@ impl Order {
                 conflicts: report.conflicts,
                 rejected: report.rejected,
                 corrupt: report.corrupt,
+                bytes: report.bytes,
+                first_delivery_seconds: report.first_delivery.map(|first| first.as_secs_f64()),
                 elapsed_seconds: report.elapsed.as_secs_f64(),
                 events_per_second: rate,
-                interrupted: report.interrupted,
+                interrupted: !report.is_done && report.corrupt == 0,
             };
             output::json_line(&mut out, &report)?;
         } else {
             writeln!(
                 out,
-                "scanned {} in {} ({} events/s)\n{} delivered, {} held, {} duplicate, \
+                "scanned {} in {}, {} ({} events/s)\n{} delivered, {} held, {} duplicate, \
                  {} conflicting, {} rejected",
                 plural(report.scanned, "event"),
+                output::bytes(report.bytes),
                 output::duration(report.elapsed),
                 count(rate),
                 count(report.delivered),
@@ -127,6 +141,8 @@ struct Report {
     conflicts: u64,
     rejected: u64,
     corrupt: u64,
+    bytes: u64,
+    first_delivery_seconds: Option<f64>,
     elapsed_seconds: f64,
     events_per_second: u64,
     interrupted: bool,

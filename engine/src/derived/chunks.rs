@@ -157,8 +157,9 @@ impl ChunkWriter {
         self.count
     }
 
-    /// Appends whole items.
-    pub(crate) fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Appends whole items, and takes them off `bytes`: after an error, what is left there is what is
+    /// not appended, and the call can be made again.
+    pub(crate) fn append(&mut self, bytes: &mut &[u8]) -> io::Result<()> {
         let layout = self.shared.layout;
         while !bytes.is_empty() {
             let in_chunk = self.count % layout.chunk_items;
@@ -172,7 +173,7 @@ impl ChunkWriter {
             if self.count.is_multiple_of(layout.chunk_items) {
                 self.current = None;
             }
-            bytes = rest;
+            *bytes = rest;
         }
         Ok(())
     }
@@ -183,7 +184,8 @@ impl ChunkWriter {
             let layout = self.shared.layout;
             let number = self.count / layout.chunk_items;
             let name = (layout.name)(number);
-            // What a session that crashed has left there is not part of any checkpoint.
+            // What a session that crashed has left there, or an attempt that failed, is not part of any
+            // checkpoint.
             remove_if_there(&*self.storage, &name)?;
             let mut writer = MappedWriter::create(&*self.storage, &name, layout.file_len())?;
             writer.write_at(&layout.header(&self.store_id, number), 0)?;

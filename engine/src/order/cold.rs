@@ -5,16 +5,14 @@
 //! fresh stands in a run, so it can be forgotten at any time, and costs a look there when it is needed
 //! again. Everything in memory is newer than what the runs say of it.
 
-use hashbrown::HashTable;
-
 use crate::derived::order_log::{Damaged, NONE};
 use crate::derived::run::{DamagedRun, Run, StreamItem, WatchItem};
 use crate::derived::runs::{self, Fresh, Groups};
 use crate::event::EventId;
-use crate::order::held::Watch;
+use crate::order::held::{Watch, Watches};
 use crate::order::keys::partition_of;
 use crate::order::partition::{KnownAs, Partition, tip_ids};
-use crate::order::stream::{Stream, StreamBlob, restore_quiet};
+use crate::order::stream::{Name, Path, Stream, StreamBlob, restore_quiet};
 use crate::pipeline::lookup::{Fault, Lookup};
 
 impl Partition {
@@ -25,8 +23,7 @@ impl Partition {
         name: &[u8],
         lookup: &Lookup,
     ) -> Result<u32, Fault> {
-        let mut others =
-            self.stream_index.find(key, |&index| self.streams[index as usize].key == key).is_some();
+        let mut others = self.stream_index.find(key, Some).is_some();
         let stream = match self.cold_stream(key, name, &mut others, lookup)? {
             Some(stream) => stream,
             None => Stream { is_second: others, ..Stream::new(key, name) },
@@ -34,8 +31,7 @@ impl Partition {
         let index = u32::try_from(self.streams.len()).expect("fewer than 2^38 streams in memory");
         self.stream_heap_len += stream.heap_len();
         self.streams.push(stream);
-        let streams = &self.streams;
-        self.stream_index.insert_unique(key, index, |&index| streams[index as usize].key);
+        self.stream_index.insert(key, u64::from(index));
         Ok(index)
     }
 
@@ -117,24 +113,32 @@ impl Partition {
 
     /// Forgets what is not fresh. The runs reach up to `below`, and what is fresh began there.
     pub(crate) fn forget(&mut self, below: u64) {
-        let held = self
-            .watches
-            .retain_fresh()
-            .map(|watch| (watch.id_key, KnownAs::Held(watch.position).encode()));
+        let watches = self.watches.take_fresh();
+        self.watches = Watches::default();
+        let held =
+            watches.iter().map(|watch| (watch.id_key, KnownAs::Held(watch.position).encode()));
         let delivered =
             self.fresh_known.iter().map(|item| (item.key, KnownAs::decode(item.value).encode()));
         self.known.replace(delivered.chain(held).collect());
+        for WatchItem { parent_key, position, id_key: key, parent_at } in watches {
+            self.watch(parent_key, Watch { position, key, parent_at });
+        }
         self.streams.retain(|stream| stream.fresh);
         self.streams.shrink_to_fit();
         self.fresh_streams = (0..self.streams.len() as u32).collect();
         self.stream_heap_len = self.streams.iter().map(Stream::heap_len).sum();
-        self.stream_index = HashTable::with_capacity(self.streams.len());
-        for (stream, index) in self.streams.iter().zip(0..) {
-            let streams = &self.streams;
-            self.stream_index
-                .insert_unique(stream.key, index, |&index| streams[index as usize].key);
-        }
+        let keys = self.streams.iter().map(|stream| stream.key);
+        self.stream_index.replace(keys.zip(0..).collect());
         self.cold_below = below;
+    }
+
+    /// Positions of the events that watch a parent, as far as they are in memory.
+    fn watching(&self) -> impl Iterator<Item = u64> {
+        let lists = self.known.entries().filter_map(|(_, value)| match KnownAs::decode(value) {
+            KnownAs::Awaited(first) => Some(first),
+            _ => None,
+        });
+        lists.flat_map(|first| self.watches.list(first).map(|watch| watch.position))
     }
 
     /// Bytes of memory that the partition takes.
@@ -144,7 +148,7 @@ impl Partition {
             + self.watches.memory_len()
             + self.streams.capacity() * size_of::<Stream>()
             + self.stream_heap_len
-            + self.stream_index.allocation_size()
+            + self.stream_index.memory_len()
     }
 
     /// Bytes of what is fresh and not counted elsewhere.
@@ -194,7 +198,7 @@ pub(crate) fn for_each_stream(
     let (mut groups, mut group) = (Groups::of_runs(runs, 0), Vec::new());
     while groups.next(&mut group)? {
         // Streams can share a key: of each, the newest state counts.
-        let mut seen: Vec<Box<[u8]>> = Vec::new();
+        let mut seen: Vec<Name> = Vec::new();
         for &(source, item) in &group {
             let item: StreamItem = item;
             let run = &runs[runs.len() - 1 - source];
@@ -215,8 +219,8 @@ pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Resul
     if partitions.iter().all(|partition| partition.counts.held == 0) {
         return Ok(Vec::new());
     }
-    let in_memory = partitions.iter().flat_map(|partition| partition.watches.iter());
-    let mut positions: Vec<u64> = in_memory.map(|watch| watch.position).collect();
+    let in_memory = partitions.iter().flat_map(Partition::watching);
+    let mut positions: Vec<u64> = in_memory.collect();
     if partitions.iter().any(|partition| partition.cold_below > 0) {
         for run in lookup.runs.iter() {
             for item in run.items::<WatchItem>(0) {
@@ -262,7 +266,7 @@ fn restore(run: &Run, item: &StreamItem, lookup: &Lookup) -> Result<Stream, Faul
     };
     let blob = StreamBlob::decode(run.blob(offset)?).ok_or_else(|| run.damaged_blob(offset))?;
     let (delivered, path) = match blob.head {
-        NONE => (0, Vec::new()),
+        NONE => (0, Path::new()),
         head => (lookup.entry(head)?.local + 1, path(head, lookup)?),
     };
     Ok(blob.restore(item.key, delivered, path))
@@ -275,8 +279,9 @@ fn restore_unread(item: &StreamItem, name: &[u8], lookup: &Lookup) -> Result<Str
 }
 
 /// The way back of the skip list from the newest delivery of a stream.
-fn path(head: u64, lookup: &Lookup) -> Result<Vec<u64>, Fault> {
-    let mut path = vec![head];
+fn path(head: u64, lookup: &Lookup) -> Result<Path, Fault> {
+    let mut path = Path::new();
+    path.push(head);
     let mut jump = lookup.entry(head)?.jump;
     while jump != NONE {
         if path.last().is_some_and(|&last| jump >= last) {

@@ -10,14 +10,14 @@ use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use hashbrown::{HashSet, HashTable};
+use hashbrown::HashSet;
 use thalweg_wal::{Record, RecordKind};
 
 use crate::derived::order_log::{Entry, Lineage, NONE};
 use crate::derived::run::KnownItem;
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
-use crate::order::held::{Watch, Watches};
+use crate::order::held::{NIL, Watch, Watches};
 use crate::order::keys::Keys;
 use crate::order::known::{SharedTable, Table};
 use crate::order::stream::Stream;
@@ -134,6 +134,8 @@ pub(crate) enum KnownAs {
     InHand(usize),
     /// Held, with its position in the log.
     Held(u64),
+    /// Not known: the list of the events that watch an id with this key begins here. In memory only.
+    Awaited(u32),
 }
 
 impl KnownAs {
@@ -141,6 +143,7 @@ impl KnownAs {
     const WAS_HELD: u64 = 1 << 62;
     const IN_HAND: u64 = 1 << 63;
     const HELD: u64 = 3 << 62;
+    const AWAITED: u64 = 7 << 61;
 
     #[inline]
     pub(crate) fn encode(self) -> u64 {
@@ -148,6 +151,7 @@ impl KnownAs {
             KnownAs::Delivered(global) => global,
             KnownAs::InHand(index) => Self::IN_HAND | index as u64,
             KnownAs::Held(position) => Self::HELD | position,
+            KnownAs::Awaited(first) => Self::AWAITED | u64::from(first),
         }
     }
 
@@ -155,6 +159,7 @@ impl KnownAs {
     pub(crate) fn decode(value: u64) -> Self {
         match value >> 62 {
             2 => KnownAs::InHand((value & !Self::HELD) as usize),
+            3 if value >> 61 == 7 => KnownAs::Awaited(value as u32),
             3 => KnownAs::Held(value & !Self::HELD),
             _ => KnownAs::Delivered(value & !Self::WAS_HELD),
         }
@@ -178,7 +183,8 @@ pub(crate) struct Partition {
     pub(crate) store_tag: u32,
     /// Streams that are in memory.
     pub(super) streams: Vec<Stream>,
-    pub(super) stream_index: HashTable<u32>,
+    /// Indices of the streams in memory, by key.
+    pub(super) stream_index: Table,
     /// Bytes that the streams take beside their own size.
     pub(super) stream_heap_len: usize,
     pub(super) known: Table,
@@ -229,7 +235,7 @@ impl Partition {
             keys,
             store_tag,
             streams: Vec::new(),
-            stream_index: HashTable::new(),
+            stream_index: Table::default(),
             stream_heap_len: 0,
             known: Table::default(),
             watches: Watches::default(),
@@ -269,18 +275,45 @@ impl Partition {
         self.named_tips_bytes = 0;
         self.known.reserve(records.len());
         records.chunks(LOOKED_UP_TOGETHER).try_for_each(|records| {
+            lookup.go_on()?;
             self.touch(records, lookup);
             records.iter().try_for_each(|scanned| self.arrive(scanned, lookup))
         })
     }
 
-    /// Has the processor fetch what the machine is going to look at. The tables are larger than any
-    /// cache: it gets these places side by side, where the machine would wait for each.
+    /// Has the processor fetch what the machine is going to look at. The tables and the log are larger
+    /// than any cache: the places for several records are fetched side by side, one step of the way
+    /// after the other, where the machine would wait at each step of each.
     fn touch(&self, records: &[Scanned], lookup: &Lookup) {
         for scanned in records {
             self.known.touch(scanned.key);
+            self.stream_index.touch(scanned.stream_key);
+            lookup.touch_record(scanned.position);
             if self.cold_below > 0 {
                 runs::touch::<KnownItem>(&lookup.runs, self.cold_below, scanned.key);
+            }
+        }
+        let mut next = [(None, None); LOOKED_UP_TOGETHER];
+        for (scanned, (stream, child)) in records.iter().zip(&mut next) {
+            *stream = self.stream_index.find(scanned.stream_key, Some).map(|(_, index)| index);
+            if let Some(index) = *stream {
+                std::hint::black_box(self.streams[index as usize].delivered);
+            }
+            let Ok(record) = lookup.record_in_window(scanned.position) else { continue };
+            if let Some(parent) = record.parents().next() {
+                self.known.touch(self.keys.event(scanned.stream_key, parent));
+            }
+            if self.counts.held > 0 {
+                *child = self.awaited(scanned.key).map(|(_, first)| first);
+            }
+        }
+        for (stream, child) in next {
+            let tip = stream.and_then(|index| self.streams[index as usize].tips.only());
+            if let Some(tip) = tip {
+                lookup.touch_record(tip.position);
+            }
+            if let Some(child) = child.and_then(|first| self.watches.list(first).next()) {
+                lookup.touch_record(child.position);
             }
         }
     }
@@ -367,7 +400,7 @@ impl Partition {
             return self.deliver_ready(scanned.index, stream, lookup);
         };
         let (position, key) = (scanned.position, scanned.key);
-        self.watches.add(parent_key, Watch { position, key, parent_at });
+        self.watch(parent_key, Watch { position, key, parent_at });
         self.insert_known(key, KnownAs::Held(position).encode());
         self.streams[stream as usize].held += 1;
         self.counts.held += 1;
@@ -377,6 +410,29 @@ impl Partition {
             self.set_back(scanned.index, Placement::Held { missing });
         }
         Ok(())
+    }
+
+    /// The entry of a key that events watch: its slot, and where their list begins.
+    #[inline]
+    fn awaited(&self, key: u64) -> Option<(usize, u32)> {
+        self.known.find(key, |value| match KnownAs::decode(value) {
+            KnownAs::Awaited(first) => Some(first),
+            _ => None,
+        })
+    }
+
+    /// Has an event watch a parent.
+    pub(super) fn watch(&mut self, parent_key: u64, watch: Watch) {
+        match self.awaited(parent_key) {
+            Some((slot, first)) => {
+                let first = self.watches.add(first, parent_key, watch);
+                self.known.set(slot, KnownAs::Awaited(first).encode());
+            }
+            None => {
+                let first = self.watches.add(NIL, parent_key, watch);
+                self.insert_known(parent_key, KnownAs::Awaited(first).encode());
+            }
+        }
     }
 
     /// Adds to the known ids. Slots stay where they are until the table grows; then all deliveries of
@@ -478,11 +534,8 @@ impl Partition {
     /// Index of the stream with this name, if it is in memory.
     #[inline]
     pub(super) fn find_stream(&self, key: u64, name: &[u8]) -> Option<u32> {
-        let is_it = |&index: &u32| {
-            let stream = &self.streams[index as usize];
-            stream.key == key && *stream.name == *name
-        };
-        self.stream_index.find(key, is_it).copied()
+        let is_it = |index| (*self.streams[index as usize].name == *name).then_some(index as u32);
+        self.stream_index.find(key, is_it).map(|(_, index)| index)
     }
 
     /// The stream with this name: in memory, or from the runs, or a new one.
@@ -500,6 +553,7 @@ impl Partition {
             KnownAs::Delivered(global) => Ok(lookup.entry(global)?.position),
             KnownAs::InHand(index) => Ok(self.deliveries[index].position),
             KnownAs::Held(position) => Ok(position),
+            KnownAs::Awaited(_) => unreachable!("whoever looks an id up passes these"),
         }
     }
 
@@ -516,6 +570,9 @@ impl Partition {
         self.work.set(work);
         let mut look = |value| {
             let known = KnownAs::decode(value);
+            if let KnownAs::Awaited(_) = known {
+                return None;
+            }
             let is_it = self.position_of(known, lookup).and_then(|position| {
                 let record = self.record(position, lookup)?;
                 let other = EventId::of(&record, self.store_tag);
@@ -678,7 +735,10 @@ impl Partition {
             });
             lookup.or_by_key(is_parent)
         };
-        self.watches.take(key, is_parent, &mut released)?;
+        if let Some((slot, first)) = self.awaited(key).filter(|(_, first)| *first != NIL) {
+            let rest = self.watches.take(first, key, is_parent, &mut released)?;
+            self.known.set(slot, KnownAs::Awaited(rest).encode());
+        }
         if self.cold_below > 0 {
             self.take_cold(key, is_parent, &mut released, lookup)?;
         }
@@ -702,7 +762,7 @@ impl Partition {
         };
         match missing {
             Some((parent_key, parent_at)) => {
-                self.watches.add(parent_key, Watch { position, key, parent_at });
+                self.watch(parent_key, Watch { position, key, parent_at });
             }
             None => self.ready.push(Reverse((position, key))),
         }
@@ -712,6 +772,7 @@ impl Partition {
     /// Delivers held events until none is ready, the one with the smallest position first.
     fn deliver_ready(&mut self, trigger: u32, stream: u32, lookup: &Lookup) -> Result<(), Fault> {
         while let Some(Reverse((position, key))) = self.ready.pop() {
+            lookup.go_on()?;
             let held_as = KnownAs::Held(position).encode();
             let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
             let slot = match self.known.find(key, |value| (value == held_as).then_some(())) {
@@ -777,7 +838,7 @@ impl Partition {
                     Chain::Tips(chain) => self.chains[chain].locals.clone(),
                 }
             }
-            KnownAs::Held(_) => return Ok(false),
+            KnownAs::Held(_) | KnownAs::Awaited(_) => return Ok(false),
         };
         let mut tips = HashSet::with_hasher(std::hash::RandomState::new());
         for local in locals {

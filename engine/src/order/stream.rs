@@ -4,15 +4,22 @@
 //! has the global sequence of that delivery: the rest is in the order log and in the record. What is
 //! different about the others, a run has in a blob.
 
+use smallvec::SmallVec;
+
 use crate::derived::order_log::{Entry, NONE};
 use crate::derived::run::StreamItem;
 use crate::order::tips::{Tip, Tips};
+
+/// The name of a stream; short ones lie in the stream itself.
+pub(crate) type Name = SmallVec<[u8; 24]>;
+/// The way back of the skip list; that of a short stream lies in the stream itself.
+pub(crate) type Path = SmallVec<[u64; 4]>;
 
 /// One stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) key: u64,
-    pub(crate) name: Box<[u8]>,
+    pub(crate) name: Name,
     /// Number of delivered events.
     pub(crate) delivered: u64,
     /// Number of held events.
@@ -28,14 +35,14 @@ pub(crate) struct Stream {
     pub(crate) tips: Tips,
     /// Global sequences of the deliveries whose local sequences are the newest one and what is left
     /// of it as its lowest set bits are cleared one by one: the way back of the skip list.
-    pub(crate) path: Vec<u64>,
+    pub(crate) path: Path,
 }
 
 impl Stream {
     pub(crate) fn new(key: u64, name: &[u8]) -> Self {
         Stream {
             key,
-            name: name.into(),
+            name: Name::from_slice(name),
             delivered: 0,
             held: 0,
             sealed: false,
@@ -43,7 +50,7 @@ impl Stream {
             touched: false,
             fresh: false,
             tips: Tips::default(),
-            path: Vec::new(),
+            path: Path::new(),
         }
     }
 
@@ -67,9 +74,9 @@ impl Stream {
 
     /// Bytes that the stream takes in memory beside its own size.
     pub(crate) fn heap_len(&self) -> usize {
-        // What an allocator adds to three small blocks.
-        const OVERHEAD: usize = 3 * 16;
-        self.name.len() + self.path.capacity() * 8 + self.tips.heap_len() + OVERHEAD
+        let name = if self.name.spilled() { self.name.capacity() } else { 0 };
+        let path = if self.path.spilled() { self.path.capacity() * 8 } else { 0 };
+        name + path + self.tips.heap_len()
     }
 
     /// The stream for a run: its item, and its blob if it has one, which the caller puts somewhere.
@@ -133,7 +140,7 @@ impl<'a> StreamBlob<'a> {
     }
 
     /// The stream, which has this way back.
-    pub(crate) fn restore(&self, key: u64, delivered: u64, path: Vec<u64>) -> Stream {
+    pub(crate) fn restore(&self, key: u64, delivered: u64, path: Path) -> Stream {
         let mut stream = Stream {
             delivered,
             held: self.held,
@@ -148,12 +155,7 @@ impl<'a> StreamBlob<'a> {
 }
 
 /// A stream of which a run has no blob: its newest delivery is its only tip.
-pub(crate) fn restore_quiet(
-    item: &StreamItem,
-    name: &[u8],
-    head: &Entry,
-    path: Vec<u64>,
-) -> Stream {
+pub(crate) fn restore_quiet(item: &StreamItem, name: &[u8], head: &Entry, path: Path) -> Stream {
     let delivered = head.local + 1;
     let mut stream = Stream { delivered, path, ..Stream::new(item.key, name) };
     stream.tips.insert(Tip { key: item.tip_key, local: head.local, position: head.position });

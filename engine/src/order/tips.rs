@@ -1,9 +1,11 @@
 //! The tips of a stream: its delivered events that have no delivered child.
 //!
 //! Most streams have one tip and some have thousands, and every delivery looks its parents up
-//! among them, so a few tips lie in a vector and many in a hash table.
+//! among them, so one tip lies in the stream itself, a few in a vector, and many in a hash
+//! table.
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 /// More tips than this are kept in a hash table.
 const FEW_MAX: usize = 12;
@@ -22,13 +24,13 @@ pub(crate) struct Tip {
 /// The tips of one stream.
 #[derive(Debug)]
 pub(crate) enum Tips {
-    Few(Vec<Tip>),
+    Few(SmallVec<[Tip; 1]>),
     Many(HashTable<Tip>),
 }
 
 impl Default for Tips {
     fn default() -> Self {
-        Tips::Few(Vec::new())
+        Tips::Few(SmallVec::new())
     }
 }
 
@@ -69,10 +71,6 @@ impl Tips {
     pub(crate) fn insert(&mut self, tip: Tip) {
         match self {
             Tips::Few(tips) if tips.len() < FEW_MAX => {
-                if tips.is_empty() {
-                    // Nearly every stream has one tip; the usual first step would make room for four.
-                    tips.reserve_exact(1);
-                }
                 tips.push(tip);
             }
             Tips::Few(tips) => {
@@ -90,13 +88,13 @@ impl Tips {
 
     pub(crate) fn remove(&mut self, tip: &Tip) {
         match self {
-            Tips::Few(tips) => tips.retain(|other| other != tip),
+            Tips::Few(tips) => tips.retain(|other| *other != *tip),
             Tips::Many(tips) => {
                 if let Ok(entry) = tips.find_entry(tip.key, |other| other == tip) {
                     entry.remove();
                 }
                 if tips.len() <= FEW_MAX / 2 {
-                    *self = Tips::Few(self.sorted());
+                    *self = Tips::Few(self.sorted().into());
                 }
             }
         }
@@ -105,8 +103,7 @@ impl Tips {
     /// Takes all tips out.
     pub(crate) fn clear(&mut self) {
         match self {
-            // The room for one is needed again at once.
-            Tips::Few(tips) if tips.capacity() == 1 => tips.clear(),
+            Tips::Few(tips) if !tips.spilled() => tips.clear(),
             _ => *self = Tips::default(),
         }
     }
@@ -127,7 +124,8 @@ impl Tips {
     /// Bytes of memory beside the value itself.
     pub(crate) fn heap_len(&self) -> usize {
         match self {
-            Tips::Few(tips) => tips.capacity() * size_of::<Tip>(),
+            Tips::Few(tips) if tips.spilled() => tips.capacity() * size_of::<Tip>(),
+            Tips::Few(_) => 0,
             Tips::Many(tips) => tips.allocation_size(),
         }
     }
@@ -135,7 +133,7 @@ impl Tips {
     /// All tips in the order of their delivery.
     pub(crate) fn sorted(&self) -> Vec<Tip> {
         let mut tips: Vec<Tip> = match self {
-            Tips::Few(tips) => tips.clone(),
+            Tips::Few(tips) => tips.to_vec(),
             Tips::Many(tips) => tips.iter().copied().collect(),
         };
         tips.sort_unstable_by_key(|tip| tip.local);

@@ -12,6 +12,7 @@ use crate::event::Placement;
 use crate::order::keys::{PARTITION_COUNT, partition_of};
 use crate::order::partition::{HeadUpdate, Partition, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
+use crate::timings::{Recorder, Recorders, timed};
 
 /// Fewer records than this are better ordered by one thread: waking others would cost more.
 pub(crate) const PARALLEL_MIN: usize = 1024;
@@ -98,9 +99,13 @@ pub(crate) fn order(
     lookup: &Lookup,
     with_placements: bool,
     parallel: bool,
+    timings: Option<&Recorders>,
 ) -> Result<Ordered, Fault> {
     let run = |(index, partition): (usize, &mut Partition)| {
-        partition.order(split.of(index), lookup, with_placements)
+        let records = split.of(index);
+        let timings = timings.filter(|_| !records.is_empty());
+        let order = || partition.order(records, lookup, with_placements);
+        timed(timings, |timings| &timings.order, order)
     };
     if parallel {
         // One task a partition; the pool balances them by stealing, so a partition with a hot
@@ -111,29 +116,42 @@ pub(crate) fn order(
     }
 
     let mut before = vec![0; split.len()];
-    partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
-    let total = exclusive_prefix_sum(&mut before);
-    let tips = place_tips(partitions, first.tips, &before);
-    let seals = partitions.iter_mut().flat_map(Partition::take_seals).collect();
-    let setbacks: Option<Vec<(u32, Placement)>> =
-        with_placements.then(|| partitions.iter_mut().flat_map(Partition::take_setbacks).collect());
+    let (total, tips, seals, setbacks) = timed(timings, of_place, || {
+        partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
+        let total = exclusive_prefix_sum(&mut before);
+        let tips = place_tips(partitions, first.tips, &before);
+        let seals = partitions.iter_mut().flat_map(Partition::take_seals).collect();
+        let setbacks: Option<Vec<(u32, Placement)>> = with_placements
+            .then(|| partitions.iter_mut().flat_map(Partition::take_setbacks).collect());
+        (total, tips, seals, setbacks)
+    });
 
-    let place = |partition: &mut Partition| partition.place(first.global, &before);
-    let placed: Vec<_> = if parallel {
-        partitions.par_iter_mut().with_max_len(1).map(place).collect()
-    } else {
-        partitions.iter_mut().map(place).collect()
+    let place = |(index, partition): (usize, &mut Partition)| {
+        let timings = timings.filter(|_| !split.of(index).is_empty());
+        timed(timings, of_place, || partition.place(first.global, &before))
     };
-    let mut entries = vec![Entry::default(); total as usize];
-    let mut heads = Vec::new();
-    for part in placed {
-        for (offset, entry) in part.entries {
-            entries[offset as usize] = entry;
+    let placed: Vec<_> = if parallel {
+        partitions.par_iter_mut().enumerate().with_max_len(1).map(place).collect()
+    } else {
+        partitions.iter_mut().enumerate().map(place).collect()
+    };
+    Ok(timed(timings, of_place, || {
+        let mut entries = vec![Entry::default(); total as usize];
+        let mut heads = Vec::new();
+        for part in placed {
+            for (offset, entry) in part.entries {
+                entries[offset as usize] = entry;
+            }
+            heads.extend(part.heads);
         }
-        heads.extend(part.heads);
-    }
-    let placements = setbacks.map(|setbacks| placements(setbacks, &before, first.global, &entries));
-    Ok(Ordered { first, entries, tips, heads, placements, seals })
+        let placements =
+            setbacks.map(|setbacks| placements(setbacks, &before, first.global, &entries));
+        Ordered { first, entries, tips, heads, placements, seals }
+    }))
+}
+
+fn of_place(timings: &Recorders) -> &Recorder {
+    &timings.place
 }
 
 /// Replaces every count by the sum of those before it; returns the sum of all.
@@ -224,10 +242,12 @@ mod tests {
             verified_from: 0,
             skip_damage: false,
             in_flight: VecDeque::new(),
+            ending: None,
         };
         let mut partitions: Vec<_> =
             (0..PARTITION_COUNT).map(|_| Partition::new(keys, 1)).collect();
-        let ordered = order(&mut partitions, &split, Frontier::default(), &lookup, false, false);
+        let ordered =
+            order(&mut partitions, &split, Frontier::default(), &lookup, false, false, None);
         (ordered.expect("no damage"), partitions, keys)
     }
 

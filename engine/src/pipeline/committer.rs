@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use thalweg_wal::Segment;
 
@@ -26,7 +27,15 @@ use crate::pipeline::keeper::CheckpointTask;
 use crate::pipeline::lane::Reply;
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, Promise, Receiver, mpmc as channel};
+use crate::sync::{Arc, Promise, Receiver, mpmc as channel, now};
+
+/// The pause after the first attempt that failed; each is twice as long as the one before ...
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
+/// ... up to this one.
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How often a write is tried again that failed for another reason than lack of room: for about a
+/// second in all.
+const RETRIES_MAX: u32 = 12;
 
 /// What reaches the committer, in order.
 #[derive(Debug)]
@@ -140,7 +149,9 @@ impl Committer {
             }
             Commit::Window { ordered, positions, to } => {
                 self.windows.give_back(0);
+                let start = self.core.now();
                 self.commit(&ordered, to)?;
+                self.core.record(start, |timings| &timings.commit);
                 self.complete(&ordered, positions.as_deref(), to);
             }
             Commit::Checkpoint { checkpoint, fresh, log, promise } => {
@@ -181,15 +192,17 @@ impl Committer {
         for (index, tip) in (ordered.first.tips..).zip(&ordered.tips) {
             order_log::encode_tip(index, *tip, &mut bytes);
         }
-        self.tips.append(&bytes)?;
+        append(&self.core, &mut self.tips, &bytes)?;
         bytes.clear();
         for (global, entry) in (ordered.first.global..).zip(&ordered.entries) {
             entry.encode(global, &mut bytes);
         }
-        self.order.append(&bytes)?;
+        append(&self.core, &mut self.order, &bytes)?;
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.publish_heads_len();
-        self.core.delivered.publish(ordered.next().global);
+        let delivered = ordered.next().global;
+        self.core.discovery.commits(to, delivered, self.core.timings.as_ref());
+        self.core.delivered.publish(delivered);
         self.core.committed.publish(to);
         let full = self.order.take_full();
         if !full.is_empty() {
@@ -246,6 +259,76 @@ impl Committer {
             pop_front_if(&mut self.waiting, is_due)
         {
             reply.answer(outcome);
+        }
+    }
+}
+
+/// Appends to a derived file, if it takes more than one attempt. Only writes are tried again: what an
+/// attempt has left behind lies beyond what is published, and the next one writes the same bytes over it.
+/// A sync that failed proves nothing when it is made again; those are the keeper's, and final.
+fn append(core: &Core, chunks: &mut ChunkWriter, mut bytes: &[u8]) -> io::Result<()> {
+    let mut attempts = Attempts::new();
+    while let Err(error) = chunks.append(&mut bytes) {
+        let Some(pause) = attempts.next(&error, core.wait_for_room) else { return Err(error) };
+        core.commit_retries.set(core.commit_retries.get() + 1);
+        *core.commit_error.lock() = Some(error.to_string());
+        if !core.pause(pause) {
+            return Err(error);
+        }
+    }
+    if attempts.count > 0 {
+        *core.commit_error.lock() = None;
+    }
+    Ok(())
+}
+
+/// Attempts at one write.
+#[derive(Debug)]
+struct Attempts {
+    count: u32,
+    begun: Instant,
+}
+
+impl Attempts {
+    fn new() -> Self {
+        Attempts { count: 0, begun: now() }
+    }
+
+    /// How long to wait before the next attempt; nothing if there is to be none.
+    fn next(&mut self, error: &io::Error, wait_for_room: Duration) -> Option<Duration> {
+        let again = match Passing::of(error)? {
+            Passing::Soon => self.count < RETRIES_MAX,
+            Passing::WithRoom => now().saturating_duration_since(self.begun) < wait_for_room,
+        };
+        let pause = RETRY_PAUSE_MIN * 2_u32.saturating_pow(self.count.min(16));
+        self.count += 1;
+        again.then_some(pause.min(RETRY_PAUSE_MAX))
+    }
+}
+
+/// When an error of a write may have passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passing {
+    /// Soon, or never.
+    Soon,
+    /// When somebody has made room.
+    WithRoom,
+}
+
+impl Passing {
+    /// Nothing if it will not pass.
+    fn of(error: &io::Error) -> Option<Self> {
+        /// Errors without a kind of their own, by their numbers on every Unix: input/output error, too
+        /// many open files in the system, in the process.
+        const EIO: i32 = 5;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        use io::ErrorKind::{Interrupted, OutOfMemory, QuotaExceeded, StorageFull, WouldBlock};
+        match (error.kind(), error.raw_os_error()) {
+            (StorageFull | QuotaExceeded, _) => Some(Passing::WithRoom),
+            (Interrupted | WouldBlock | OutOfMemory, _) => Some(Passing::Soon),
+            (_, Some(EIO | ENFILE | EMFILE)) => Some(Passing::Soon),
+            _ => None,
         }
     }
 }

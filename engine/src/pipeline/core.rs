@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use thalweg_wal::storage::Storage;
 
 use crate::derived::chunks::SharedChunks;
+use crate::discovery::{Discovering, Tally};
 use crate::error::{Cause, ReadError};
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
@@ -53,6 +54,39 @@ impl Gauge {
     }
 }
 
+/// How long the window in hand may still take when the pipeline has been told to end.
+const LAST_WINDOW: Duration = Duration::from_millis(150);
+
+/// Whether the pipeline has been told to end, and since when.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    begun: AtomicBool,
+    /// Set before `begun`.
+    since: OnceLock<Instant>,
+}
+
+impl Ending {
+    fn begin(&self) {
+        let _ = self.since.set(now());
+        // Release: pairs with the Acquire load in `has_begun`.
+        self.begun.store(true, Ordering::Release);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Whether even the window in hand has to be given up.
+    #[inline]
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.has_begun()
+            && self
+                .since
+                .get()
+                .is_some_and(|since| now().saturating_duration_since(*since) > LAST_WINDOW)
+    }
+}
+
 /// Shared by all stages and by all handles of a store.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -75,6 +109,8 @@ pub(crate) struct Core {
     pub(crate) heads_len: Gauge,
     /// Where ordering began in this process; records from here on are verified.
     pub(crate) ordered_from: u64,
+    /// What was not ordered yet when the store was opened.
+    pub(crate) discovery: Discovering,
 
     /// Written by the writer.
     pub(crate) written: Gauge,
@@ -94,9 +130,17 @@ pub(crate) struct Core {
     pub(crate) checkpointed: Gauge,
 
     /// Ends the orderer; see [`Core::stop_orderer`].
-    stopping: AtomicBool,
+    pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
     pub(crate) orderer_work: EventCount,
+    /// Where the committer waits between two attempts to write.
+    between_attempts: EventCount,
+    /// Attempts to write the order that failed and were made again.
+    pub(crate) commit_retries: Gauge,
+    /// Why the order cannot be written now, in words. Set by the committer while it tries again.
+    pub(crate) commit_error: Mutex<Option<String>>,
+    /// How long the committer waits for room on the disk.
+    pub(crate) wait_for_room: Duration,
     /// The first checkpoint that could not be written, in words.
     pub(crate) checkpoint_error: OnceLock<String>,
     /// Why the newest checkpoint could not be written, if it was for another reason than lack of room.
@@ -193,9 +237,24 @@ pub(crate) struct Counts {
     pub(crate) memory: Gauge,
 }
 
+impl Counts {
+    /// All but the streams.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            held: self.held.get(),
+            duplicates: self.duplicates.get(),
+            conflicts: self.conflicts.get(),
+            rejected: self.rejected.get(),
+            corrupt: self.corrupt.get(),
+        }
+    }
+}
+
 /// What [`Core::new`] takes.
 #[derive(Debug)]
 pub(crate) struct CoreParts {
+    /// When the opening began.
+    pub(crate) begun: Instant,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) store_id: [u8; 16],
     pub(crate) keys: Keys,
@@ -215,6 +274,8 @@ pub(crate) struct CoreParts {
     pub(crate) delivered: u64,
     /// Whether to record where the time of appends goes.
     pub(crate) timings: bool,
+    /// How long the committer waits for room on the disk.
+    pub(crate) wait_for_room: Duration,
     /// How long the writer, and who waits for it, spin before they sleep.
     pub(crate) spin: Duration,
 }
@@ -235,6 +296,7 @@ impl Core {
             heads: parts.heads,
             heads_len: Gauge::new(0),
             ordered_from: parts.ordered,
+            discovery: Discovering::new(parts.begun, parts.ordered, parts.log_end, parts.delivered),
             written: Gauge::new(parts.log_end),
             durable: Watermark::new(parts.log_end),
             synced: Gauge::new(parts.log_end),
@@ -243,8 +305,12 @@ impl Core {
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
             checkpointed: Gauge::new(parts.ordered),
-            stopping: AtomicBool::new(false),
+            ending: Arc::default(),
             orderer_work: EventCount::new(),
+            between_attempts: EventCount::new(),
+            commit_retries: Gauge::default(),
+            commit_error: Mutex::new(None),
+            wait_for_room: parts.wait_for_room,
             checkpoint_error: OnceLock::new(),
             unwritable: Mutex::new(None),
             checkpoints_under_way: AtomicU64::new(0),
@@ -269,6 +335,7 @@ impl Core {
             verified_from: self.ordered_from,
             skip_damage: self.read_only,
             in_flight: Default::default(),
+            ending: None,
         }
     }
 
@@ -309,14 +376,19 @@ impl Core {
     /// Tells the orderer to end after the window in hand: on closing, or when a stage has died that
     /// it would wait for in vain.
     pub(crate) fn stop_orderer(&self) {
-        // Release: pairs with the Acquire load in `is_stopping`.
-        self.stopping.store(true, Ordering::Release);
+        self.ending.begin();
         self.orderer_work.notify_all();
+        self.between_attempts.notify_all();
+    }
+
+    /// Waits before another attempt. `false` if there is to be none, since the pipeline ends.
+    pub(crate) fn pause(&self, time: Duration) -> bool {
+        !self.between_attempts.wait_deadline(|| self.is_stopping(), deadline_in(time))
     }
 
     /// Whether whatever takes long has to end soon.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.ending.has_begun()
     }
 
     /// Stops the engine because of a derived file that is wrong. It would be met again by every

@@ -100,7 +100,7 @@ fn build(
 fn is_over(core: &Core, watch: &WatchItem, lookup: &Lookup) -> Result<bool, Fault> {
     let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
         KnownAs::Delivered(global) => Some(global),
-        KnownAs::InHand(_) | KnownAs::Held(_) => None,
+        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Awaited(_) => None,
     };
     let Some(global) = runs::find(&lookup.runs, u64::MAX, watch.parent_key, delivered)? else {
         return Ok(false);

@@ -28,8 +28,10 @@ use crate::pipeline::permits::{Budget, Denied, Patience};
 use crate::pipeline::room::Room;
 use crate::sync::{Arc, Cell, Completion, Ordering, Promise, Sender, completion};
 
-/// Most batches in the queue.
+/// Most batches in the queue with one kind of acknowledgement.
 pub(crate) const QUEUE_BATCHES_MAX: u64 = 4096;
+/// Kinds of acknowledgements, each with permits of its own.
+pub(crate) const ACK_KINDS: u64 = 2;
 /// A buffer that has grown beyond this, or beyond its share of the pipeline, is not kept for the next
 /// batch, but one of a page always is.
 const BUFFER_BYTES_KEPT_MAX: u64 = 1 << 20;
@@ -41,8 +43,12 @@ pub(crate) struct Inlet {
     pub(crate) core: Arc<Core>,
     /// None for a store that is open for reading only.
     pub(crate) gate: Option<Arc<Gate<Request>>>,
-    /// Bounds what is in the queue and in the hands of the writer and the committer.
-    pub(crate) budget: Arc<Budget>,
+    /// Bounds what is in the queue and in the hands of the writer, for appends that are acknowledged
+    /// when they are durable.
+    durable: Arc<Budget>,
+    /// The same for appends that wait for their order, with the committer too: apart, since the order
+    /// may be far behind, and who does not wait for it must not wait for those who do.
+    ordered: Arc<Budget>,
     pub(crate) callbacks: Sender<callbacks::Message<Job>>,
 }
 
@@ -53,9 +59,21 @@ impl Inlet {
         queue_bytes: u64,
         callbacks: Sender<callbacks::Message<Job>>,
     ) -> Self {
-        let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, queue_bytes));
-        core.budgets.add(&budget);
-        Inlet { core, gate, budget, callbacks }
+        let budget = || {
+            let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, queue_bytes));
+            core.budgets.add(&budget);
+            budget
+        };
+        let (durable, ordered) = (budget(), budget());
+        Inlet { core, gate, durable, ordered, callbacks }
+    }
+
+    /// The permits of the queue for appends with this acknowledgement.
+    fn budget(&self, ack: Ack) -> &Arc<Budget> {
+        match ack {
+            Ack::Durable => &self.durable,
+            Ack::Ordered => &self.ordered,
+        }
     }
 
     fn refusal(&self) -> Refusal {
@@ -309,7 +327,7 @@ impl Lane {
         let AppenderOptions { pipeline, pipeline_bytes, ack, default_callback } = options;
         let budget = Arc::new(Budget::new(*pipeline as u64, *pipeline_bytes));
         inlet.core.budgets.add(&budget);
-        let room = Room::new(budget, Arc::clone(&inlet.budget));
+        let room = Room::new(budget, Arc::clone(inlet.budget(*ack)));
         Lane {
             inlet,
             ack: *ack,
@@ -336,7 +354,7 @@ impl Lane {
         let options = AppenderOptions::new().ack(ack);
         let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, u64::MAX));
         inlet.core.budgets.add(&budget);
-        let room = Room::new(budget, Arc::clone(&inlet.budget));
+        let room = Room::new(budget, Arc::clone(inlet.budget(ack)));
         Lane { room, stops: false, ..Lane::of_encoded(inlet, &options) }
     }
 
@@ -458,7 +476,7 @@ impl Lane {
             return Err(FlushError::OnCallbackThread);
         }
         let (promise, mut answer) = completion();
-        let sent = self.inlet.budget.take(0, Patience::Endless).is_ok() && {
+        let sent = self.inlet.budget(self.ack).take(0, Patience::Endless).is_ok() && {
             let addressee = Some(Addressee::Flush(promise));
             let reply = Reply { lane: Some(Arc::clone(self)), byte_len: 0, addressee, seals: None };
             let request = Request { batch: EncodedBatch::new(), reply, sent: None };
@@ -468,7 +486,7 @@ impl Lane {
                     Shut::Closed(Request { mut reply, .. })
                     | Shut::Sealed(Request { mut reply, .. }),
                 ) => {
-                    self.inlet.budget.give_back(0);
+                    self.inlet.budget(self.ack).give_back(0);
                     reply.addressee = None;
                     false
                 }

@@ -9,6 +9,7 @@ use crate::derived::order_log::{self, Entry, Lineage};
 use crate::derived::run::{DamagedRun, Run};
 use crate::error::ReadError;
 use crate::order::window::Ordered;
+use crate::pipeline::core::Ending;
 use crate::sync::{Arc, List, Snapshot};
 
 /// All segments of the log, in order. The writer adds one before it publishes anything in it.
@@ -34,6 +35,8 @@ pub(crate) enum Fault {
     Log(Damage),
     Order(order_log::Damaged),
     Run(DamagedRun),
+    /// The store closes, and what was begun takes too long to be finished.
+    GivenUp,
 }
 
 impl From<Damage> for Fault {
@@ -60,6 +63,7 @@ impl From<Fault> for ReadError {
             Fault::Log(damage) => ReadError::Damage(damage),
             Fault::Order(damaged) => ReadError::Order { global: damaged.global },
             Fault::Run(DamagedRun { file, offset }) => ReadError::Run { file, offset },
+            Fault::GivenUp => ReadError::Closed,
         }
     }
 }
@@ -78,6 +82,8 @@ pub(crate) struct Lookup {
     pub(crate) skip_damage: bool,
     /// Windows that are ordered and perhaps not yet in the order log, oldest first.
     pub(crate) in_flight: VecDeque<Arc<Ordered>>,
+    /// Says when to give up what takes long, to whoever does such things.
+    pub(crate) ending: Option<Arc<Ending>>,
 }
 
 impl Lookup {
@@ -97,10 +103,27 @@ impl Lookup {
         }
     }
 
+    /// An error if what was begun is not to be finished.
+    #[inline]
+    pub(crate) fn go_on(&self) -> Result<(), Fault> {
+        match &self.ending {
+            Some(ending) if ending.is_overdue() => Err(Fault::GivenUp),
+            _ => Ok(()),
+        }
+    }
+
     fn segment(&self, position: u64) -> Result<&Segment, Damage> {
         match segment_at(&self.segments, position) {
             Some(segment) => Ok(segment),
             None => Err(no_segment(position)),
+        }
+    }
+
+    /// Has the processor fetch the beginning of a record.
+    #[inline]
+    pub(crate) fn touch_record(&self, position: u64) {
+        if let Some(segment) = segment_at(&self.segments, position) {
+            segment.touch(position);
         }
     }
 

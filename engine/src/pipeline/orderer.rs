@@ -123,7 +123,7 @@ impl Orderer {
     pub(crate) fn run(&mut self) {
         let start = self.core.ordered.get();
         let mut progress = Progress {
-            lookup: self.core.lookup(),
+            lookup: Lookup { ending: Some(Arc::clone(&self.core.ending)), ..self.core.lookup() },
             cut_at: start,
             durable: start,
             next_cut: 0,
@@ -159,6 +159,7 @@ impl Orderer {
         match stop {
             Stopped::Cause(cause) => self.core.fail(cause),
             Stopped::Derived(error) => self.core.fail_derived(error),
+            Stopped::GivenUp => {}
         }
     }
 
@@ -198,6 +199,9 @@ impl Orderer {
             // The end of a full segment is where the next one begins, with its header.
             let from = progress.cut_at.max(segment.first());
             // More may be readable than is published: the tickets for that are still to come.
+            // What was there when the store was opened is told apart from what came later.
+            let mark = self.core.discovery.to;
+            let durable = if from < mark { durable.min(mark) } else { durable };
             let to = segment.cut(from, CUT_BYTES).min(durable);
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
@@ -249,7 +253,9 @@ impl Orderer {
         let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
         let with_placements = cut.positions.is_some();
         let order = |partitions: &mut [Partition], parallel| {
-            window::order(partitions, &cut.split, self.frontier, lookup, with_placements, parallel)
+            let (split, first) = (&cut.split, self.frontier);
+            let timings = self.core.timings.as_ref();
+            window::order(partitions, split, first, lookup, with_placements, parallel, timings)
         };
         let ordered = match &self.pool {
             Some(pool) if cut.split.len() >= window::PARALLEL_MIN => {
@@ -261,6 +267,7 @@ impl Orderer {
         self.frontier = ordered.next();
         self.core.ordered.set(cut.to);
         self.publish_counts();
+        self.core.discovery.ordered(cut.to, || self.core.counts.tally());
         if let Some(gate) = &self.gate {
             // Before whoever waits for the seal can hear of it.
             ordered.seals.iter().for_each(|seal| gate.learn(seal.stream_key, seal.sealed));
@@ -437,6 +444,9 @@ enum Stopped {
     Cause(Cause),
     /// A derived file is not what was written.
     Derived(ReadError),
+    /// The store closes, and the window in hand took too long. The partitions are in the middle of it, so
+    /// there is no checkpoint: the next opening goes on from the last one.
+    GivenUp,
 }
 
 impl From<Fault> for Stopped {
@@ -444,6 +454,7 @@ impl From<Fault> for Stopped {
         match fault {
             Fault::Log(damage) => Stopped::Cause(Cause::Damage(damage)),
             derived @ (Fault::Order(_) | Fault::Run(_)) => Stopped::Derived(derived.into()),
+            Fault::GivenUp => Stopped::GivenUp,
         }
     }
 }

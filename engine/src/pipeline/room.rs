@@ -26,7 +26,7 @@ use crate::sync::{Arc, Cell, Promise, step};
 #[derive(Debug)]
 pub struct Room {
     lane: Arc<Budget>,
-    /// Shared by all lanes.
+    /// Shared by all lanes with the same kind of acknowledgement.
     queue: Arc<Budget>,
 }
 

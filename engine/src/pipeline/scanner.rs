@@ -12,6 +12,7 @@ use crate::order::window::Split;
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
 use crate::sync::mpmc::{Receiver, Sender};
+use crate::timings::timed;
 
 /// A part of one segment, from one frame boundary to another.
 #[derive(Debug)]
@@ -54,6 +55,10 @@ pub(crate) fn run(core: &Core, cuts: &Receiver<Cut>, scanned: &Sender<ScannedCut
 
 /// Scans one cut.
 pub(crate) fn scan(core: &Core, cut: &Cut) -> ScannedCut {
+    timed(core.timings.as_ref(), |timings| &timings.scan, || verify_and_split(core, cut))
+}
+
+fn verify_and_split(core: &Core, cut: &Cut) -> ScannedCut {
     let mut records = Vec::new();
     let mut damage = Vec::new();
     for record in cut.segment.walk(cut.from, cut.to) {

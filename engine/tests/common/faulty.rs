@@ -69,6 +69,10 @@ struct Plan {
     fault: Option<Fault>,
     /// Whether it is a panic instead of an error.
     panics: bool,
+    /// The number of the operating system's error, if it is to have one.
+    os_error: Option<i32>,
+    /// How many operations have failed.
+    failed: u64,
     /// Operations so far.
     ops: u64,
     /// Operations on segments so far, by what they are and by the name of the thread.
@@ -89,7 +93,23 @@ impl Faulty {
 
     pub fn fail(&self, fault: Fault) {
         let mut plan = self.state.plan.lock().unwrap();
-        (plan.fault, plan.panics) = (Some(fault), false);
+        (plan.fault, plan.panics, plan.os_error) = (Some(fault), false, None);
+    }
+
+    /// As `fail`, with an error of the operating system by its number.
+    pub fn fail_with_os_error(&self, fault: Fault, number: i32) {
+        let mut plan = self.state.plan.lock().unwrap();
+        (plan.fault, plan.panics, plan.os_error) = (Some(fault), false, Some(number));
+    }
+
+    /// Nothing fails any more.
+    pub fn heal(&self) {
+        self.state.plan.lock().unwrap().fault = None;
+    }
+
+    /// How many operations have failed.
+    pub fn failed(&self) -> u64 {
+        self.state.plan.lock().unwrap().failed
     }
 
     /// As `fail`, but the operation panics.
@@ -163,10 +183,12 @@ impl Faulty {
         }
         fault.count -= 1;
         let error = fault.error;
+        plan.failed += 1;
+        let os_error = plan.os_error;
         // Not with the lock: the other threads go on.
         drop(plan);
         assert!(!panics, "the storage panics");
-        Err(error.into())
+        Err(os_error.map_or_else(|| error.into(), io::Error::from_raw_os_error))
     }
 }
 
