@@ -308,7 +308,7 @@ fn start(
             core.stop_orderer();
             threads.join();
             return Err(OpenError::Io {
-                context: String::from("starting a thread"),
+                context: String::from("starting the threads"),
                 source: error,
             });
         }
@@ -398,7 +398,7 @@ fn start_threads(
         // The log ended there and the store was closed.
         checkpoint.closed && checkpoint.ordered == checkpoint.log_end
     });
-    let keeper = Keeper::new(Arc::clone(core), merges_in, state.checkpoint);
+    let keeper = Keeper::new(Arc::clone(core), merges_in, state.checkpoint)?;
     let stage = (keeper, checkpoints, merged);
     let run = |(keeper, tasks, merged): &mut (Keeper, _, _)| keeper.run(tasks, merged);
     others.push(threads::spawn(core, "thalweg-checkpoint", None, stage, run)?);

@@ -1,6 +1,8 @@
 //! Faults that were met once. Each test tells what went wrong, and sees that it does not again.
 
 mod common;
+#[path = "../../wal/tests/common/disk.rs"]
+mod disk;
 #[path = "common/faulty.rs"]
 mod faulty;
 
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{SOON, acked, append, check, expected, flip, keep, nothing_hangs, shared, soon};
+use disk::Disk;
 use faulty::{Fault, Faulty, Op, open as open_faulty, options};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
@@ -352,6 +355,37 @@ fn a_run_that_is_replaced_meanwhile_is_no_problem() {
             assert_eq!(store.verify().expect("verifies").problems, []);
         }
     });
+}
+
+/// Opening passed over an error of listing the directory, and gave a run the number of one that was in use:
+/// ids that were known were not any more, for good.
+#[test]
+fn an_error_at_any_look_while_opening_loses_nothing() {
+    let options = || options().memory_budget(0);
+    let disk = Disk::new();
+    let store = options().open_on(Arc::new(disk.clone())).expect("opens");
+    // One run, too large to be merged with the next.
+    let batch: thalweg::Batch = (0..100).map(|_| Event::new("x")).collect();
+    let appender = store.appender("s").expect("an appender");
+    appender.submit(batch).expect("accepted").wait().expect("appended");
+    store.close().expect("closes");
+    for read in 1.. {
+        let disk = disk.power_loss(|| true);
+        disk.fail_read_at(read, disk::Fault::Error);
+        let opened = options().open_on(Arc::new(disk.clone()));
+        let reads = disk.reads();
+        disk.heal();
+        if let Ok(store) = opened {
+            append(&store, "s", "y");
+            store.close().expect("closes");
+        }
+        let store = options().open_on(Arc::new(disk.clone())).expect("opens");
+        check(&store, &expected(&disk.power_loss(|| true)));
+        assert_eq!(store.verify().expect("verifies").problems, [], "read {read}");
+        if read > reads {
+            break;
+        }
+    }
 }
 
 // Load and tickets.

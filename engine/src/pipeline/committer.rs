@@ -27,7 +27,7 @@ use crate::pipeline::keeper::CheckpointTask;
 use crate::pipeline::lane::Reply;
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, Promise, Receiver, mpmc as channel};
+use crate::sync::{Arc, Promise, Receiver, mpmc as channel, now};
 
 /// The pause after the first attempt that failed; each is twice as long as the one before ...
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -291,14 +291,14 @@ struct Attempts {
 
 impl Attempts {
     fn new() -> Self {
-        Attempts { count: 0, begun: Instant::now() }
+        Attempts { count: 0, begun: now() }
     }
 
     /// How long to wait before the next attempt; nothing if there is to be none.
     fn next(&mut self, error: &io::Error, wait_for_room: Duration) -> Option<Duration> {
         let again = match Passing::of(error)? {
             Passing::Soon => self.count < RETRIES_MAX,
-            Passing::WithRoom => self.begun.elapsed() < wait_for_room,
+            Passing::WithRoom => now().saturating_duration_since(self.begun) < wait_for_room,
         };
         let pause = RETRY_PAUSE_MIN * 2_u32.saturating_pow(self.count.min(16));
         self.count += 1;

@@ -67,7 +67,7 @@ pub(crate) struct Ending {
 
 impl Ending {
     fn begin(&self) {
-        let _ = self.since.set(Instant::now());
+        let _ = self.since.set(now());
         // Release: pairs with the Acquire load in `has_begun`.
         self.begun.store(true, Ordering::Release);
     }
@@ -79,7 +79,11 @@ impl Ending {
     /// Whether even the window in hand has to be given up.
     #[inline]
     pub(crate) fn is_overdue(&self) -> bool {
-        self.has_begun() && self.since.get().is_some_and(|since| since.elapsed() > LAST_WINDOW)
+        self.has_begun()
+            && self
+                .since
+                .get()
+                .is_some_and(|since| now().saturating_duration_since(*since) > LAST_WINDOW)
     }
 }
 

@@ -133,13 +133,22 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// A keeper of a store whose newest checkpoint is this one.
-    pub(crate) fn new(core: Arc<Core>, merges: Sender<Merge>, newest: Option<Checkpoint>) -> Self {
-        let names = core.storage.list().unwrap_or_default();
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be listed, so nobody knows which numbers are free.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        merges: Sender<Merge>,
+        newest: Option<Checkpoint>,
+    ) -> io::Result<Self> {
+        // A store that is open for reading only writes no runs.
+        let names = if core.read_only { Vec::new() } else { core.storage.list()? };
         let numbers = names.iter().filter_map(|other| match name::kind(other) {
             name::Kind::Run(number) => Some(number),
             _ => None,
         });
-        Keeper {
+        Ok(Keeper {
             merges,
             runs: core.runs.snapshot().to_vec(),
             next_number: numbers.max().map_or(1, |newest| newest + 1),
@@ -150,7 +159,7 @@ impl Keeper {
             is_merging: false,
             failed: None,
             core,
-        }
+        })
     }
 
     /// Works until nobody is left to ask for a checkpoint.

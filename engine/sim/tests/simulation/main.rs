@@ -30,7 +30,7 @@ use lockstep::Summary;
 use scenario::Report;
 
 /// How many seeds a run has that is not told.
-const ROUNDS: u64 = 3000;
+const ROUNDS: u64 = 2000;
 
 fn run(seed: u64) -> (Report, Summary) {
     catch_unwind(|| lockstep::run(seed, || scenario::run(seed))).unwrap_or_else(|panic| {

@@ -2,6 +2,7 @@
 //! recovery everything that it ever said has to be so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thalweg::storage::Storage;
 use thalweg::{Durability, LogOpenError, OpenError, Options, Store, verify_on};
@@ -52,6 +53,8 @@ fn plan(disk: &Disk, dice: &mut Dice) {
             let from = op(dice);
             disk.full_during(from..from + 1 + dice.below(40));
         }
+        // Files that cannot be opened, a directory that cannot be listed: they come at the opening.
+        5 if dice.once_in(2) => disk.fail_next(Op::Look, dice.below(24), Fault::Error),
         5 => disk.fail_read_at(read(dice), Fault::Error),
         6 => {
             disk.fail_at(op(dice), [Fault::Error, Fault::Full][dice.below(2) as usize]);
@@ -83,6 +86,7 @@ pub fn options(dice: &mut Dice) -> Options {
         .scanners(1 + dice.below(2) as usize)
         .orderers(orderers)
         .pin(false)
+        .wait_for_room(Duration::from_secs([0, 1, 300][dice.below(3) as usize]))
         .memory_budget([0, 30_000, 1 << 30][dice.below(3) as usize])
         .queue_bytes([1, 10_000, 64 << 20][dice.below(3) as usize])
 }
@@ -136,7 +140,7 @@ pub fn run(seed: u64) -> Report {
 impl Scenario {
     fn session(&mut self) {
         self.report.sessions += 1;
-        let faults_from_the_start = self.dice.once_in(3);
+        let faults_from_the_start = self.dice.once_in(2);
         if faults_from_the_start {
             plan(&self.disk, &mut self.dice);
         }
