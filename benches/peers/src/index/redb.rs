@@ -9,26 +9,21 @@ pub(super) const CONTENDER: Contender =
     Contender { name: "redb", package: "redb", sorted: true, create };
 
 const KEYS: TableDefinition<'_, u64, u64> = TableDefinition::new("keys");
-/// Batches after which a commit is durable, as often as Thalweg writes a run: pages that a durable
-/// commit has reached are used again after the next one only.
-const BATCHES_PER_SYNC: u64 = 64;
-
 fn create(setup: &Setup<'_>) -> Result<Box<dyn Store>, Failure> {
     let mut builder = Database::builder();
     builder.set_cache_size(usize::try_from(setup.memory)?);
     let database = builder.create(setup.dir.join("keys.redb"))?;
-    let mut open = Open { database, batches: 0 };
+    let open = Open { database };
     open.write(Durability::Immediate, &[])?;
     Ok(Box::new(open))
 }
 
 struct Open {
     database: Database,
-    batches: u64,
 }
 
 impl Open {
-    fn write(&mut self, durability: Durability, items: &[(u64, u64)]) -> Result<(), Failure> {
+    fn write(&self, durability: Durability, items: &[(u64, u64)]) -> Result<(), Failure> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(durability)?;
         {
@@ -56,9 +51,7 @@ impl Store for Open {
     }
 
     fn insert(&mut self, items: &[(u64, u64)]) -> Result<(), Failure> {
-        self.batches += 1;
-        let durable = self.batches.is_multiple_of(BATCHES_PER_SYNC);
-        self.write(if durable { Durability::Immediate } else { Durability::None }, items)
+        self.write(Durability::None, items)
     }
 
     fn sync(&mut self) -> Result<(), Failure> {
