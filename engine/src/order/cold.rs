@@ -5,14 +5,14 @@
 //! fresh stands in a run, so it can be forgotten at any time, and costs a look there when it is needed
 //! again. Everything in memory is newer than what the runs say of it.
 
-use crate::derived::order_log::{Damaged, NONE};
+use crate::derived::order_log::NONE;
 use crate::derived::run::{DamagedRun, Run, StreamItem, WatchItem};
 use crate::derived::runs::{self, Fresh, Groups};
 use crate::event::EventId;
 use crate::order::held::{Watch, Watches};
 use crate::order::keys::partition_of;
 use crate::order::partition::{KnownAs, Partition, tip_ids};
-use crate::order::stream::{Name, Path, Stream, StreamBlob, restore_quiet};
+use crate::order::stream::{Name, Stream, StreamBlob, restore_quiet};
 use crate::pipeline::lookup::{Fault, Lookup};
 
 impl Partition {
@@ -262,34 +262,18 @@ fn restore(run: &Run, item: &StreamItem, lookup: &Lookup) -> Result<Stream, Faul
     let Some(offset) = item.blob() else {
         let entry = lookup.entry(item.value)?;
         let record = lookup.record(entry.position)?;
-        return Ok(restore_quiet(item, record.stream(), &entry, path(item.value, lookup)?));
+        return Ok(restore_quiet(item, record.stream(), &entry));
     };
     let blob = StreamBlob::decode(run.blob(offset)?).ok_or_else(|| run.damaged_blob(offset))?;
-    let (delivered, path) = match blob.head {
-        NONE => (0, Path::new()),
-        head => (lookup.entry(head)?.local + 1, path(head, lookup)?),
+    let delivered = match blob.head {
+        NONE => 0,
+        head => lookup.entry(head)?.local + 1,
     };
-    Ok(blob.restore(item.key, delivered, path))
+    Ok(blob.restore(item.key, delivered))
 }
 
 /// A stream whose newest record cannot be read, taken at its key.
 fn restore_unread(item: &StreamItem, name: &[u8], lookup: &Lookup) -> Result<Stream, Fault> {
     let entry = lookup.entry(item.value)?;
-    Ok(restore_quiet(item, name, &entry, path(item.value, lookup)?))
-}
-
-/// The way back of the skip list from the newest delivery of a stream.
-fn path(head: u64, lookup: &Lookup) -> Result<Path, Fault> {
-    let mut path = Path::new();
-    path.push(head);
-    let mut jump = lookup.entry(head)?.jump;
-    while jump != NONE {
-        if path.last().is_some_and(|&last| jump >= last) {
-            return Err(Damaged { global: head }.into());
-        }
-        path.push(jump);
-        jump = lookup.entry(jump)?.jump;
-    }
-    path.reverse();
-    Ok(path)
+    Ok(restore_quiet(item, name, &entry))
 }
