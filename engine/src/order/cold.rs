@@ -151,6 +151,11 @@ impl Partition {
             + self.stream_index.memory_len()
     }
 
+    /// Number of items that are fresh; watches that are over count as well.
+    pub(crate) fn fresh_count(&self) -> usize {
+        self.fresh_known.len() + self.fresh_streams.len() + self.watches.fresh_count()
+    }
+
     /// Bytes of what is fresh and not counted elsewhere.
     pub(crate) fn fresh_len(&self) -> usize {
         self.fresh_known.len() * 16 + self.fresh_streams.len() * 64
