@@ -126,16 +126,22 @@ pub(crate) struct Used {
 }
 
 /// Processor time of all threads of this process.
-fn cpu() -> Duration {
+pub(crate) fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Most memory that this process has had, maps included, in KiB.
 pub(crate) fn peak_kib() -> u64 {
+    status_kib("VmHWM")
+}
+
+/// A field of `/proc/self/status` that is in KiB.
+pub(crate) fn status_kib(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+    let found = lines.find(|(name, _)| *name == field);
+    found.and_then(|(_, rest)| rest.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
 /// Brings everything that the file system of `dir` holds in memory to the device.

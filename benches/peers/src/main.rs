@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod cell;
 mod check;
 mod contenders;
+mod index;
 mod machine;
 mod matrix;
 mod options;
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
         // The matrix starts these two; they are not for the hand.
         Some("cell") => spec(&words).and_then(|spec| cell::run(&spec)).map(|()| true),
         Some("check") => spec(&words).and_then(|spec| check::run(&spec)).map(|()| true),
+        Some("index") => index::run(&words[1..]),
+        // `index` starts this one.
+        Some("index-work") => spec(&words).and_then(|spec| index::work::run(&spec)).map(|()| true),
         _ => options::Options::parse(&words).and_then(|options| matrix::run(&options)),
     };
     match result {

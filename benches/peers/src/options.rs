@@ -11,6 +11,7 @@ pub(crate) const USAGE: &str = "\
 Appends side by side: every contender in every cell, in turn, checked.
 
 usage: thalweg-peers-bench [OPTION VALUE]...
+       thalweg-peers-bench index --help      the known ids side by side
 
   --contenders A,B    who takes part, in this order            [default: everybody]
   --durability D,..   durable, buffered                        [default: both]

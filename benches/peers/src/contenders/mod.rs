@@ -147,14 +147,22 @@ impl Peer {
         })
     }
 
-    /// The version that was built in, as the lock file has it.
+    /// The version that was built in.
     pub(crate) fn version(&self) -> &'static str {
-        const LOCK: &str = include_str!("../../Cargo.lock");
-        let wanted = format!("name = \"{}\"", self.package);
-        let mut lines = LOCK.lines().skip_while(|line| *line != wanted);
-        let line = lines.nth(1).unwrap_or_default();
-        line.trim_start_matches("version = ").trim_matches('"')
+        version_of(self.package)
     }
+}
+
+/// The version of a package, as the lock file has it; the newest, if there are several.
+pub(crate) fn version_of(package: &str) -> &'static str {
+    const LOCK: &str = include_str!("../../Cargo.lock");
+    let wanted = format!("name = \"{package}\"");
+    let mut lines = LOCK.lines();
+    let mut newest = "";
+    while lines.by_ref().any(|line| line == wanted) {
+        newest = lines.next().unwrap_or_default();
+    }
+    newest.trim_start_matches("version = ").trim_matches('"')
 }
 
 #[cfg(test)]

@@ -1,0 +1,14 @@
+//! The engine's runs, by path.
+
+#[path = "../../../../../engine/src/derived/filter.rs"]
+pub(crate) mod filter;
+#[path = "../../../../../engine/src/derived/run.rs"]
+pub(crate) mod run;
+#[path = "../../../../../engine/src/derived/runs.rs"]
+pub(crate) mod runs;
+
+/// As in the engine's `derived/mod.rs`.
+#[inline]
+pub(crate) fn item_crc(index: u64, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&index.to_le_bytes()), bytes)
+}
