@@ -16,11 +16,12 @@ use disk::Disk;
 use faulty::{Fault, Faulty, Op, open as open_faulty, options};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
-    Ack, AppendFailure, Cause, CloseError, Durability, Event, MixedBatch, NewEvent, OpenError, Options,
-    ReadError, Store, rebuild,
+    Ack, AppendFailure, Batch, Cause, CloseError, Durability, Event, MixedBatch, NewEvent,
+    OpenError, Options, ReadError, Store, rebuild,
 };
 
 const SEGMENT: &str = "segment-0000000000000001";
+const RUN: &str = "run-0000000000000001.run";
 const NEXT_SEGMENT: &str = "segment-0000000000000002";
 
 fn open(storage: &MemoryStorage) -> Store {
@@ -29,6 +30,11 @@ fn open(storage: &MemoryStorage) -> Store {
 
 fn root(id: &str) -> NewEvent {
     Event::new(format!("the payload of {id}")).id(id).parents::<&str>([])
+}
+
+fn append_root(store: &Store, id: &str) {
+    let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
+    let _ = appender.submit(Batch::from([root(id)])).expect("accepted").wait();
 }
 
 fn is_panic_of(cause: &Cause, name: &str) -> bool {
@@ -274,6 +280,40 @@ fn a_run_of_a_checkpoint_that_failed_is_not_listed_by_an_older_one() {
     let after = open(&killed);
     assert_eq!(after.stats().checkpoint_position, store.durable_end());
     check(&after, &expected(&killed));
+}
+
+/// A run was not what was written, so the checkpoint that vouched for it was taken away; and one that was on its way
+/// to the disk vouched for it again.
+#[test]
+fn a_damaged_run_leaves_no_checkpoint_behind() {
+    let storage = Faulty::default();
+    let store = open_faulty(&storage);
+    append_root(&store, "a");
+    store.close().expect("closes");
+    let store = open_faulty(&storage);
+    keep(&store);
+    append_root(&store, "b");
+    // Its ids, and what looks for them.
+    for offset in 4096..4096 + 256 {
+        flip(&storage.inner, RUN, offset, 1);
+    }
+    storage.hold(Op::Create, "checkpoint");
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| store.checkpoint());
+        storage.wait_until_one_waits();
+        append_root(&store, "a");
+        let cause = soon("cause", {
+            let store = store.clone();
+            move || store.wait_committed(u64::MAX)
+        });
+        assert!(matches!(cause, Err(ReadError::Poisoned(Cause::Derived(_)))), "{cause:?}");
+        storage.let_go();
+        let _ = checkpoint.join().expect("no panic");
+    });
+    let _ = store.close();
+    let names = storage.inner.list().expect("lists");
+    assert!(!names.iter().any(|name| name.starts_with("checkpoint")), "{names:?}");
+    check(&open(&storage.inner), &expected(&storage.inner));
 }
 
 /// A rebuild whose engine stopped halfway reported the few events that it had got to as a success.

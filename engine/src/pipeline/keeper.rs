@@ -279,6 +279,11 @@ impl Keeper {
     fn publish(&mut self, mut checkpoint: Checkpoint) -> io::Result<()> {
         checkpoint.runs = self.runs.iter().map(|run| run.extent.number).collect();
         checkpoint.write(&*self.core.storage)?;
+        // SeqCst: see `Core::fail_derived`.
+        if self.core.no_checkpoints.load(Ordering::SeqCst) {
+            self.core.storage.remove(name::checkpoint())?;
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         self.newest = Some(checkpoint);
         self.are_ahead = false;
         let runs = self.runs.clone();
