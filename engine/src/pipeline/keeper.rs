@@ -12,7 +12,7 @@ use thalweg_wal::{Segment, Spare, SpareRequest, name};
 
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::run::{DamagedRun, Extent, KnownItem, Run, RunWriter, WatchItem};
-use crate::derived::runs::{self, BuildError, Fresh};
+use crate::derived::runs::{self, BuildError, Fresh, Truth};
 use crate::error::{Cause, ReadError};
 use crate::event::EventId;
 use crate::order::partition::{KnownAs, parent_at};
@@ -89,9 +89,13 @@ fn build(
     let lookup = core.lookup();
     // A watch that cannot be looked into stays.
     let is_over = |watch: &WatchItem| is_over(core, watch, &lookup).unwrap_or(false);
+    // Nor is what is known of an id forgotten, if the delivery cannot be looked into.
+    let is_delivery =
+        |global, position| lookup.entry(global).is_ok_and(|entry| entry.position == position);
+    let truth = Truth { is_over: &is_over, is_delivery: &is_delivery };
     let id = core.store_id;
     let storage = &*core.storage;
-    runs::build(storage, id, extent, fresh, neighbours, &is_over, is_stopping).inspect_err(|_| {
+    runs::build(storage, id, extent, fresh, neighbours, &truth, is_stopping).inspect_err(|_| {
         RunWriter::abandon(storage, extent.number);
     })
 }
