@@ -736,3 +736,6 @@ impl Region {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

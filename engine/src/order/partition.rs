@@ -168,7 +168,7 @@ impl KnownAs {
     }
 
     /// A delivery for a run.
-    fn delivered_in_run(global: u64, was_held: bool) -> u64 {
+    pub(crate) fn delivered_in_run(global: u64, was_held: bool) -> u64 {
         if was_held { Self::WAS_HELD | global } else { global }
     }
 

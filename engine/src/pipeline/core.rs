@@ -147,6 +147,9 @@ pub(crate) struct Core {
     /// Why the newest checkpoint could not be written, if it was for another reason than lack of room.
     /// Written by the keeper; whoever needs the checkpoint need not wait for another.
     pub(crate) unwritable: Mutex<Option<Arc<std::io::Error>>>,
+    /// A derived file is not what was written, so there may be no checkpoint. Set before it is taken away;
+    /// the keeper looks after it has written one.
+    pub(crate) no_checkpoints: AtomicBool,
     /// Checkpoints that are on their way to the disk.
     pub(crate) checkpoints_under_way: AtomicU64,
 
@@ -316,6 +319,7 @@ impl Core {
             wait_for_room: parts.wait_for_room,
             checkpoint_error: OnceLock::new(),
             unwritable: Mutex::new(None),
+            no_checkpoints: AtomicBool::new(false),
             checkpoints_under_way: AtomicU64::new(0),
             ordered_acks: AtomicU64::new(0),
             counts: Counts::default(),
@@ -400,6 +404,9 @@ impl Core {
     /// the log.
     pub(crate) fn fail_derived(&self, error: ReadError) {
         if !self.read_only {
+            // SeqCst: in one order with the load in `Keeper::publish`. Either the keeper sees this behind its
+            // rename, or that comes before the removal.
+            self.no_checkpoints.store(true, Ordering::SeqCst);
             let _ = self.storage.remove(thalweg_wal::name::checkpoint());
         }
         self.fail(Cause::Derived(Arc::new(std::io::Error::other(error.to_string()))));
