@@ -189,7 +189,7 @@ impl Partition {
     }
 }
 
-/// Calls `look` for every stream, in no particular order.
+/// Calls `look` for every stream, in no particular order. Given up when the store closes.
 pub(crate) fn for_each_stream(
     partitions: &[Partition],
     lookup: &Lookup,
@@ -202,6 +202,7 @@ pub(crate) fn for_each_stream(
     let runs = &lookup.runs;
     let (mut groups, mut group) = (Groups::of_runs(runs, 0), Vec::new());
     while groups.next(&mut group)? {
+        lookup.go_on()?;
         // Streams can share a key: of each, the newest state counts.
         let mut seen: Vec<Name> = Vec::new();
         for &(source, item) in &group {
@@ -219,7 +220,7 @@ pub(crate) fn for_each_stream(
     Ok(())
 }
 
-/// Positions of all held events, in the order of the log.
+/// Positions of all held events, in the order of the log. Given up when the store closes.
 pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<u64>, Fault> {
     if partitions.iter().all(|partition| partition.counts.held == 0) {
         return Ok(Vec::new());
@@ -238,6 +239,7 @@ pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Resul
     // A run goes on having watches that are over.
     let mut held = Vec::with_capacity(positions.len());
     for position in positions {
+        lookup.go_on()?;
         if is_held(partitions, position, lookup)? {
             held.push(position);
         }
