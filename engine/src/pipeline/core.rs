@@ -130,6 +130,10 @@ pub(crate) struct Core {
     /// Position up to which the newest checkpoint knows the order. Written by the keeper.
     pub(crate) checkpointed: Gauge,
 
+    /// 1 when the checkpoint of a closed store was written again for a merge, so that it no longer says
+    /// where the log has ended. Written by the keeper.
+    pub(crate) reopened: Gauge,
+
     /// Ends the orderer; see [`Core::stop_orderer`].
     pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
@@ -311,6 +315,7 @@ impl Core {
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
             checkpointed: Gauge::new(parts.ordered),
+            reopened: Gauge::new(0),
             ending: Arc::default(),
             orderer_work: EventCount::new(),
             between_attempts: EventCount::new(),

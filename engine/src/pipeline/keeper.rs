@@ -325,7 +325,10 @@ impl Keeper {
             Ok(run) => {
                 self.replaced.extend(self.runs.splice(at..at + merge.runs.len(), [run]));
                 match self.newest.clone() {
-                    Some(newest) if !self.are_ahead => self.publish(newest),
+                    Some(newest) if !self.are_ahead => {
+                        self.core.reopened.set(1);
+                        self.publish(newest)
+                    }
                     // The next checkpoint lists it.
                     _ => Ok(()),
                 }

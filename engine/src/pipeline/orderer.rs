@@ -151,7 +151,8 @@ impl Orderer {
         }
         // What the keeper has not managed to write counts as new.
         let new = self.core.checkpointed.get() < self.core.ordered.get();
-        if self.core.cause().is_none() && !self.core.read_only && (new || !self.closed_before) {
+        let is_closed = self.closed_before && self.core.reopened.get() == 0;
+        if self.core.cause().is_none() && !self.core.read_only && (new || !is_closed) {
             self.checkpoint(&mut progress, true, None);
         }
     }
