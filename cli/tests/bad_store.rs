@@ -272,7 +272,8 @@ fn ctrl_c_in_the_middle_of_a_discovery_leaves_the_rest_to_the_next_run() {
         let sent = Instant::now();
         interrupt(&child);
         let status = wait(&mut child);
-        assert!(sent.elapsed() < Duration::from_secs(1), "{delay} ms: {:?}", sent.elapsed());
+        // On a machine with other work, some of the time is theirs.
+        assert!(sent.elapsed() < Duration::from_secs(3), "{delay} ms: {:?}", sent.elapsed());
         match status.code() {
             Some(130) => interrupted += 1,
             // It came to the end before the signal, or the signal came before anything.

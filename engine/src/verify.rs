@@ -238,7 +238,7 @@ pub(crate) fn beyond_walks(log: &LogReader) -> impl Iterator<Item = &Damage> {
 }
 
 /// A record for the serial machine; a digest stands for the payload, to save memory.
-fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialRecord {
+pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialRecord {
     let stream = record.stream().to_vec();
     match record.kind() {
         RecordKind::Event => {}

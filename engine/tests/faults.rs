@@ -16,11 +16,12 @@ use disk::Disk;
 use faulty::{Fault, Faulty, Op, open as open_faulty, options};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
-    Ack, AppendFailure, Cause, CloseError, Durability, Event, NewEvent, OpenError, Options,
-    ReadError, Store, rebuild,
+    Ack, AppendFailure, Batch, Cause, CloseError, Durability, Event, MixedBatch, NewEvent,
+    OpenError, Options, ReadError, Store, rebuild,
 };
 
 const SEGMENT: &str = "segment-0000000000000001";
+const RUN: &str = "run-0000000000000001.run";
 const NEXT_SEGMENT: &str = "segment-0000000000000002";
 
 fn open(storage: &MemoryStorage) -> Store {
@@ -29,6 +30,11 @@ fn open(storage: &MemoryStorage) -> Store {
 
 fn root(id: &str) -> NewEvent {
     Event::new(format!("the payload of {id}")).id(id).parents::<&str>([])
+}
+
+fn append_root(store: &Store, id: &str) {
+    let appender = store.appender_with("s", acked(Ack::Ordered)).expect("an appender");
+    let _ = appender.submit(Batch::from([root(id)])).expect("accepted").wait();
 }
 
 fn is_panic_of(cause: &Cause, name: &str) -> bool {
@@ -229,6 +235,85 @@ fn a_checkpoint_that_a_failed_committer_lets_go_of_is_not_waited_for() {
     append(&store, "s", "x");
     nothing_hangs(&store);
     check_stopped(store, &storage, |cause| matches!(cause, Cause::Derived(_)));
+}
+
+/// A run was written, but not the checkpoint that was to list it. The next merge took the run along, and listed the
+/// result in the checkpoint before: whoever opened the store then ordered the same part of the log twice.
+#[test]
+fn a_run_of_a_checkpoint_that_failed_is_not_listed_by_an_older_one() {
+    let storage = Faulty::default();
+    let store = open_faulty(&storage);
+    let fill = |count: usize| {
+        let mut batch = MixedBatch::new();
+        for _ in 0..count {
+            batch.push("s", &Event::new("x")).expect("within the limits");
+        }
+        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
+    };
+    // Too much to be merged along with the next run.
+    for _ in 0..3 {
+        fill(90_000);
+        store.checkpoint().expect("a checkpoint");
+    }
+    fill(1);
+    storage.fail(Fault { count: 1, ..Fault::always(Op::Create, "checkpoint") });
+    store.checkpoint().expect_err("there is no room");
+    let runs = || {
+        let mut names = storage.inner.list().expect("lists");
+        names.retain(|name| name.starts_with("run-"));
+        names.len()
+    };
+    // Time for a merge.
+    let begun = Instant::now();
+    while runs() != 1 && begun.elapsed() < Duration::from_secs(3) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let killed = storage.inner.fork();
+    check(&open(&killed), &expected(&killed));
+    store.checkpoint().expect("a checkpoint");
+    let begun = Instant::now();
+    while runs() != 1 {
+        assert!(begun.elapsed() < SOON, "{} runs are left", runs());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let killed = storage.inner.fork();
+    let after = open(&killed);
+    assert_eq!(after.stats().checkpoint_position, store.durable_end());
+    check(&after, &expected(&killed));
+}
+
+/// A run was not what was written, so the checkpoint that vouched for it was taken away; and one that was on its way
+/// to the disk vouched for it again.
+#[test]
+fn a_damaged_run_leaves_no_checkpoint_behind() {
+    let storage = Faulty::default();
+    let store = open_faulty(&storage);
+    append_root(&store, "a");
+    store.close().expect("closes");
+    let store = open_faulty(&storage);
+    keep(&store);
+    append_root(&store, "b");
+    // Its ids, and what looks for them.
+    for offset in 4096..4096 + 256 {
+        flip(&storage.inner, RUN, offset, 1);
+    }
+    storage.hold(Op::Create, "checkpoint");
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| store.checkpoint());
+        storage.wait_until_one_waits();
+        append_root(&store, "a");
+        let cause = soon("cause", {
+            let store = store.clone();
+            move || store.wait_committed(u64::MAX)
+        });
+        assert!(matches!(cause, Err(ReadError::Poisoned(Cause::Derived(_)))), "{cause:?}");
+        storage.let_go();
+        let _ = checkpoint.join().expect("no panic");
+    });
+    let _ = store.close();
+    let names = storage.inner.list().expect("lists");
+    assert!(!names.iter().any(|name| name.starts_with("checkpoint")), "{names:?}");
+    check(&open(&storage.inner), &expected(&storage.inner));
 }
 
 /// A rebuild whose engine stopped halfway reported the few events that it had got to as a success.

@@ -39,7 +39,7 @@ const TABLE_LEN: usize = 48;
 /// Bytes before the items of a bucket, in a place of their own.
 const BUCKET_LEN: u64 = 16;
 /// Bytes of items in a bucket, on average.
-const BUCKET_ITEMS_LEN: u64 = 512;
+const BUCKET_ITEMS_LEN: u64 = 256;
 /// Bytes before a blob.
 const BLOB_HEADER_LEN: u64 = 8;
 /// Bytes that are written at once.
@@ -736,3 +736,6 @@ impl Region {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -180,16 +180,26 @@ impl From<io::Error> for BuildError {
     }
 }
 
+/// What a merge cannot tell from the runs: keys are hashes, and events can share one.
+pub(crate) struct Truth<'a> {
+    /// Whether the parent of a watch is delivered, so that nobody will ask for the watch.
+    pub(crate) is_over: &'a dyn Fn(&WatchItem) -> bool,
+    /// Whether the delivery with a global sequence is that of the event at a position.
+    pub(crate) is_delivery: &'a dyn Fn(u64, u64) -> bool,
+}
+
+/// After so many steps a merge looks whether it is to stop, though it has written nothing.
+const STEPS_TOGETHER: u32 = 1024;
+
 /// Makes one run of what is fresh, which is sorted, and of runs, given oldest first, that stand right before it.
-/// `is_over` tells of a watch whether its parent is delivered. The new run is durable; its name is after
-/// [`Storage::sync_dir`].
+/// The new run is durable; its name is after [`Storage::sync_dir`].
 pub(crate) fn build(
     storage: &dyn Storage,
     store_id: [u8; 16],
     extent: Extent,
     fresh: &Fresh,
     runs: &[Arc<Run>],
-    is_over: &dyn Fn(&WatchItem) -> bool,
+    truth: &Truth<'_>,
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Arc<Run>, BuildError> {
     let sum = |count: fn(&Run) -> u64| runs.iter().map(|run| count(run)).sum::<u64>();
@@ -202,11 +212,20 @@ pub(crate) fn build(
         blobs: (blob_bytes + sum(Run::blobs_len), fresh.blobs.len() as u64),
     };
     let mut writer = RunWriter::create(storage, store_id, extent, capacity, is_stopping)?;
+    let mut steps: u32 = 0;
+    let mut go_on = || {
+        steps = steps.wrapping_add(1);
+        match steps.is_multiple_of(STEPS_TOGETHER) && is_stopping() {
+            true => Err(io::Error::from(io::ErrorKind::Interrupted)),
+            false => Ok(()),
+        }
+    };
 
     let mut known = Groups::new(sources(&fresh.known, runs));
     let (mut group, mut table) = (Vec::new(), writer.table::<KnownItem>());
     while known.next(&mut group)? {
-        keep_known(&mut group);
+        go_on()?;
+        keep_known(&mut group, truth.is_delivery);
         group.iter().try_for_each(|(_, item)| table.push(*item))?;
     }
     table.finish()?;
@@ -218,6 +237,7 @@ pub(crate) fn build(
         Some(run) => runs[runs.len() - 1 - run].blob(offset),
     };
     while streams.next(&mut group)? {
+        go_on()?;
         keep_streams(&mut group, &blob_of)?;
         for &(source, mut item) in &group {
             if let Some(offset) = item.blob() {
@@ -232,9 +252,13 @@ pub(crate) fn build(
     let (mut group, mut table) = (Vec::new(), writer.table::<WatchItem>());
     while watches.next(&mut group)? {
         group.sort_unstable_by_key(|(_, item)| item.position);
-        // What is fresh was looked through when it was taken.
-        let is_kept = |&&(source, ref item): &&(usize, WatchItem)| source == 0 || !is_over(item);
-        group.iter().filter(is_kept).try_for_each(|(_, item)| table.push(*item))?;
+        for &(source, item) in &group {
+            go_on()?;
+            // What is fresh was looked through when it was taken.
+            if source == 0 || !(truth.is_over)(&item) {
+                table.push(item)?;
+            }
+        }
     }
     table.finish()?;
     Ok(writer.finish()?)
@@ -251,20 +275,22 @@ fn sources<'a, I: Item + 'a>(fresh: &'a [I], runs: &[Arc<Run>]) -> Vec<Source<'a
 }
 
 /// Keeps one of each that are the same, and of an event that was held and is delivered, the delivery.
-fn keep_known(group: &mut Vec<(usize, KnownItem)>) {
+fn keep_known(group: &mut Vec<(usize, KnownItem)>, is_delivery: &dyn Fn(u64, u64) -> bool) {
     if group.len() == 1 {
         return;
     }
     group.sort_unstable_by_key(|(_, item)| item.value);
     group.dedup_by_key(|(_, item)| item.value);
-    let held = |item: &KnownItem| matches!(KnownAs::decode(item.value), KnownAs::Held(_));
-    let held_count = group.iter().filter(|(_, item)| held(item)).count();
-    let released = |item: &KnownItem| KnownAs::was_held(item.value);
-    // Ids can share a key. If it is not plain who is who, what is no longer true may stay: the delivery
-    // comes first for whoever looks, and the bytes decide.
-    if held_count > 0 && group.iter().filter(|(_, item)| released(item)).count() == held_count {
-        group.retain(|(_, item)| !held(item));
-    }
+    let released = |(_, item): &(usize, KnownItem)| match KnownAs::decode(item.value) {
+        KnownAs::Delivered(global) if KnownAs::was_held(item.value) => Some(global),
+        _ => None,
+    };
+    let released: Vec<u64> = group.iter().filter_map(released).collect();
+    // Ids can share a key, and one of them may still be held.
+    group.retain(|(_, item)| match KnownAs::decode(item.value) {
+        KnownAs::Held(position) => !released.iter().any(|&global| is_delivery(global, position)),
+        _ => true,
+    });
 }
 
 /// Keeps the newest state of each stream.
@@ -306,3 +332,6 @@ pub(crate) fn due_for_merge(item_counts: &[u64]) -> Option<Range<usize>> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,14 +5,14 @@
 //! fresh stands in a run, so it can be forgotten at any time, and costs a look there when it is needed
 //! again. Everything in memory is newer than what the runs say of it.
 
-use crate::derived::order_log::{Damaged, NONE};
+use crate::derived::order_log::NONE;
 use crate::derived::run::{DamagedRun, Run, StreamItem, WatchItem};
 use crate::derived::runs::{self, Fresh, Groups};
 use crate::event::EventId;
 use crate::order::held::{Watch, Watches};
 use crate::order::keys::partition_of;
 use crate::order::partition::{KnownAs, Partition, tip_ids};
-use crate::order::stream::{Name, Path, Stream, StreamBlob, restore_quiet};
+use crate::order::stream::{Name, Stream, StreamBlob, restore_quiet};
 use crate::pipeline::lookup::{Fault, Lookup};
 
 impl Partition {
@@ -151,6 +151,11 @@ impl Partition {
             + self.stream_index.memory_len()
     }
 
+    /// Number of items that are fresh; watches that are over count as well.
+    pub(crate) fn fresh_count(&self) -> usize {
+        self.fresh_known.len() + self.fresh_streams.len() + self.watches.fresh_count()
+    }
+
     /// Bytes of what is fresh and not counted elsewhere.
     pub(crate) fn fresh_len(&self) -> usize {
         self.fresh_known.len() * 16 + self.fresh_streams.len() * 64
@@ -184,7 +189,7 @@ impl Partition {
     }
 }
 
-/// Calls `look` for every stream, in no particular order.
+/// Calls `look` for every stream, in no particular order. Given up when the store closes.
 pub(crate) fn for_each_stream(
     partitions: &[Partition],
     lookup: &Lookup,
@@ -197,6 +202,7 @@ pub(crate) fn for_each_stream(
     let runs = &lookup.runs;
     let (mut groups, mut group) = (Groups::of_runs(runs, 0), Vec::new());
     while groups.next(&mut group)? {
+        lookup.go_on()?;
         // Streams can share a key: of each, the newest state counts.
         let mut seen: Vec<Name> = Vec::new();
         for &(source, item) in &group {
@@ -214,7 +220,7 @@ pub(crate) fn for_each_stream(
     Ok(())
 }
 
-/// Positions of all held events, in the order of the log.
+/// Positions of all held events, in the order of the log. Given up when the store closes.
 pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<u64>, Fault> {
     if partitions.iter().all(|partition| partition.counts.held == 0) {
         return Ok(Vec::new());
@@ -233,6 +239,7 @@ pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Resul
     // A run goes on having watches that are over.
     let mut held = Vec::with_capacity(positions.len());
     for position in positions {
+        lookup.go_on()?;
         if is_held(partitions, position, lookup)? {
             held.push(position);
         }
@@ -262,34 +269,18 @@ fn restore(run: &Run, item: &StreamItem, lookup: &Lookup) -> Result<Stream, Faul
     let Some(offset) = item.blob() else {
         let entry = lookup.entry(item.value)?;
         let record = lookup.record(entry.position)?;
-        return Ok(restore_quiet(item, record.stream(), &entry, path(item.value, lookup)?));
+        return Ok(restore_quiet(item, record.stream(), &entry));
     };
     let blob = StreamBlob::decode(run.blob(offset)?).ok_or_else(|| run.damaged_blob(offset))?;
-    let (delivered, path) = match blob.head {
-        NONE => (0, Path::new()),
-        head => (lookup.entry(head)?.local + 1, path(head, lookup)?),
+    let delivered = match blob.head {
+        NONE => 0,
+        head => lookup.entry(head)?.local + 1,
     };
-    Ok(blob.restore(item.key, delivered, path))
+    Ok(blob.restore(item.key, delivered))
 }
 
 /// A stream whose newest record cannot be read, taken at its key.
 fn restore_unread(item: &StreamItem, name: &[u8], lookup: &Lookup) -> Result<Stream, Fault> {
     let entry = lookup.entry(item.value)?;
-    Ok(restore_quiet(item, name, &entry, path(item.value, lookup)?))
-}
-
-/// The way back of the skip list from the newest delivery of a stream.
-fn path(head: u64, lookup: &Lookup) -> Result<Path, Fault> {
-    let mut path = Path::new();
-    path.push(head);
-    let mut jump = lookup.entry(head)?.jump;
-    while jump != NONE {
-        if path.last().is_some_and(|&last| jump >= last) {
-            return Err(Damaged { global: head }.into());
-        }
-        path.push(jump);
-        jump = lookup.entry(jump)?.jump;
-    }
-    path.reverse();
-    Ok(path)
+    Ok(restore_quiet(item, name, &entry))
 }

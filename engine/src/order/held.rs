@@ -130,6 +130,11 @@ impl Watches {
         fresh
     }
 
+    /// Number of watches since then, over or not.
+    pub(crate) fn fresh_count(&self) -> usize {
+        self.fresh.len()
+    }
+
     /// Bytes of memory.
     pub(crate) fn memory_len(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>() + self.fresh.capacity() * size_of::<WatchItem>()

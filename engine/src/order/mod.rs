@@ -13,6 +13,8 @@
 //! finds records and entries through a `Lookup`, and runs on the pool that it is called in.
 
 pub(crate) mod cold;
+#[cfg(test)]
+mod cold_tests;
 pub(crate) mod held;
 pub(crate) mod keys;
 #[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]

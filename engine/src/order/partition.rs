@@ -14,7 +14,7 @@ use hashbrown::HashSet;
 use thalweg_wal::{Record, RecordKind};
 
 use crate::derived::order_log::{Entry, Lineage, NONE};
-use crate::derived::run::KnownItem;
+use crate::derived::run::{KnownItem, StreamItem};
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
 use crate::order::held::{NIL, Watch, Watches};
@@ -168,7 +168,7 @@ impl KnownAs {
     }
 
     /// A delivery for a run.
-    fn delivered_in_run(global: u64, was_held: bool) -> u64 {
+    pub(crate) fn delivered_in_run(global: u64, was_held: bool) -> u64 {
         if was_held { Self::WAS_HELD | global } else { global }
     }
 
@@ -300,6 +300,8 @@ impl Partition {
             *stream = self.stream_index.find(scanned.stream_key, Some).map(|(_, index)| index);
             if let Some(index) = *stream {
                 std::hint::black_box(self.streams[index as usize].delivered);
+            } else if self.cold_below > 0 {
+                runs::touch::<StreamItem>(&lookup.runs, self.cold_below, scanned.stream_key);
             }
             let Ok(record) = lookup.record_in_window(scanned.position) else { continue };
             if let Some(parent) = record.parents().next() {
@@ -893,7 +895,12 @@ impl Partition {
     /// Gives every delivery of the window its global sequence: `first` plus the number of
     /// deliveries set off before its trigger, `before[trigger]`, plus its place in its group.
     /// Ends the window.
-    pub(crate) fn place(&mut self, first: u64, before: &[u32]) -> Placed {
+    pub(crate) fn place(
+        &mut self,
+        first: u64,
+        before: &[u32],
+        lookup: &Lookup,
+    ) -> Result<Placed, Fault> {
         let mut placed =
             Placed { entries: Vec::with_capacity(self.deliveries.len()), heads: Vec::new() };
         let mut touched = Vec::new();
@@ -908,7 +915,7 @@ impl Partition {
                 self.stream_heap_len -= stream.heap_len();
                 touched.push((delivery.stream, stream.path.last().copied().unwrap_or(NONE)));
             }
-            let (previous, jump) = stream.link(delivery.local, global);
+            let (previous, jump) = stream.link(delivery.local, global, lookup)?;
             self.known.set(delivery.slot, KnownAs::Delivered(global).encode());
             let value = KnownAs::delivered_in_run(global, delivery.was_held);
             self.fresh_known.push(KnownItem { key: delivery.key, value });
@@ -930,7 +937,7 @@ impl Partition {
         }
         self.deliveries.clear();
         self.chains.clear();
-        placed
+        Ok(placed)
     }
 }
 

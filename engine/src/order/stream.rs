@@ -6,9 +6,10 @@
 
 use smallvec::SmallVec;
 
-use crate::derived::order_log::{Entry, NONE};
+use crate::derived::order_log::{Damaged, Entry, NONE};
 use crate::derived::run::StreamItem;
 use crate::order::tips::{Tip, Tips};
+use crate::pipeline::lookup::{Fault, Lookup};
 
 /// The name of a stream; short ones lie in the stream itself.
 pub(crate) type Name = SmallVec<[u8; 24]>;
@@ -34,7 +35,8 @@ pub(crate) struct Stream {
     pub(crate) fresh: bool,
     pub(crate) tips: Tips,
     /// Global sequences of the deliveries whose local sequences are the newest one and what is left
-    /// of it as its lowest set bits are cleared one by one: the way back of the skip list.
+    /// of it as its lowest set bits are cleared one by one: the way back of the skip list. Its beginning
+    /// may be missing, and is then in the order log.
     pub(crate) path: Path,
 }
 
@@ -61,15 +63,28 @@ impl Stream {
     }
 
     /// Appends a delivery to the skip list; returns its links back.
-    pub(crate) fn link(&mut self, local: u64, global: u64) -> (u64, u64) {
+    pub(crate) fn link(
+        &mut self,
+        local: u64,
+        global: u64,
+        lookup: &Lookup,
+    ) -> Result<(u64, u64), Fault> {
         let previous = self.path.last().copied().unwrap_or(NONE);
         if local > 0 {
             let cleared = local.trailing_zeros() as usize;
+            // Of a stream that comes from a run, only the end of the way is known at first.
+            while self.path.len() <= cleared {
+                let first = *self.path.first().expect("the stream has a delivery");
+                match lookup.entry(first)?.jump {
+                    jump if jump < first => self.path.insert(0, jump),
+                    _ => return Err(Damaged { global: first }.into()),
+                }
+            }
             self.path.truncate(self.path.len() - cleared);
         }
         let jump = self.path.last().copied().unwrap_or(NONE);
         self.path.push(global);
-        (previous, jump)
+        Ok((previous, jump))
     }
 
     /// Bytes that the stream takes in memory beside its own size.
@@ -139,8 +154,9 @@ impl<'a> StreamBlob<'a> {
         })
     }
 
-    /// The stream, which has this way back.
-    pub(crate) fn restore(&self, key: u64, delivered: u64, path: Path) -> Stream {
+    /// The stream, which has so many deliveries.
+    pub(crate) fn restore(&self, key: u64, delivered: u64) -> Stream {
+        let path = if self.head == NONE { Path::new() } else { Path::from_slice(&[self.head]) };
         let mut stream = Stream {
             delivered,
             held: self.held,
@@ -155,7 +171,8 @@ impl<'a> StreamBlob<'a> {
 }
 
 /// A stream of which a run has no blob: its newest delivery is its only tip.
-pub(crate) fn restore_quiet(item: &StreamItem, name: &[u8], head: &Entry, path: Path) -> Stream {
+pub(crate) fn restore_quiet(item: &StreamItem, name: &[u8], head: &Entry) -> Stream {
+    let path = Path::from_slice(&[item.value]);
     let delivered = head.local + 1;
     let mut stream = Stream { delivered, path, ..Stream::new(item.key, name) };
     stream.tips.insert(Tip { key: item.tip_key, local: head.local, position: head.position });

@@ -128,13 +128,14 @@ pub(crate) fn order(
 
     let place = |(index, partition): (usize, &mut Partition)| {
         let timings = timings.filter(|_| !split.of(index).is_empty());
-        timed(timings, of_place, || partition.place(first.global, &before))
+        timed(timings, of_place, || partition.place(first.global, &before, lookup))
     };
-    let placed: Vec<_> = if parallel {
+    let placed: Result<Vec<_>, Fault> = if parallel {
         partitions.par_iter_mut().enumerate().with_max_len(1).map(place).collect()
     } else {
         partitions.iter_mut().enumerate().map(place).collect()
     };
+    let placed = placed?;
     Ok(timed(timings, of_place, || {
         let mut entries = vec![Entry::default(); total as usize];
         let mut heads = Vec::new();

@@ -130,6 +130,10 @@ pub(crate) struct Core {
     /// Position up to which the newest checkpoint knows the order. Written by the keeper.
     pub(crate) checkpointed: Gauge,
 
+    /// 1 when the checkpoint of a closed store was written again for a merge, so that it no longer says
+    /// where the log has ended. Written by the keeper.
+    pub(crate) reopened: Gauge,
+
     /// Ends the orderer; see [`Core::stop_orderer`].
     pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
@@ -147,6 +151,9 @@ pub(crate) struct Core {
     /// Why the newest checkpoint could not be written, if it was for another reason than lack of room.
     /// Written by the keeper; whoever needs the checkpoint need not wait for another.
     pub(crate) unwritable: Mutex<Option<Arc<std::io::Error>>>,
+    /// A derived file is not what was written, so there may be no checkpoint. Set before it is taken away;
+    /// the keeper looks after it has written one.
+    pub(crate) no_checkpoints: AtomicBool,
     /// Checkpoints that are on their way to the disk.
     pub(crate) checkpoints_under_way: AtomicU64,
 
@@ -308,6 +315,7 @@ impl Core {
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
             checkpointed: Gauge::new(parts.ordered),
+            reopened: Gauge::new(0),
             ending: Arc::default(),
             orderer_work: EventCount::new(),
             between_attempts: EventCount::new(),
@@ -316,6 +324,7 @@ impl Core {
             wait_for_room: parts.wait_for_room,
             checkpoint_error: OnceLock::new(),
             unwritable: Mutex::new(None),
+            no_checkpoints: AtomicBool::new(false),
             checkpoints_under_way: AtomicU64::new(0),
             ordered_acks: AtomicU64::new(0),
             counts: Counts::default(),
@@ -400,6 +409,9 @@ impl Core {
     /// the log.
     pub(crate) fn fail_derived(&self, error: ReadError) {
         if !self.read_only {
+            // SeqCst: in one order with the load in `Keeper::publish`. Either the keeper sees this behind its
+            // rename, or that comes before the removal.
+            self.no_checkpoints.store(true, Ordering::SeqCst);
             let _ = self.storage.remove(thalweg_wal::name::checkpoint());
         }
         self.fail(Cause::Derived(Arc::new(std::io::Error::other(error.to_string()))));

@@ -12,7 +12,7 @@ use thalweg_wal::{Segment, Spare, SpareRequest, name};
 
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::run::{DamagedRun, Extent, KnownItem, Run, RunWriter, WatchItem};
-use crate::derived::runs::{self, BuildError, Fresh};
+use crate::derived::runs::{self, BuildError, Fresh, Truth};
 use crate::error::{Cause, ReadError};
 use crate::event::EventId;
 use crate::order::partition::{KnownAs, parent_at};
@@ -89,9 +89,13 @@ fn build(
     let lookup = core.lookup();
     // A watch that cannot be looked into stays.
     let is_over = |watch: &WatchItem| is_over(core, watch, &lookup).unwrap_or(false);
+    // Nor is what is known of an id forgotten, if the delivery cannot be looked into.
+    let is_delivery =
+        |global, position| lookup.entry(global).is_ok_and(|entry| entry.position == position);
+    let truth = Truth { is_over: &is_over, is_delivery: &is_delivery };
     let id = core.store_id;
     let storage = &*core.storage;
-    runs::build(storage, id, extent, fresh, neighbours, &is_over, is_stopping).inspect_err(|_| {
+    runs::build(storage, id, extent, fresh, neighbours, &truth, is_stopping).inspect_err(|_| {
         RunWriter::abandon(storage, extent.number);
     })
 }
@@ -118,6 +122,10 @@ pub(crate) struct Keeper {
     merges: Sender<Merge>,
     /// The runs that are durable, oldest first.
     runs: Vec<Arc<Run>>,
+    /// Whether they reach further than the newest checkpoint, which must not list them then.
+    are_ahead: bool,
+    /// Runs that others have taken the place of. They go when there is a checkpoint without them.
+    replaced: Vec<Arc<Run>>,
     next_number: u64,
     /// What is not in a run yet, with the positions from and up to which it reaches, oldest first.
     unwritten: VecDeque<(u64, u64, Fresh)>,
@@ -126,6 +134,8 @@ pub(crate) struct Keeper {
     /// The newest checkpoint.
     newest: Option<Checkpoint>,
     is_merging: bool,
+    /// A merge has failed since the newest checkpoint. Another would, too, until something changes.
+    merge_has_failed: bool,
     /// The first failure of a sync. It is never tried again: one that then succeeds would prove
     /// nothing, so there are no more checkpoints, and the next opening makes the order again.
     failed: Option<Arc<io::Error>>,
@@ -151,12 +161,15 @@ impl Keeper {
         Ok(Keeper {
             merges,
             runs: core.runs.snapshot().to_vec(),
+            are_ahead: false,
+            replaced: Vec::new(),
             next_number: numbers.max().map_or(1, |newest| newest + 1),
             unwritten: VecDeque::new(),
             next_from: core.ordered.get(),
             // It may be written again, for a merge, when the log has gone on.
             newest: newest.map(|newest| Checkpoint { closed: false, ..newest }),
             is_merging: false,
+            merge_has_failed: false,
             failed: None,
             core,
         })
@@ -211,7 +224,10 @@ impl Keeper {
                 let lasting = written.as_ref().err().filter(|error| self.is_lasting(error));
                 *self.core.unwritable.lock() = lasting.cloned();
                 match &written {
-                    Ok(()) => self.core.checkpointed.set(ordered),
+                    Ok(()) => {
+                        self.merge_has_failed = false;
+                        self.core.checkpointed.set(ordered);
+                    }
                     Err(error) => self.complain(error),
                 }
                 self.core.checkpoints_under_way.fetch_sub(1, Ordering::Relaxed);
@@ -231,7 +247,6 @@ impl Keeper {
 
     /// Writes what there is for runs, and then the checkpoint that lists them.
     fn write(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
-        let mut replaced = Vec::new();
         while let Some((from, to, fresh)) = self.unwritten.front() {
             let along = self.merged_along(fresh);
             let from = self.runs.get(along).map_or(*from, |first| first.extent.from);
@@ -240,14 +255,15 @@ impl Keeper {
             // It is short work, and finished even if the store closes.
             match build(&self.core, extent, fresh, &self.runs[along..], &|| false) {
                 Ok(run) => {
-                    replaced.extend(self.runs.drain(along..));
+                    self.replaced.extend(self.runs.drain(along..));
                     self.runs.push(run);
+                    self.are_ahead = true;
                     self.unwritten.pop_front();
                 }
                 Err(error) => return Err(self.io_error(error)),
             }
         }
-        self.publish(checkpoint, &replaced)
+        self.publish(checkpoint)
     }
 
     /// Index of the first run that is better merged along with what is fresh.
@@ -264,13 +280,19 @@ impl Keeper {
     }
 
     /// Makes a checkpoint of the runs the newest, and takes away those that it has no more.
-    fn publish(&mut self, mut checkpoint: Checkpoint, replaced: &[Arc<Run>]) -> io::Result<()> {
+    fn publish(&mut self, mut checkpoint: Checkpoint) -> io::Result<()> {
         checkpoint.runs = self.runs.iter().map(|run| run.extent.number).collect();
         checkpoint.write(&*self.core.storage)?;
+        // SeqCst: see `Core::fail_derived`.
+        if self.core.no_checkpoints.load(Ordering::SeqCst) {
+            self.core.storage.remove(name::checkpoint())?;
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         self.newest = Some(checkpoint);
+        self.are_ahead = false;
         let runs = self.runs.clone();
         self.core.runs.change(|list| *list = runs);
-        for run in replaced {
+        for run in self.replaced.drain(..) {
             // Whoever has it open goes on reading it; what cannot be removed, the next opening does.
             let _ = remove_if_there(&*self.core.storage, &name::run(run.extent.number));
         }
@@ -279,7 +301,8 @@ impl Keeper {
 
     fn merge_if_due(&mut self) {
         // Runs that no checkpoint lists yet are left alone.
-        if self.is_merging || !self.unwritten.is_empty() || self.failed.is_some() {
+        let is_settled = self.unwritten.is_empty() && !self.are_ahead && self.failed.is_none();
+        if self.is_merging || self.merge_has_failed || !is_settled {
             return;
         }
         let counts: Vec<u64> = self.runs.iter().map(|run| run.item_count()).collect();
@@ -297,20 +320,26 @@ impl Keeper {
         let Merged { merge, run } = merged;
         let first = merge.runs[0].extent.number;
         let at = self.runs.iter().position(|run| run.extent.number == first);
-        let result = match (run, at, self.newest.clone()) {
-            (Ok(run), Some(at), Some(newest)) => {
-                self.runs.splice(at..at + merge.runs.len(), [run]);
-                self.publish(newest, &merge.runs)
+        let at = at.expect("runs are replaced by their merge only");
+        let result = match run {
+            Ok(run) => {
+                self.replaced.extend(self.runs.splice(at..at + merge.runs.len(), [run]));
+                match self.newest.clone() {
+                    Some(newest) if !self.are_ahead => {
+                        self.core.reopened.set(1);
+                        self.publish(newest)
+                    }
+                    // The next checkpoint lists it.
+                    _ => Ok(()),
+                }
             }
-            (Err(error), ..) => Err(self.io_error(error)),
-            (Ok(_), ..) => Ok(()),
+            Err(error) => Err(self.io_error(error)),
         };
-        if let Err(error) = result
-            && !self.core.is_stopping()
-        {
-            self.complain(&error);
-            // It would fail again and again.
-            self.is_merging = true;
+        if let Err(error) = result {
+            self.merge_has_failed = true;
+            if !self.core.is_stopping() {
+                self.complain(&error);
+            }
         }
     }
 

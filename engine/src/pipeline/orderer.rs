@@ -29,15 +29,17 @@ use crate::questions::{Question, answer};
 use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
 
 /// A cut ends at the first frame boundary after this many bytes.
-const CUT_BYTES: u64 = 4 << 20;
+const CUT_BYTES: u64 = 16 << 20;
 /// A cut of up to this many bytes, with nothing before it in the scanners, is scanned where it is
 /// ordered: the way to another thread and back would take longer.
 const OWN_CUT_BYTES: u64 = 64 << 10;
 /// Cuts that each scanner has in hand or in front of it.
 pub(crate) const CUTS_PER_SCANNER: usize = 2;
-/// A checkpoint is due when this much of the log has been ordered since the last: what an opening
-/// after a crash has to order again.
-const CHECKPOINT_BYTES: u64 = 128 << 20;
+/// A checkpoint is due when so many items have become fresh since the last: an opening after a crash has
+/// to order them again, which takes it about a second ...
+const CHECKPOINT_ITEMS: usize = 1 << 20;
+/// ... or when this much of the log has been ordered, whatever is in it.
+const CHECKPOINT_BYTES: u64 = 512 << 20;
 /// How long to wait before what could not be written is tried again, while memory is short.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -149,7 +151,8 @@ impl Orderer {
         }
         // What the keeper has not managed to write counts as new.
         let new = self.core.checkpointed.get() < self.core.ordered.get();
-        if self.core.cause().is_none() && !self.core.read_only && (new || !self.closed_before) {
+        let is_closed = self.closed_before && self.core.reopened.get() == 0;
+        if self.core.cause().is_none() && !self.core.read_only && (new || !is_closed) {
             self.checkpoint(&mut progress, true, None);
         }
     }
@@ -331,7 +334,9 @@ impl Orderer {
 
     fn checkpoint_is_due(&self, progress: &Progress) -> bool {
         let tail = self.core.ordered.get() - progress.sealed.0;
-        !self.core.read_only && tail >= CHECKPOINT_BYTES && !self.is_checkpointing()
+        let fresh: usize = self.partitions.iter().map(Partition::fresh_count).sum();
+        let is_long = tail >= CHECKPOINT_BYTES || fresh >= CHECKPOINT_ITEMS;
+        is_long && !self.core.read_only && !self.is_checkpointing()
     }
 
     fn is_checkpointing(&self) -> bool {

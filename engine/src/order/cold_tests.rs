@@ -1,0 +1,259 @@
+//! The machine of one partition against the serial machine, while parts of its state go to runs, runs are
+//! merged, and memory is forgotten. All streams share one key, and so do equal ids in them: what a hash does
+//! once in a lifetime.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+use thalweg_wal::storage::{MemoryStorage, Storage};
+use thalweg_wal::{EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogWriter};
+
+use crate::derived::chunks::ChunkWriter;
+use crate::derived::order_log::{ORDER, TIPS};
+use crate::derived::run::{Extent, WatchItem};
+use crate::derived::runs::{self, Truth};
+use crate::event::EventId;
+use crate::open::tag_of;
+use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
+use crate::order::partition::{KnownAs, Partition, PartitionCounts, Scanned, parent_at};
+use crate::order::window::{self, Frontier, Split};
+use crate::pipeline::lookup::{LongRecords, Lookup};
+use crate::reference::{Arrival, SerialMachine};
+use crate::sync::Arc;
+use crate::verify::serial_record;
+
+const STREAMS: [&str; 3] = ["a", "b", "c"];
+const ID_COUNT: u8 = 6;
+
+/// A record, by what it is called.
+#[derive(Debug, Clone)]
+struct Named {
+    stream: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Event { id: u8, parents: Option<Vec<u8>>, require_parents: bool, payload: u8 },
+    Seal(bool),
+}
+
+/// What happens between two windows.
+#[derive(Debug, Clone, Copy)]
+enum Between {
+    Nothing,
+    /// What is fresh goes into a run, with so many of the newest runs.
+    Flush(usize),
+    /// As much is forgotten as can be.
+    Forget,
+    /// The store is opened again, with what is in runs.
+    Reopen,
+}
+
+fn named() -> impl Strategy<Value = Named> {
+    let parents = prop_oneof![
+        1 => Just(None),
+        6 => prop::collection::vec(0..ID_COUNT, 0..3).prop_map(Some),
+    ];
+    let event = (0..ID_COUNT, parents, prop::bool::weighted(0.1), 0..8_u8).prop_map(
+        |(id, parents, require_parents, payload)| Kind::Event {
+            id,
+            parents,
+            require_parents,
+            // Most that arrive twice are the same.
+            payload: payload / 7,
+        },
+    );
+    let kind = prop_oneof![20 => event, 1 => any::<bool>().prop_map(Kind::Seal)];
+    (0..STREAMS.len(), kind).prop_map(|(stream, kind)| Named { stream, kind })
+}
+
+fn between() -> impl Strategy<Value = Between> {
+    prop_oneof![
+        1 => Just(Between::Nothing),
+        3 => (0..4_usize).prop_map(Between::Flush),
+        3 => Just(Between::Forget),
+        1 => Just(Between::Reopen),
+    ]
+}
+
+fn push(batch: &mut EncodedBatch, named: &Named) {
+    let stream = STREAMS[named.stream].as_bytes();
+    match &named.kind {
+        Kind::Seal(true) => batch.push_seal(stream),
+        Kind::Seal(false) => batch.push_unseal(stream),
+        Kind::Event { id, parents, require_parents, payload } => {
+            let ids: Vec<[u8; 1]> = parents.iter().flatten().map(|id| [b'A' + id]).collect();
+            let ids: Vec<&[u8]> = ids.iter().map(|id| &id[..]).collect();
+            batch.push(&EventFields {
+                stream,
+                id: Some(&[b'A' + id]),
+                lineage: if parents.is_some() { Lineage::Parents(&ids) } else { Lineage::Chained },
+                require_parents: *require_parents && parents.is_some(),
+                if_local: None,
+                with_previous: false,
+                payload: &[*payload],
+            })
+        }
+    }
+    .expect("within the limits");
+}
+
+fn config() -> ProptestConfig {
+    let cases = if cfg!(miri) { 1 } else { 150 };
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn what_is_in_runs_counts_as_what_is_in_memory(
+        windows in prop::collection::vec((prop::collection::vec(named(), 1..5), between()), 1..24),
+    ) {
+        check(&windows);
+    }
+}
+
+fn check(windows: &[(Vec<Named>, Between)]) {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let options = LogOptions { create: true, segment_len_max: 1 << 20 };
+    let mut log = LogWriter::open(Arc::clone(&storage), options, None).expect("opens");
+    let (keys, tag) = (Keys::new(&log.store_id), tag_of(&log.store_id));
+    let stream_key = keys.stream(b"the key of all");
+    let at = partition_of(stream_key);
+    let segment = Arc::clone(&log.segments[0]);
+    let chunks = |layout| {
+        let target = Arc::clone(&storage);
+        let chunks = ChunkWriter::open(layout, log.store_id, &*storage, target, 0, true);
+        chunks.expect("creates").shared().reader()
+    };
+    // Nothing is ever committed: all windows are in flight.
+    let mut lookup = Lookup {
+        order: chunks(ORDER),
+        tips: chunks(TIPS),
+        runs: Arc::new(Vec::new()),
+        segments: Arc::new(log.segments.clone()),
+        verified_from: 0,
+        skip_damage: false,
+        in_flight: VecDeque::new(),
+        long_records: Arc::new(LongRecords::new()),
+        ending: None,
+    };
+    let mut partitions: Vec<_> = (0..PARTITION_COUNT).map(|_| Partition::new(keys, tag)).collect();
+    let (mut machine, mut frontier) = (SerialMachine::default(), Frontier::default());
+    let (mut duplicates, mut conflicts, mut rejected) = (0, 0, 0);
+    let (mut from, mut flushed, mut number) = (segment.first(), segment.first(), 1);
+    for (records, between) in windows {
+        let mut batch = EncodedBatch::new();
+        records.iter().for_each(|named| push(&mut batch, named));
+        let mut frame = FrameBuf::new();
+        frame.push(&batch);
+        log.writer.append(&mut frame).expect("appends");
+        log.writer.sync().expect("syncs");
+        let mut scanned = Vec::new();
+        for record in segment.walk(from, segment.end()) {
+            let record = record.expect("whole");
+            let position = record.position();
+            let key = keys.event(stream_key, &EventId::of(&record, tag));
+            scanned.push(Scanned { index: scanned.len() as u32, position, stream_key, key });
+            let place = position..position + record.len();
+            match machine.arrive(place, serial_record(&record, &log.store_id)) {
+                Arrival::Duplicate => duplicates += 1,
+                Arrival::Conflict => conflicts += 1,
+                Arrival::Rejected(_) => rejected += 1,
+                _ => {}
+            }
+        }
+        assert_eq!(scanned.len(), records.len());
+        from = segment.end();
+        let split = Split::new(&scanned);
+        let ordered = window::order(&mut partitions, &split, frontier, &lookup, false, false, None);
+        let ordered = ordered.expect("no damage");
+        frontier = ordered.next();
+        lookup.in_flight.push_back(Arc::new(ordered));
+
+        let mut flush = |partition: &mut Partition, lookup: &mut Lookup, along: usize| {
+            let mut fresh = partition.take_fresh();
+            fresh.sort();
+            let mut list = lookup.runs.to_vec();
+            let neighbours = list.split_off(list.len() - along.min(list.len()));
+            let first = neighbours.first().map_or(flushed, |run| run.extent.from);
+            let extent = Extent { number, from: first, to: from };
+            (number, flushed) = (number + 1, from);
+            let delivered: BTreeSet<(&[u8], Vec<u8>)> = machine
+                .order
+                .iter()
+                .map(|delivery| {
+                    let record = lookup.record(delivery.position).expect("whole");
+                    (&*delivery.stream, EventId::of(&record, tag).to_vec())
+                })
+                .collect();
+            let is_over = |watch: &WatchItem| {
+                let child = lookup.record(watch.position).expect("whole");
+                let parent = parent_at(&child, watch.parent_at).expect("has a parent there");
+                delivered.contains(&(child.stream(), parent.to_vec()))
+            };
+            let is_delivery =
+                |global: u64, position| machine.order[global as usize].position == position;
+            let truth = Truth { is_over: &is_over, is_delivery: &is_delivery };
+            let id = log.store_id;
+            let run = runs::build(&*storage, id, extent, &fresh, &neighbours, &truth, &|| false);
+            list.push(run.expect("no fault"));
+            lookup.runs = Arc::new(list);
+        };
+        match *between {
+            Between::Nothing => {}
+            Between::Flush(along) => flush(&mut partitions[at], &mut lookup, along),
+            Between::Forget => partitions[at].forget(flushed),
+            Between::Reopen => {
+                flush(&mut partitions[at], &mut lookup, 0);
+                let counts = partitions[at].counts;
+                let sealed = partitions[at].sealed_streams().collect();
+                partitions[at] = Partition::restore(keys, tag, counts, flushed, sealed);
+            }
+        }
+        check_state(&partitions[at], stream_key, &machine, &lookup);
+        let PartitionCounts { duplicates: d, conflicts: c, rejected: r, .. } =
+            partitions[at].counts;
+        assert_eq!((d, c, r), (duplicates, conflicts, rejected));
+    }
+}
+
+/// Compares all that there is to say of the streams and of the ids.
+fn check_state(partition: &Partition, stream_key: u64, machine: &SerialMachine, lookup: &Lookup) {
+    let counts = partition.counts;
+    assert_eq!(counts.held, machine.held().len() as u64, "held");
+    let expected = machine.stream_counts();
+    assert_eq!(counts.streams, expected.len() as u64, "streams");
+    for name in STREAMS.map(str::as_bytes) {
+        let of_stream = partition.with_stream(stream_key, name, lookup, |stream| {
+            let (held, tips) = (u64::from(stream.held), stream.tips.len() as u64);
+            (stream.delivered, held, tips, stream.sealed)
+        });
+        let of_stream = of_stream.expect("no damage").unwrap_or_default();
+        assert_eq!(of_stream, expected.get(name).copied().unwrap_or_default());
+        let tips = partition.tips_of(stream_key, name, lookup).expect("no damage");
+        assert_eq!(tips, machine.tips(name));
+    }
+    for (global, delivery) in (0..).zip(&machine.order) {
+        let entry = lookup.entry(global).expect("no damage");
+        assert_eq!((entry.position, entry.local), (delivery.position, delivery.local));
+        let record = lookup.record(delivery.position).expect("whole");
+        let id = EventId::of(&record, partition.store_tag);
+        let key = partition.keys.event(stream_key, &id);
+        let known = partition.find_known(record.stream(), key, &id, lookup).expect("no damage");
+        assert_eq!(known, Some(KnownAs::Delivered(global)));
+        assert_eq!(
+            lookup.seek(global, delivery.local / 2).map(|(_, at)| at.local).ok(),
+            Some(delivery.local / 2)
+        );
+    }
+    for position in machine.held().into_keys() {
+        let record = lookup.record(position).expect("whole");
+        let id = EventId::of(&record, partition.store_tag);
+        let key = partition.keys.event(stream_key, &id);
+        let known = partition.find_known(record.stream(), key, &id, lookup).expect("no damage");
+        assert_eq!(known, Some(KnownAs::Held(position)));
+    }
+}
