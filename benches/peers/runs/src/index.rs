@@ -9,7 +9,7 @@ use thalweg_wal::name;
 use thalweg_wal::storage::{OsStorage, Storage, remove_if_there, write_all_at};
 
 use crate::derived::run::{DamagedRun, Extent, KnownItem, Run};
-use crate::derived::runs::{self, BuildError, Fresh};
+use crate::derived::runs::{self, BuildError, Fresh, Truth};
 use crate::order::known::Table;
 use crate::sync::mpmc::{Either, Receiver, Sender, either, unbounded};
 use crate::sync::{Arc, Condvar, Mutex};
@@ -20,8 +20,7 @@ const PARTITION_COUNT: usize = 64;
 const LOOKED_UP_TOGETHER: usize = 16;
 /// As in the engine's `pipeline/keeper.rs`.
 const MERGE_ALONG_MAX: u64 = 1 << 18;
-/// Keys after which a run is due. The engine counts bytes of log, 128 MiB of them: so many events of
-/// 128 bytes, headers and ids included.
+/// Keys after which a run is due: `CHECKPOINT_ITEMS` of the engine's `pipeline/orderer.rs`.
 const CHECKPOINT_KEYS: u64 = 1 << 20;
 /// Bytes of a checkpoint, about: the engine's has counts of partitions and the list of the runs.
 const CHECKPOINT_LEN: usize = 4096;
@@ -320,7 +319,9 @@ fn build(
     fresh: &Fresh,
     runs: &[Arc<Run>],
 ) -> Result<Arc<Run>, BuildError> {
-    runs::build(storage, STORE_ID, extent, fresh, runs, &|_| false, &|| false)
+    // Nothing is held, so nobody asks.
+    let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false };
+    runs::build(storage, STORE_ID, extent, fresh, runs, &truth, &|| false)
 }
 
 /// As `Keeper` of the engine.

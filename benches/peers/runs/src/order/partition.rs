@@ -1,16 +1,17 @@
 //! What became of an event, as in the engine's `order/partition.rs`; nothing is held here.
 
 pub(crate) enum KnownAs {
-    Delivered,
+    Delivered(u64),
     Held(u64),
 }
 
 impl KnownAs {
+    const WAS_HELD: u64 = 1 << 62;
     const HELD: u64 = 3 << 62;
 
     pub(crate) fn encode(self) -> u64 {
         match self {
-            KnownAs::Delivered => unreachable!("only watches are encoded, and there are none"),
+            KnownAs::Delivered(global) => global,
             KnownAs::Held(position) => Self::HELD | position,
         }
     }
@@ -18,7 +19,7 @@ impl KnownAs {
     pub(crate) fn decode(value: u64) -> Self {
         match value >> 62 {
             3 => KnownAs::Held(value & !Self::HELD),
-            _ => KnownAs::Delivered,
+            _ => KnownAs::Delivered(value & !Self::WAS_HELD),
         }
     }
 
