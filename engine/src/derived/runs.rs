@@ -125,11 +125,7 @@ impl<'a, I: Item + 'a> Groups<'a, I> {
 
     /// The items of these runs, given oldest first, whose keys are not below `from`.
     pub(crate) fn of_runs(runs: &[Arc<Run>], from: u64) -> Self {
-        let source = |run: &Arc<Run>| {
-            let items: Box<dyn Iterator<Item = _>> = Box::new(run.items::<I>(from));
-            items.peekable()
-        };
-        Self::new(runs.iter().rev().map(source).collect())
+        Self::new(of_runs(runs, from).collect())
     }
 
     fn look(&mut self, source: usize) {
@@ -267,11 +263,15 @@ pub(crate) fn build(
 /// What is fresh, and the runs from the newest to the oldest.
 fn sources<'a, I: Item + 'a>(fresh: &'a [I], runs: &[Arc<Run>]) -> Vec<Source<'a, I>> {
     let fresh: Box<dyn Iterator<Item = _>> = Box::new(fresh.iter().copied().map(Ok));
-    let of_run = |run: &Arc<Run>| {
-        let items: Box<dyn Iterator<Item = _>> = Box::new(run.items::<I>(0));
+    std::iter::once(fresh.peekable()).chain(of_runs(runs, 0)).collect()
+}
+
+/// The runs from the newest to the oldest, each from the first key on that is not below `from`.
+fn of_runs<'a, I: Item + 'a>(runs: &[Arc<Run>], from: u64) -> impl Iterator<Item = Source<'a, I>> {
+    runs.iter().rev().map(move |run| {
+        let items: Box<dyn Iterator<Item = _>> = Box::new(run.items::<I>(from));
         items.peekable()
-    };
-    std::iter::once(fresh.peekable()).chain(runs.iter().rev().map(of_run)).collect()
+    })
 }
 
 /// Keeps one of each that are the same, and of an event that was held and is delivered, the delivery.

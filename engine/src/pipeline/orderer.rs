@@ -347,8 +347,13 @@ impl Orderer {
     /// what does not is written to one first. Nothing that is held has to wait for room: it is what
     /// is forgotten first.
     fn mind_memory(&mut self, progress: &mut Progress) {
-        // What is ordered for reading only cannot be written anywhere.
-        while !self.core.read_only && self.is_over(self.memory_budget / 4 * 3) {
+        let most = self.memory_budget / 4 * 3;
+        // The window in hand has published its counts. What is ordered for reading only cannot be
+        // written anywhere.
+        if self.core.read_only || self.core.counts.memory.get() <= most as u64 {
+            return;
+        }
+        while self.is_over(most) {
             if self.core.is_stopping() || self.core.cause().is_some() {
                 return;
             }
