@@ -32,7 +32,7 @@ use crate::pipeline::threads::{self, Cores};
 use crate::pipeline::writer::{Group, Writer};
 use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
-use crate::sync::mpmc::{Sender, bounded, unbounded};
+use crate::sync::mpmc::{Sender, unbounded};
 use crate::sync::{self, Arc, Mutex, Watermark};
 
 /// How long to spin where each thread has a core of its own: longer than a buffered append takes, and
@@ -361,7 +361,7 @@ fn start_threads(
     let log_end = core.durable.get();
     let (sealed, settled) = (sealed(&state.partitions), state.ordered >= log_end);
     let (calls_in, calls) = unbounded();
-    let (cuts_in, cuts) = bounded(options.scanners * CUTS_PER_SCANNER);
+    let (cuts_in, cuts) = unbounded();
     let (scanned_in, scanned) = unbounded();
     let (committer_in, commits) = sync::queue(None);
     let windows = Arc::new(Budget::new(WINDOWS_MAX, u64::MAX));

@@ -82,6 +82,26 @@ fn compare_threads_and_windows(events: &[Vec<TestEvent>], rng: &mut Rng) {
     }
 }
 
+proptest! {
+    #![proptest_config(cases(1))]
+
+    /// Cuts that are scanned when their turn comes are ordered as one window, if they are long.
+    #[test]
+    fn cuts_that_are_ordered_together_do_not_change_the_order(events in frames(400..420)) {
+        let frames = resolved(&events);
+        // Some 2,000 records each: the memory budget says how many cuts may go together.
+        let cuts: Vec<usize> = (65..frames.len()).step_by(65).collect();
+        let log = log_of(&frames, &cuts);
+        let order = expected(&log);
+        for memory in [0, 10 << 20, 1 << 30] {
+            for threads in THREADS {
+                let options = options(threads).memory_budget(memory);
+                check(&options.open_on(shared(&log.fork())).expect("opens"), &order);
+            }
+        }
+    }
+}
+
 // Interruptions.
 
 /// What ends a session in the middle of a discovery.

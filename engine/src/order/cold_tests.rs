@@ -16,7 +16,7 @@ use crate::event::EventId;
 use crate::open::tag_of;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::partition::{KnownAs, Partition, PartitionCounts, Scanned, parent_at};
-use crate::order::window::{self, Frontier, Split};
+use crate::order::window::{self, Frontier, Split, Window};
 use crate::pipeline::lookup::{LongRecords, Lookup};
 use crate::reference::{Arrival, SerialMachine};
 use crate::sync::Arc;
@@ -167,8 +167,10 @@ fn check(windows: &[(Vec<Named>, Between)]) {
         }
         assert_eq!(scanned.len(), records.len());
         from = segment.end();
-        let split = Split::new(&scanned);
-        let ordered = window::order(&mut partitions, &split, frontier, &lookup, false, false, None);
+        let mut records = Window::default();
+        records.push(Split::new(&scanned));
+        let ordered =
+            window::order(&mut partitions, &records, frontier, &lookup, false, false, None);
         let ordered = ordered.expect("no damage");
         frontier = ordered.next();
         lookup.in_flight.push_back(Arc::new(ordered));

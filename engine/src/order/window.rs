@@ -5,6 +5,8 @@
 //! global order needs no merge and no lock: it is the same for any number of threads, and for any
 //! cut of the log into windows.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use crate::derived::order_log::Entry;
@@ -55,6 +57,58 @@ impl Split {
     }
 }
 
+/// The records of a window: of one cut of the log, or of several that follow each other.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    cuts: Vec<Split>,
+    len: usize,
+}
+
+impl Window {
+    /// Adds the cut that follows those that are there.
+    pub(crate) fn push(&mut self, cut: Split) {
+        self.len += cut.len();
+        self.cuts.push(cut);
+    }
+
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are records of a partition.
+    fn has(&self, partition: usize) -> bool {
+        self.cuts.iter().any(|cut| !cut.of(partition).is_empty())
+    }
+
+    /// The records of a partition, in the order of the log.
+    fn of(&self, partition: usize) -> Cow<'_, [Scanned]> {
+        if let [cut] = &self.cuts[..] {
+            return Cow::Borrowed(cut.of(partition));
+        }
+        let mut records =
+            Vec::with_capacity(self.cuts.iter().map(|cut| cut.of(partition).len()).sum());
+        let mut first = 0;
+        for cut in &self.cuts {
+            let moved = |record: &Scanned| Scanned { index: first + record.index, ..*record };
+            records.extend(cut.of(partition).iter().map(moved));
+            first += cut.len() as u32;
+        }
+        Cow::Owned(records)
+    }
+
+    /// The records of a partition, stream by stream, those of a stream in the order of the log.
+    ///
+    /// That is all the order that the machine needs, since streams have nothing to do with each other.
+    /// What it looks at for a stream is then still in the processor's caches at the next record of it,
+    /// and the longer the window, the more of a stream stands together.
+    fn by_stream(&self, partition: usize) -> Cow<'_, [Scanned]> {
+        let mut records = self.of(partition);
+        records.to_mut().sort_unstable_by_key(|record| (record.stream_key, record.index));
+        records
+    }
+}
+
 /// Where the next window begins in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Frontier {
@@ -94,7 +148,7 @@ impl Ordered {
 /// Orders a window: with the threads of the pool that it is called in, or alone.
 pub(crate) fn order(
     partitions: &mut [Partition],
-    split: &Split,
+    window: &Window,
     first: Frontier,
     lookup: &Lookup,
     with_placements: bool,
@@ -102,9 +156,11 @@ pub(crate) fn order(
     timings: Option<&Recorders>,
 ) -> Result<Ordered, Fault> {
     let run = |(index, partition): (usize, &mut Partition)| {
-        let records = split.of(index);
-        let timings = timings.filter(|_| !records.is_empty());
-        let order = || partition.order(records, lookup, with_placements);
+        let timings = timings.filter(|_| window.has(index));
+        let order = || {
+            let records = if parallel { window.by_stream(index) } else { window.of(index) };
+            partition.order(&records, lookup, with_placements)
+        };
         timed(timings, |timings| &timings.order, order)
     };
     if parallel {
@@ -115,7 +171,7 @@ pub(crate) fn order(
         partitions.iter_mut().enumerate().try_for_each(run)?;
     }
 
-    let mut before = vec![0; split.len()];
+    let mut before = vec![0; window.len()];
     let (total, tips, seals, setbacks) = timed(timings, of_place, || {
         partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
         let total = exclusive_prefix_sum(&mut before);
@@ -127,7 +183,7 @@ pub(crate) fn order(
     });
 
     let place = |(index, partition): (usize, &mut Partition)| {
-        let timings = timings.filter(|_| !split.of(index).is_empty());
+        let timings = timings.filter(|_| window.has(index));
         timed(timings, of_place, || partition.place(first.global, &before, lookup))
     };
     let placed: Result<Vec<_>, Fault> = if parallel {
@@ -230,7 +286,8 @@ mod tests {
                 let key = keys.event(stream_key, record.given_id());
                 Scanned { index, position: record.position(), stream_key, key }
             });
-        let split = Split::new(&scanned.collect::<Vec<_>>());
+        let mut window = Window::default();
+        window.push(Split::new(&scanned.collect::<Vec<_>>()));
         let chunks = |layout| {
             let target = Arc::clone(&storage);
             let chunks = ChunkWriter::open(layout, opened.store_id, &*storage, target, 0, true);
@@ -250,7 +307,7 @@ mod tests {
         let mut partitions: Vec<_> =
             (0..PARTITION_COUNT).map(|_| Partition::new(keys, 1)).collect();
         let ordered =
-            order(&mut partitions, &split, Frontier::default(), &lookup, false, false, None);
+            order(&mut partitions, &window, Frontier::default(), &lookup, false, false, None);
         (ordered.expect("no damage"), partitions, keys)
     }
 

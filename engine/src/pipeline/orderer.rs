@@ -12,12 +12,14 @@ use std::collections::BTreeMap;
 
 use std::time::Duration;
 
+use thalweg_wal::Damage;
+
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::runs::Fresh;
 use crate::error::{Cause, ReadError};
 use crate::options::OnDamage;
 use crate::order::partition::{Partition, PartitionCounts, Work};
-use crate::order::window::{self, Frontier};
+use crate::order::window::{self, Frontier, Window};
 use crate::pipeline::committer::Commit;
 use crate::pipeline::core::Core;
 use crate::pipeline::gate::Gate;
@@ -30,6 +32,12 @@ use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
 
 /// A cut ends at the first frame boundary after this many bytes.
 const CUT_BYTES: u64 = 16 << 20;
+/// The cuts that are scanned when their turn comes make up one window: the longer the tail, the more of a
+/// stream stands together in it. At most so much of the log is cut before it is ordered ...
+const AHEAD_BYTES: u64 = 256 << 20;
+/// ... and at most a quarter of the memory budget; and a window has at most a record for each of so many
+/// bytes of the budget. A record takes about 256 while it is ordered, so that is an eighth.
+const BUDGET_BYTES_PER_RECORD: usize = 8 * 256;
 /// A cut of up to this many bytes, with nothing before it in the scanners, is scanned where it is
 /// ordered: the way to another thread and back would take longer.
 const OWN_CUT_BYTES: u64 = 64 << 10;
@@ -113,11 +121,49 @@ struct Progress {
     /// The end of the log when it was cut last.
     durable: u64,
     next_cut: u64,
-    next_window: u64,
+    /// Number of the cut whose turn it is.
+    next_in_turn: u64,
     /// Cuts that are scanned and wait for their turn.
     early: BTreeMap<u64, ScannedCut>,
+    /// Records in them.
+    early_len: usize,
     /// Position at which the newest checkpoint was begun, and how far the order was then.
     sealed: (u64, Frontier),
+}
+
+impl Progress {
+    /// Keeps a cut until its turn comes.
+    fn put(&mut self, cut: ScannedCut) {
+        self.early_len += cut.split.len();
+        self.early.insert(cut.number, cut);
+    }
+
+    /// The cut whose turn it is, if it is scanned.
+    fn take(&mut self) -> Option<ScannedCut> {
+        let cut = self.early.remove(&self.next_in_turn)?;
+        self.early_len -= cut.split.len();
+        self.next_in_turn += 1;
+        Some(cut)
+    }
+}
+
+/// Cuts that are ordered together.
+struct ScannedWindow {
+    records: Window,
+    /// As in [`ScannedCut`].
+    positions: Option<Vec<u64>>,
+    damage: Vec<Damage>,
+    /// Where the log goes on.
+    to: u64,
+}
+
+impl ScannedWindow {
+    /// Whether this cut may be a part of it: nobody waits for what becomes of its records, and what
+    /// stands before damage is ordered without it.
+    fn goes_on_with(&self, next: &ScannedCut) -> bool {
+        let is_plain = self.positions.is_none() && self.damage.is_empty();
+        is_plain && next.positions.is_none() && next.damage.is_empty()
+    }
 }
 
 impl Orderer {
@@ -129,8 +175,9 @@ impl Orderer {
             cut_at: start,
             durable: start,
             next_cut: 0,
-            next_window: 0,
+            next_in_turn: 0,
             early: BTreeMap::new(),
+            early_len: 0,
             sealed: (start, self.frontier),
         };
         while !self.core.is_stopping() {
@@ -145,9 +192,6 @@ impl Orderer {
                     || self.core.durable.get() > progress.durable
                     || self.core.is_stopping()
             });
-            for cut in self.scanned.try_iter() {
-                progress.early.insert(cut.number, cut);
-            }
         }
         // What the keeper has not managed to write counts as new.
         let new = self.core.checkpointed.get() < self.core.ordered.get();
@@ -182,8 +226,11 @@ impl Orderer {
     fn cut(&self, progress: &mut Progress) {
         let durable = self.core.durable.get();
         progress.durable = durable;
-        while progress.next_cut - progress.next_window < self.cuts_max as u64
-            && progress.cut_at < durable
+        // There is always something to order, whatever the bounds are.
+        while progress.cut_at < durable
+            && (progress.next_cut - progress.next_in_turn < self.cuts_max as u64
+                || progress.early_len < self.window_len_max()
+                    && progress.cut_at - self.core.ordered.get() < self.ahead_bytes())
         {
             // A segment is in the list before anything in it is durable.
             progress.lookup.segments = self.core.segments.snapshot();
@@ -194,8 +241,7 @@ impl Orderer {
                 let next = segments.iter().find(|next| next.base() >= segment.limit());
                 let Some(next) = next else { return };
                 progress.cut_at = next.first();
-                let cut = ScannedCut::empty(progress.next_cut, progress.cut_at);
-                progress.early.insert(progress.next_cut, cut);
+                progress.put(ScannedCut::empty(progress.next_cut, progress.cut_at));
                 progress.next_cut += 1;
                 continue;
             }
@@ -208,8 +254,8 @@ impl Orderer {
             let to = segment.cut(from, CUT_BYTES).min(durable);
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
-            if to - from <= OWN_CUT_BYTES && progress.next_cut == progress.next_window {
-                progress.early.insert(cut.number, scanner::scan(&self.core, &cut));
+            if to - from <= OWN_CUT_BYTES && progress.next_cut == progress.next_in_turn {
+                progress.put(scanner::scan(&self.core, &cut));
             } else if self.cuts.send(cut).is_err() {
                 return;
             }
@@ -220,7 +266,7 @@ impl Orderer {
 
     /// Orders the cuts whose turn it is.
     fn order_scanned(&mut self, progress: &mut Progress) -> Result<(), Stopped> {
-        while let Some(cut) = progress.early.remove(&progress.next_window) {
+        while let Some(window) = self.take_window(progress) {
             if let Some(cause @ (Cause::Derived(_) | Cause::Panic { .. })) = self.core.cause() {
                 // The committer may write nothing more, and the windows would pile up.
                 return Err(Stopped::Cause(cause.clone()));
@@ -228,8 +274,7 @@ impl Orderer {
             if self.core.is_stopping() {
                 return Ok(());
             }
-            progress.next_window += 1;
-            self.order_window(cut, progress)?;
+            self.order_window(window, progress)?;
             if self.checkpoint_is_due(progress) {
                 self.checkpoint(progress, false, None);
             }
@@ -242,44 +287,77 @@ impl Orderer {
         Ok(())
     }
 
-    fn order_window(&mut self, cut: ScannedCut, progress: &mut Progress) -> Result<(), Stopped> {
-        if let Some(damage) = cut.damage.first() {
+    /// Takes the cuts whose turn it is: the next one, and what else of a long tail is scanned.
+    fn take_window(&self, progress: &mut Progress) -> Option<ScannedWindow> {
+        self.scanned.try_iter().for_each(|cut| progress.put(cut));
+        let ScannedCut { split, positions, damage, to, .. } = progress.take()?;
+        let mut window = ScannedWindow { records: Window::default(), positions, damage, to };
+        window.records.push(split);
+        while window.records.len() >= window::PARALLEL_MIN
+            && window.to != self.core.discovery.to
+            && let Some(next) = progress.early.get(&progress.next_in_turn)
+            && window.goes_on_with(next)
+            && window.records.len() + next.split.len() <= self.window_len_max()
+        {
+            let next = progress.take()?;
+            window.records.push(next.split);
+            window.to = next.to;
+        }
+        Some(window)
+    }
+
+    /// Records that a window may have, if it has more than one cut.
+    fn window_len_max(&self) -> usize {
+        self.memory_budget / BUDGET_BYTES_PER_RECORD
+    }
+
+    /// Bytes of the log that may be cut and not yet ordered, beyond the cuts that there always are.
+    fn ahead_bytes(&self) -> u64 {
+        AHEAD_BYTES.min(self.memory_budget as u64 / 4)
+    }
+
+    fn order_window(
+        &mut self,
+        window: ScannedWindow,
+        progress: &mut Progress,
+    ) -> Result<(), Stopped> {
+        if let Some(damage) = window.damage.first() {
             if self.on_damage == OnDamage::Stop {
                 // Beyond it, the order would not be the one that readers may have seen.
                 return Err(Stopped::Cause(Cause::Damage(damage.clone())));
             }
             let corrupt = &self.core.counts.corrupt;
-            corrupt.set(corrupt.get() + cut.damage.len() as u64);
+            corrupt.set(corrupt.get() + window.damage.len() as u64);
         }
-        self.core.scanned.set(cut.to);
+        self.core.scanned.set(window.to);
         self.refresh(&mut progress.lookup);
         let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
-        let with_placements = cut.positions.is_some();
+        let with_placements = window.positions.is_some();
         let order = |partitions: &mut [Partition], parallel| {
-            let (split, first) = (&cut.split, self.frontier);
+            let (records, first) = (&window.records, self.frontier);
             let timings = self.core.timings.as_ref();
-            window::order(partitions, split, first, lookup, with_placements, parallel, timings)
+            window::order(partitions, records, first, lookup, with_placements, parallel, timings)
         };
         let ordered = match &self.pool {
-            Some(pool) if cut.split.len() >= window::PARALLEL_MIN => {
+            Some(pool) if window.records.len() >= window::PARALLEL_MIN => {
                 pool.install(|| order(partitions, true))
             }
             _ => order(partitions, false),
         };
         let ordered = Arc::new(ordered.map_err(Stopped::from)?);
         self.frontier = ordered.next();
-        self.core.ordered.set(cut.to);
+        self.core.ordered.set(window.to);
         self.publish_counts();
-        self.core.discovery.ordered(cut.to, || self.core.counts.tally());
+        self.core.discovery.ordered(window.to, || self.core.counts.tally());
         if let Some(gate) = &self.gate {
             // Before whoever waits for the seal can hear of it.
             ordered.seals.iter().for_each(|seal| gate.learn(seal.stream_key, seal.sealed));
-            if self.opened_at.take_if(|end| cut.to >= *end).is_some() {
+            if self.opened_at.take_if(|end| window.to >= *end).is_some() {
                 gate.settle();
             }
         }
         progress.lookup.in_flight.push_back(Arc::clone(&ordered));
-        let commit = Commit::Window { ordered, positions: cut.positions, to: cut.to };
+        let commit = Commit::Window { ordered, positions: window.positions, to: window.to };
         // The committer gives back what it takes, also when it has failed.
         let _ = self.windows.take(0, Patience::Endless);
         let _ = self.committer.send(commit);

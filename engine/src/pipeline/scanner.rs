@@ -46,6 +46,10 @@ impl ScannedCut {
 /// Scans cuts until there are no more.
 pub(crate) fn run(core: &Core, cuts: &Receiver<Cut>, scanned: &Sender<ScannedCut>) {
     for cut in cuts {
+        // Nobody is going to order it.
+        if core.is_stopping() {
+            return;
+        }
         if scanned.send(scan(core, &cut)).is_err() {
             return;
         }

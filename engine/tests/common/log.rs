@@ -41,8 +41,8 @@ impl Log {
         Log { storage, segment_bytes, writer, frame: FrameBuf::new() }
     }
 
-    /// Goes on in a new segment, as after a kill. A window never crosses segments, so this is how a
-    /// test says where the log is cut.
+    /// Goes on in a new segment, as after a kill. A cut never crosses segments, and a short cut is a
+    /// window of its own, so this is how a test says where the windows end.
     pub fn new_segment(self) -> Self {
         let Log { storage, segment_bytes, writer, .. } = self;
         drop(writer);
