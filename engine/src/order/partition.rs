@@ -278,15 +278,23 @@ impl Partition {
         self.known.reserve(records.len());
         records.chunks(LOOKED_UP_TOGETHER).try_for_each(|records| {
             lookup.go_on()?;
-            self.touch(records, lookup);
-            records.iter().try_for_each(|scanned| self.arrive(scanned, lookup))
+            let touched = self.touch(records, lookup);
+            records.iter().zip(touched).try_for_each(|(scanned, record)| {
+                let record =
+                    record.map_or_else(|| lookup.record_in_window(scanned.position), Ok)?;
+                self.arrive(scanned, &record, lookup)
+            })
         })
     }
 
     /// Has the processor fetch what the machine is going to look at. The tables and the log are larger
     /// than any cache: the places for several records are fetched side by side, one step of the way
-    /// after the other, where the machine would wait at each step of each.
-    fn touch(&self, records: &[Scanned], lookup: &Lookup) {
+    /// after the other, where the machine would wait at each step of each. Returns the records.
+    fn touch<'a>(
+        &self,
+        records: &[Scanned],
+        lookup: &'a Lookup,
+    ) -> [Option<Record<'a>>; LOOKED_UP_TOGETHER] {
         for scanned in records {
             self.known.touch(scanned.key);
             self.stream_index.touch(scanned.stream_key);
@@ -295,15 +303,19 @@ impl Partition {
                 runs::touch::<KnownItem>(&lookup.runs, self.cold_below, scanned.key);
             }
         }
+        let mut touched = [None; LOOKED_UP_TOGETHER];
         let mut next = [(None, None); LOOKED_UP_TOGETHER];
-        for (scanned, (stream, child)) in records.iter().zip(&mut next) {
+        for ((scanned, (stream, child)), touched) in records.iter().zip(&mut next).zip(&mut touched)
+        {
             *stream = self.stream_index.find(scanned.stream_key, Some).map(|(_, index)| index);
             if let Some(index) = *stream {
                 std::hint::black_box(self.streams[index as usize].delivered);
             } else if self.cold_below > 0 {
                 runs::touch::<StreamItem>(&lookup.runs, self.cold_below, scanned.stream_key);
             }
+            // Whoever needs it asks again, and hears why.
             let Ok(record) = lookup.record_in_window(scanned.position) else { continue };
+            *touched = Some(record);
             if let Some(parent) = record.parents().next() {
                 self.known.touch(self.keys.event(scanned.stream_key, parent));
             }
@@ -320,17 +332,22 @@ impl Partition {
                 lookup.touch_record(child.position);
             }
         }
+        touched
     }
 
-    fn arrive(&mut self, scanned: &Scanned, lookup: &Lookup) -> Result<(), Fault> {
-        let record = lookup.record_in_window(scanned.position)?;
+    fn arrive(
+        &mut self,
+        scanned: &Scanned,
+        record: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<(), Fault> {
         let stream = self.stream_of(scanned.stream_key, record.stream(), lookup)?;
         // What arrives delivers and holds events of its own stream only.
         let state = &self.streams[stream as usize];
         self.counts.streams -= u64::from(state.is_there());
         self.stream_heap_len -= state.heap_len();
         match record.kind() {
-            RecordKind::Event => self.arrive_event(scanned, stream, &record, lookup)?,
+            RecordKind::Event => self.arrive_event(scanned, stream, record, lookup)?,
             RecordKind::Seal => {
                 self.set_sealed(stream, true);
                 let next = self.streams[stream as usize].delivered;

@@ -63,6 +63,7 @@ impl Map {
     /// # Safety
     ///
     /// Nobody writes these bytes while the slice is alive.
+    #[inline]
     #[allow(unsafe_code)]
     unsafe fn slice(&self, from: usize, to: usize) -> &[u8] {
         assert!(from <= to && to <= self.len, "bytes {from}..{to} of a map of {}", self.len);
