@@ -194,6 +194,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod backup;
 mod derived;
 mod discovery;
 mod error;
@@ -211,6 +212,10 @@ mod sync;
 mod timings;
 mod verify;
 
+pub use backup::{
+    BackupCheck, BackupError, BackupInfo, BackupOptions, BackupProgress, BackupReport, backup,
+    backup_on, restore, restore_on, verify_backup, verify_backup_on,
+};
 pub use discovery::{Discovery, DiscoveryProgress, DiscoveryReport};
 pub use error::{
     AppendFailure, BatchRefused, Cause, CloseError, FlushError, LogOpenError, MixedBatchRefused,
