@@ -45,7 +45,7 @@ use place::Place;
 const PIECE_LEN: usize = 1 << 20;
 /// A copy is synced as often as this, so that no sync is long: the store that runs beside it shares the
 /// device, and a request to end must not wait.
-const SYNC_EVERY: u64 = 16 << 20;
+const SYNC_EVERY: u64 = 8 << 20;
 /// Most problems that a check lists; the rest is only counted.
 const PROBLEMS_MAX: usize = 100;
 
