@@ -31,6 +31,7 @@ use crate::derived::chunks::Layout;
 use crate::derived::order_log::{self, ORDER, TIPS};
 use crate::error::{Cause, OpenError};
 use crate::open::{READ_ONLY_ATTEMPTS, directory, probe, restore as restore_state};
+use crate::order::window::Frontier;
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
 use crate::verify::{Problem, beyond_walks};
@@ -790,7 +791,7 @@ fn copy_derived(
         checkpoint
             .write(&**target)
             .map_err(io_error(format!("writing {}", target.describe(name::checkpoint()))))?;
-        if is_whole(target, &checkpoint)? {
+        if is_whole(work, target, &checkpoint)? {
             let len =
                 read_file(&**target, name::checkpoint()).map_or(0, |bytes| bytes.len() as u64);
             work.total += len;
@@ -807,17 +808,22 @@ fn copy_derived(
 
 /// Whether the derived files in `storage` are those of this checkpoint: somebody who makes the order again
 /// in the meantime may have put others in their place.
-fn is_whole(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result<bool, BackupError> {
+fn is_whole(
+    work: &mut Work<'_>,
+    storage: &Arc<dyn Storage>,
+    checkpoint: &Checkpoint,
+) -> Result<bool, BackupError> {
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let store_id = checkpoint.store_id;
     let state = restore_state(storage, &scratch, Some(checkpoint.clone()), store_id, false)?;
     let Some(state) = state else { return Ok(false) };
-    let (order, tips) = (state.order.shared().reader(), state.tips.shared().reader());
     // Runs follow each other without a gap.
     let follow = state.runs.windows(2).all(|pair| pair[0].extent.to == pair[1].extent.from);
     let reach = state.runs.last().is_none_or(|run| run.extent.to <= checkpoint.ordered);
-    let entries = (0..checkpoint.frontier.global).all(|at| order_log::entry(&order, at).is_ok());
-    let tips = (0..checkpoint.frontier.tips).all(|at| order_log::is_tip(&tips, at));
+    let (order, tips) = (state.order.shared().reader(), state.tips.shared().reader());
+    let Frontier { global, tips: tip_count } = checkpoint.frontier;
+    let entries = work.all_items(global, |at| order_log::entry(&order, at).is_ok())?;
+    let tips = work.all_items(tip_count, |at| order_log::is_tip(&tips, at))?;
     Ok(follow && reach && entries && tips)
 }
 
@@ -896,6 +902,23 @@ impl<'a> Work<'a> {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(BackupError::Interrupted),
         }
+    }
+
+    /// Whether each of so many items is as it should be.
+    fn all_items(
+        &mut self,
+        count: u64,
+        is_right: impl Fn(u64) -> bool,
+    ) -> Result<bool, BackupError> {
+        for at in 0..count {
+            if at.is_multiple_of(PIECE_LEN as u64) {
+                self.step(0)?;
+            }
+            if !is_right(at) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Links or copies a file. What is copied is synced.

@@ -144,6 +144,12 @@
 //! An [`Event`] borrows the mapped log: nothing is copied, no lock is taken, and payloads are never
 //! looked into.
 //!
+//! # How to back it up
+//!
+//! [`Store::backup`] copies a store while it runs, up to one durable position; [`backup()`] does so for
+//! a store that another process writes. [`verify_backup`] compares every byte of the copy with its
+//! manifest, and so does [`restore()`], which makes a store of it.
+//!
 //! # What is promised
 //!
 //! * **Durable**: a completed append survives power loss ([`Durability::Sync`], the default).

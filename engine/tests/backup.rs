@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use thalweg::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg::{
     AppenderOptions, BackupError, BackupOptions, BackupProgress, BackupReport, Durability,
-    MixedBatch, OpenError, Options, Store, backup, backup_on, restore, restore_on, verify_backup,
-    verify_backup_on,
+    MixedBatch, OpenError, Options, ReadError, Store, backup, backup_on, restore, restore_on,
+    verify_backup, verify_backup_on,
 };
 
 use thalweg_wal::LogReader;
@@ -543,6 +543,8 @@ fn a_copy_that_was_cut_short_is_recognised_and_cleared_away() {
     for opened in [options().open(&partial), options().open_read_only(&partial)] {
         assert!(matches!(opened, Err(OpenError::Unfinished { .. })), "{opened:?}");
     }
+    let verified = thalweg::verify(&partial, &|_| ControlFlow::Continue(()));
+    assert!(matches!(verified, Err(ReadError::Open(_))), "{verified:?}");
     assert!(matches!(verify_backup(&partial, GO_ON), Err(BackupError::NotABackup { .. })));
     attempt().expect("a backup");
     assert!(!partial.exists());
