@@ -61,6 +61,14 @@ impl Progress {
         Self::with(bar, verb, "{prefix} {bar:24} {binary_bytes}/{binary_total_bytes}, {msg}")
     }
 
+    /// A bar over bytes alone.
+    pub(crate) fn of_bytes(verb: &'static str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
+        let template = "{prefix} {bar:24} {binary_bytes}/{binary_total_bytes} \
+                        ({binary_bytes_per_sec}), {eta} left";
+        Self::with(bar, verb, template)
+    }
+
     fn with(bar: ProgressBar, verb: &'static str, template: &str) -> Self {
         bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
         bar.set_prefix(verb);

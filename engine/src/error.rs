@@ -73,6 +73,11 @@ pub enum OpenError {
         /// The path.
         path: String,
     },
+    /// The directory holds a part of a backup, or of a store that was to be restored: it was cut short.
+    Unfinished {
+        /// The directory.
+        path: String,
+    },
     /// An option has a value that the engine cannot work with.
     Option {
         /// Name of the option.
@@ -98,6 +103,10 @@ impl fmt::Display for OpenError {
             OpenError::NotADirectory { path } => {
                 write!(f, "{path} is not a directory; a store is a directory")
             }
+            OpenError::Unfinished { path } => write!(
+                f,
+                "{path} holds a backup, or a restored store, that was not finished; make it again"
+            ),
             OpenError::Option { name, detail } => write!(f, "option {name}: {detail}"),
             OpenError::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),
             OpenError::Io { context, source } => write!(f, "{context}: {source}"),
@@ -111,7 +120,9 @@ impl std::error::Error for OpenError {
             OpenError::Log(error) => error.source(),
             OpenError::Io { source, .. } => Some(source),
             OpenError::Poisoned(cause) => Some(cause),
-            OpenError::NotADirectory { .. } | OpenError::Option { .. } => None,
+            OpenError::NotADirectory { .. }
+            | OpenError::Unfinished { .. }
+            | OpenError::Option { .. } => None,
         }
     }
 }

@@ -144,6 +144,12 @@
 //! An [`Event`] borrows the mapped log: nothing is copied, no lock is taken, and payloads are never
 //! looked into.
 //!
+//! # How to back it up
+//!
+//! [`Store::backup`] copies a store while it runs, up to one durable position; [`backup()`] does so for
+//! a store that another process writes. [`verify_backup`] compares every byte of the copy with its
+//! manifest, and so does [`restore()`], which makes a store of it.
+//!
 //! # What is promised
 //!
 //! * **Durable**: a completed append survives power loss ([`Durability::Sync`], the default).
@@ -194,6 +200,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod backup;
 mod derived;
 mod discovery;
 mod error;
@@ -211,6 +218,10 @@ mod sync;
 mod timings;
 mod verify;
 
+pub use backup::{
+    BackupCheck, BackupError, BackupInfo, BackupOptions, BackupProgress, BackupReport, backup,
+    backup_on, restore, restore_on, verify_backup, verify_backup_on,
+};
 pub use discovery::{Discovery, DiscoveryProgress, DiscoveryReport};
 pub use error::{
     AppendFailure, BatchRefused, Cause, CloseError, FlushError, LogOpenError, MixedBatchRefused,

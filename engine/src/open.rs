@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, name};
 
+use crate::backup;
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::{self, ChunkWriter};
 use crate::derived::order_log::{ORDER, TIPS};
@@ -54,6 +55,7 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
     let lock = WriteLock::acquire(&*storage)?;
+    backup::forget(&*storage).map_err(io_error("removing the manifest of a backup"))?;
     let checkpoint = Checkpoint::read(&*storage);
     let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
@@ -86,6 +88,8 @@ pub(crate) fn open_read_only_on(
     storage: Arc<dyn Storage>,
 ) -> Result<Store, OpenError> {
     let begun = Instant::now();
+    let names = storage.list().map_err(io_error("listing the store's directory"))?;
+    backup::check_finished(&*storage, &names)?;
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, state) = loop {
@@ -130,6 +134,7 @@ pub(crate) fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenErro
 /// Refuses directories that hold other things, and, without `create`, those that hold nothing.
 pub(crate) fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError> {
     let names = storage.list().map_err(io_error("listing the store's directory"))?;
+    backup::check_finished(storage, &names)?;
     let kinds = || names.iter().map(|name| name::kind(name));
     if kinds().any(|kind| matches!(kind, name::Kind::Segment(_))) {
         return Ok(());

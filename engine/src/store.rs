@@ -1,12 +1,14 @@
 //! The store: the handle that everything starts from. Wiring, and no logic.
 
 use std::fmt;
-use std::ops::RangeBounds;
+use std::ops::{ControlFlow, RangeBounds};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use thalweg_wal::storage::Storage;
 use thalweg_wal::{EncodedBatch, WriteLock};
 
+use crate::backup::{self, BackupError, BackupOptions, BackupProgress, BackupReport};
 use crate::discovery::Discovery;
 use crate::error::{
     Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
@@ -376,7 +378,66 @@ impl Store {
     /// The log cannot be read at all. Damage is a problem in the report.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         let storage = Arc::clone(&self.core().storage);
-        verify_on(storage, &|_| std::ops::ControlFlow::Continue(()))
+        verify_on(storage, &|_| ControlFlow::Continue(()))
+    }
+
+    /// Makes a copy of the store in the directory `target`, while the store runs: everything in the log
+    /// below one durable position, which the report names, and nothing else. Every append that was
+    /// acknowledged before the call is in it.
+    ///
+    /// Runs on the calling thread, and reads all of the store. Appends, the order, checkpoints and merges
+    /// go on, and wait for nothing that it has. What is ordered and has a checkpoint comes along; what is
+    /// not is ordered when the copy is opened. Files that never change again are hard-linked if the
+    /// target is on the same file system, and copied otherwise; the last segment is always copied, and no
+    /// store writes to a linked file. Everything is synced when it returns.
+    ///
+    /// The copy can be opened for reading, and is checked by [`verify_backup`](crate::verify_backup());
+    /// [`restore`](crate::restore()) makes another copy of it, after comparing every byte. When it is
+    /// opened for writing it becomes a store, and is no backup any more. It has the identity of this
+    /// store, and so its numbers and ids: it is meant to take its place. Two stores
+    /// that both go on have different events behind the position, and ids that the engine makes there can
+    /// be the same for different events.
+    ///
+    /// It is made in the directory `target.partial` and gets its name at the end, so `target` is there
+    /// whole or not at all. A run that was killed leaves that directory; the next one to the same target
+    /// clears it away.
+    ///
+    /// # Errors
+    ///
+    /// The target is not empty, or cannot be made; or a file could not be read, written or synced. Nothing
+    /// is left then.
+    pub fn backup(&self, target: impl AsRef<Path>) -> Result<BackupReport, BackupError> {
+        self.backup_with(target, BackupOptions::new(), &|_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Store::backup`], with options. `progress` is called for each MiB or so; when it breaks, the
+    /// backup ends with [`BackupError::Interrupted`] and leaves nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::backup`], or it was interrupted.
+    pub fn backup_with(
+        &self,
+        target: impl AsRef<Path>,
+        options: BackupOptions,
+        progress: &dyn Fn(BackupProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport, BackupError> {
+        backup::backup_open(self.core(), target.as_ref(), options, progress)
+    }
+
+    /// As [`Store::backup_with`], to any storage. It has no files, or the rest of an attempt that was cut
+    /// short, which is removed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::backup_with`].
+    pub fn backup_on(
+        &self,
+        target: Arc<dyn Storage>,
+        options: BackupOptions,
+        progress: &dyn Fn(BackupProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport, BackupError> {
+        backup::backup_core(self.core(), target, options, progress)
     }
 
     /// The state of the store, in numbers. Never blocks.

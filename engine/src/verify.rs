@@ -156,6 +156,8 @@ pub fn verify_on(
     storage: Arc<dyn Storage>,
     progress: &dyn Fn(VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, ReadError> {
+    crate::backup::check_finished(&*storage, &storage.list()?)
+        .map_err(|error| ReadError::Open(Arc::new(error)))?;
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, mut derived, mut report) = loop {
         let checkpoint = Checkpoint::read(&*storage);

@@ -14,6 +14,9 @@ const RUN_PREFIX: &str = "run-";
 const RUN_SUFFIX: &str = ".run";
 const CHECKPOINT: &str = "checkpoint.ckp";
 const CHECKPOINT_NEW: &str = "checkpoint.new";
+const MANIFEST: &str = "backup.manifest";
+const MANIFEST_NEW: &str = "backup.new";
+const UNFINISHED: &str = "backup.unfinished";
 
 /// Name of segment `number` of the log.
 pub fn segment(number: u64) -> String {
@@ -50,6 +53,21 @@ pub fn checkpoint_new() -> &'static str {
     CHECKPOINT_NEW
 }
 
+/// Name of the manifest of a backup: what is in it, with a checksum for each file.
+pub fn manifest() -> &'static str {
+    MANIFEST
+}
+
+/// Name under which a manifest is written before it gets its own.
+pub fn manifest_new() -> &'static str {
+    MANIFEST_NEW
+}
+
+/// Name of the mark of a copy that is being made: without a manifest beside it, it is not whole.
+pub fn unfinished() -> &'static str {
+    UNFINISHED
+}
+
 /// What a file in a store's directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -67,6 +85,8 @@ pub enum Kind {
     Run(u64),
     /// The checkpoint, whole or half written: derived, may be deleted.
     Checkpoint,
+    /// The manifest of a backup, whole or half written, or the mark of one that is not finished.
+    Backup,
     /// Not ours. Left alone.
     Unknown,
 }
@@ -89,6 +109,8 @@ pub fn kind(name: &str) -> Kind {
         Kind::Lock
     } else if name == CHECKPOINT || name == CHECKPOINT_NEW {
         Kind::Checkpoint
+    } else if [MANIFEST, MANIFEST_NEW, UNFINISHED].contains(&name) {
+        Kind::Backup
     } else if let Some(number) = number(SEGMENT_PREFIX, SEGMENT_SUFFIX) {
         Kind::Segment(number)
     } else if let Some(number) = number(SEGMENT_PREFIX, SEGMENT_NEW_SUFFIX) {
@@ -117,6 +139,9 @@ mod tests {
         assert_eq!(kind(&run(9)), Kind::Run(9));
         assert_eq!(kind(checkpoint()), Kind::Checkpoint);
         assert_eq!(kind(checkpoint_new()), Kind::Checkpoint);
+        assert_eq!(kind(manifest()), Kind::Backup);
+        assert_eq!(kind(manifest_new()), Kind::Backup);
+        assert_eq!(kind(unfinished()), Kind::Backup);
         assert_eq!(kind(LOCK), Kind::Lock);
     }
 

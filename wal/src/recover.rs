@@ -155,8 +155,11 @@ pub(crate) fn recover(
     let empty = end == last.header.base + SEGMENT_HEADER_LEN;
     // A page that is written again takes along whatever the cache shows in it, and after a failed
     // sync that may be frames that were never acknowledged.
-    let appendable =
-        zeros_follow && (closed || empty) && is_cache_empty(storage, &last.header, end)?;
+    // Nor may a write show up under another name of the file, in a copy that is made of links.
+    let appendable = zeros_follow
+        && (closed || empty)
+        && !is_linked(storage, &last.header)?
+        && is_cache_empty(storage, &last.header, end)?;
     Ok(Some(Recovered { segments, end, report, appendable, spare, damage }))
 }
 
@@ -191,6 +194,7 @@ fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> 
             | name::Kind::Tips(_)
             | name::Kind::Run(_)
             | name::Kind::Checkpoint
+            | name::Kind::Backup
             | name::Kind::Unknown => None,
         })
         .collect();
@@ -449,6 +453,16 @@ fn open_segment(
     let context = format!("mapping {}", storage.describe(&name));
     let file = MappedFile::open(storage, &name, published).map_err(OpenError::io(context))?;
     Ok(Segment::new(header.clone(), file))
+}
+
+/// Whether the file has another name, somewhere.
+fn is_linked(storage: &dyn Storage, header: &SegmentHeader) -> Result<bool, OpenError> {
+    let name = name::segment(header.number);
+    let context = format!("opening {}", storage.describe(&name));
+    storage
+        .open(&name, Access::Read)
+        .and_then(|file| file.is_linked())
+        .map_err(OpenError::io(context))
 }
 
 /// Whether the cache, too, shows nothing from `end` on. After a failed sync it can show frames that

@@ -203,6 +203,9 @@ fn file_names_and_the_version_are_as_stated() {
         pattern(name::tips(1)),
         name::checkpoint().to_owned(),
         name::checkpoint_new().to_owned(),
+        name::manifest().to_owned(),
+        name::manifest_new().to_owned(),
+        name::unfinished().to_owned(),
     ] {
         assert!(section("## Files").contains(&format!("`{name}`")), "{name}");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::{Event, MIB, OPTIONS, append_frames, frame_of, open, read, whole};
 use thalweg_wal::format::{ALIGN, FRAME_HEADER_LEN, RECORD_HEADER_LEN, SEGMENT_HEADER_LEN};
-use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
+use thalweg_wal::storage::{MappedWriter, MemoryStorage, OsStorage, Storage, link};
 use thalweg_wal::{LogOptions, LogReader, LogWriter, SpareRequest, TailReport, name};
 
 fn big(index: u32, len: usize) -> Vec<Event> {
@@ -280,4 +280,39 @@ fn an_empty_frame_is_a_frame() {
     let reader = read(&storage, None).expect("opens");
     assert_eq!(reader.end, end);
     assert_eq!(whole(&reader.segments), [big(0, 10), big(1, 10)].concat());
+}
+
+/// Links of a whole log, the last segment too, as a tool that knows nothing of logs makes them.
+#[test]
+fn a_segment_with_another_name_is_never_written() {
+    let (here, there) =
+        (tempfile::tempdir().expect("a place"), tempfile::tempdir().expect("a place"));
+    let storage = OsStorage::open(here.path()).expect("opens");
+    let mut writer =
+        LogWriter::open(Arc::new(storage.clone()), OPTIONS, None).expect("opens").writer;
+    let events = big(0, 1000);
+    append_frames(&mut writer, std::slice::from_ref(&events));
+    let end = writer.end();
+    drop(writer);
+    let last = name::segment(1);
+    let bytes = || std::fs::read(here.path().join(&last)).expect("reads");
+    let before = bytes();
+
+    let copy = OsStorage::open(there.path()).expect("opens");
+    assert!(link(&storage, &copy, &last).expect("links"), "one file system");
+    assert!(!link(&storage, &MemoryStorage::new(), &last).expect("nothing to link"));
+    // It was closed here, so that one with a single name would be gone on with.
+    let hint = common::hint(end, true);
+    let mut writer = LogWriter::open(Arc::new(copy.clone()), OPTIONS, hint).expect("opens").writer;
+    append_frames(&mut writer, &[events]);
+    drop(writer);
+    assert!(before == bytes(), "the other name has what was appended under this one");
+    assert_eq!(LogReader::open(&copy, None).expect("opens").segments.len(), 2);
+    let refused = MappedWriter::open(&copy, &last, 4096).expect_err("it has another name");
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidData);
+
+    std::fs::remove_file(there.path().join(&last)).expect("removes");
+    MappedWriter::open(&storage, &last, 4096).expect("the only name");
+    let writer = LogWriter::open(Arc::new(storage), OPTIONS, hint).expect("opens").writer;
+    assert_eq!(writer.end(), end, "it goes on in place");
 }

@@ -16,12 +16,14 @@ use crate::progress::Progress;
 const POLL: Duration = Duration::from_millis(50);
 
 mod append;
+mod backup;
 mod bench;
 mod graph;
 mod held;
 mod import;
 mod order;
 mod read;
+mod restore;
 mod seal;
 mod stat;
 mod streams;
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Why(why::Why),
     Stat(stat::Stat),
     Verify(verify::Verify),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     Order(order::Order),
     Graph(graph::Graph),
     Bench(bench::Bench),
@@ -58,6 +62,8 @@ impl Command {
             Command::Why(command) => command.run(),
             Command::Stat(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Backup(command) => command.run(),
+            Command::Restore(command) => command.run(),
             Command::Order(command) => command.run(),
             Command::Graph(command) => command.run(),
             Command::Bench(command) => command.run(),

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use anyhow::anyhow;
 use clap::Args;
 use serde::Serialize;
-use thalweg::{Problem, ReadError, VerifyReport};
+use thalweg::{BackupError, Problem, ReadError, VerifyReport};
 
 use super::{StoreArgument, advised, check_is_store};
 use crate::exit::Exit;
@@ -19,6 +19,7 @@ use crate::progress::Progress;
 /// Reads every record of the log, checks its checksum, puts the events in order once more with the
 /// plain one-thread reference and compares that to the stored order. Opens nothing for writing and
 /// can run beside a program that writes the store; it then checks what was on disk when it began.
+/// Of a backup every file is compared with the manifest too.
 ///
 /// Exit code 0 if all is well, 1 if there are problems, which are listed on stdout.
 #[derive(Args)]
@@ -43,16 +44,44 @@ impl Verify {
         });
         progress.clear();
         let shown = self.store.shown();
-        let report = report.map_err(|error| match &error {
+        let mut report = report.map_err(|error| match &error {
             ReadError::Open(cause) => anyhow!("cannot verify {shown}: {}", advised(cause)),
             other => anyhow!("cannot verify {shown}: {other}"),
         })?;
+        if !report.interrupted {
+            self.compare_with_manifest(&interrupt, &mut report)?;
+        }
         self.print(&report)?;
         if report.interrupted {
             note(format_args!("interrupted: only a part of the store was checked"));
             return Ok(Exit::Interrupted);
         }
         Ok(if report.problem_count > 0 { Exit::Problem } else { Exit::Done })
+    }
+
+    /// What a backup has beyond a store: a manifest, with a checksum for every file.
+    fn compare_with_manifest(
+        &self,
+        interrupt: &Interrupt,
+        report: &mut VerifyReport,
+    ) -> anyhow::Result<()> {
+        let progress = Progress::of_bytes("comparing");
+        let checked = thalweg::verify_backup(&self.store.path, &|done| {
+            progress.set_total(done.bytes_total);
+            progress.set(done.bytes_done, 0);
+            if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        progress.clear();
+        match checked {
+            Ok(check) => {
+                report.problem_count += check.problem_count;
+                report.problems.extend(check.problems);
+                report.interrupted = check.interrupted;
+            }
+            Err(BackupError::NotABackup { .. }) => {}
+            Err(error) => return Err(anyhow!("cannot verify {}: {error}", self.store.shown())),
+        }
+        Ok(())
     }
 
     fn print(&self, report: &VerifyReport) -> anyhow::Result<()> {

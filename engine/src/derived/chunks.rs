@@ -30,7 +30,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    fn file_len(&self) -> u64 {
+    pub(crate) fn file_len(&self) -> u64 {
         HEADER_LEN + self.chunk_items * self.item_len as u64
     }
 
@@ -47,7 +47,7 @@ impl Layout {
     }
 
     /// Bytes of chunk `number` that hold what is left of `count` items in all.
-    fn published(&self, number: u64, count: u64) -> u64 {
+    pub(crate) fn published(&self, number: u64, count: u64) -> u64 {
         let before = number * self.chunk_items;
         HEADER_LEN + count.saturating_sub(before).min(self.chunk_items) * self.item_len as u64
     }

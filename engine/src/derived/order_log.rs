@@ -144,6 +144,11 @@ fn tip_item(tips: &ChunkReader, index: u64) -> Option<u64> {
     (crc == item_crc(index, value)).then(|| u64::from_le_bytes(*value))
 }
 
+/// Whether item `index` of the tips log is what was written.
+pub(crate) fn is_tip(tips: &ChunkReader, index: u64) -> bool {
+    tip_item(tips, index).is_some()
+}
+
 /// The list of tips that begins at item `first` of the tips log.
 pub(crate) fn tip_list(tips: &ChunkReader, first: u64, global: u64) -> Result<Vec<u64>, Damaged> {
     let item = |index: u64| tip_item(tips, index);

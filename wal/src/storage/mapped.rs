@@ -9,7 +9,9 @@
 //!    below the published end and it is the only one that moves that end, forwards;
 //! 2. another process does not write it, because the directory lock keeps a second writer out, and
 //!    a reader of somebody else's store publishes only what that writer has finished;
-//! 3. no code of ours truncates, punches or recycles a file that can be mapped: files are created
+//! 3. no file is written that has another name (a hard link), as the sealed segments of a backup may
+//!    have: [`MappedWriter::open`] refuses it;
+//! 4. no code of ours truncates, punches or recycles a file that can be mapped: files are created
 //!    at full length and unlinked when they retire, which leaves existing maps valid.
 //!
 //! What remains is a foreign program that truncates or overwrites our files: it can end the process
@@ -136,7 +138,7 @@ impl MappedFile {
     #[allow(unsafe_code)]
     pub fn bytes(&self) -> &[u8] {
         let end = self.published() as usize;
-        // SAFETY: bytes below the published end are never written again (module docs, 1 to 3).
+        // SAFETY: bytes below the published end are never written again (module docs, 1 to 4).
         unsafe { self.map.slice(0, end) }
     }
 
@@ -168,9 +170,14 @@ impl MappedWriter {
     }
 
     /// Opens `name` to go on writing at `published`. The caller holds the directory lock, and
-    /// there is no other writer of this file in the process.
+    /// there is no other writer of this file in the process. A file with another name is refused as
+    /// invalid: writing it would change what is not ours.
     pub fn open(storage: &dyn Storage, name: &str, published: u64) -> io::Result<Self> {
         let file = storage.open(name, Access::Write)?;
+        if file.is_linked()? {
+            let text = format!("{name} has another name, so it cannot be written");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         Ok(MappedWriter { shared: Arc::new(MappedFile::over(file, published)?) })
     }
 

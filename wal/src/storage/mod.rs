@@ -14,6 +14,7 @@ mod os;
 use std::fmt::Debug;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use mapped::{Map, MappedFile, MappedWriter};
@@ -60,6 +61,11 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// ends with the returned value, or with the process.
     fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt>;
 
+    /// The directory of the operating system that this is, if it is one: see [`link`].
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
+
     /// A random number: identities of stores and salts of segments come from it, so it must not repeat
     /// itself from one process to the next. By default from the operating system.
     fn random(&self) -> u64 {
@@ -96,6 +102,12 @@ pub trait StorageFile: Debug + Send + Sync {
     /// Sets aside the space for the whole file, which goes on reading as zeros, so that no write to it
     /// meets a full disk. `false` if this storage cannot.
     fn reserve(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether the file has another name, in whatever directory: what is written to it would show there
+    /// too, so [`MappedWriter::open`] refuses it.
+    fn is_linked(&self) -> io::Result<bool> {
         Ok(false)
     }
 
@@ -177,5 +189,21 @@ pub fn remove_if_there(storage: &dyn Storage, name: &str) -> io::Result<()> {
     match storage.remove(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+/// Gives the file `name` of one storage the same name in another, without copying it. `false` if that
+/// cannot be done there: they are on different devices, or no directories of the operating system, or
+/// their file system has no links. Durable after [`Storage::sync_dir`].
+///
+/// Only for files that nobody will ever write again, whatever becomes of the two storages.
+pub fn link(from: &dyn Storage, to: &dyn Storage, name: &str) -> io::Result<bool> {
+    use io::ErrorKind::{AlreadyExists, NotFound, StorageFull};
+    let (Some(from), Some(to)) = (from.directory(), to.directory()) else { return Ok(false) };
+    match std::fs::hard_link(from.join(name), to.join(name)) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), AlreadyExists | NotFound | StorageFull) => Err(error),
+        // Whatever is in the way of a link: if it is in the way of a copy too, that will say so.
+        Err(_) => Ok(false),
     }
 }

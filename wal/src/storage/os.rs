@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -94,6 +94,10 @@ impl Storage for OsStorage {
         File::open(&self.dir)?.sync_all()
     }
 
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.dir)
+    }
+
     fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
         // The file is never deleted, so the lock on its inode is the lock on the store.
         let path = self.path(name);
@@ -173,6 +177,10 @@ impl StorageFile for OsFile {
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn is_linked(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 1)
     }
 
     fn sync(&self) -> io::Result<()> {
