@@ -14,7 +14,7 @@ use hashbrown::HashSet;
 use thalweg_wal::{Record, RecordKind};
 
 use crate::derived::order_log::{Entry, Lineage, NONE};
-use crate::derived::run::{KnownItem, StreamItem};
+use crate::derived::run::{DamagedRun, KnownItem, StreamItem};
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
 use crate::order::held::{NIL, Watch, Watches};
@@ -327,7 +327,7 @@ impl Partition {
         let stream = self.stream_of(scanned.stream_key, record.stream(), lookup)?;
         // What arrives delivers and holds events of its own stream only.
         let state = &self.streams[stream as usize];
-        self.counts.streams -= u64::from(state.is_there());
+        take_from(&mut self.counts.streams, u64::from(state.is_there()))?;
         self.stream_heap_len -= state.heap_len();
         match record.kind() {
             RecordKind::Event => self.arrive_event(scanned, stream, &record, lookup)?,
@@ -406,7 +406,8 @@ impl Partition {
         let (position, key) = (scanned.position, scanned.key);
         self.watch(parent_key, Watch { position, key, parent_at });
         self.insert_known(key, KnownAs::Held(position).encode());
-        self.streams[stream as usize].held += 1;
+        let held = &mut self.streams[stream as usize].held;
+        *held = held.checked_add(1).ok_or_else(miscounted)?;
         self.counts.held += 1;
         self.freshen(stream);
         if self.setbacks.is_some() {
@@ -783,8 +784,9 @@ impl Partition {
                 // It is in a run.
                 None => self.insert_known(key, in_hand),
             };
-            self.streams[stream as usize].held -= 1;
-            self.counts.held -= 1;
+            let held = &mut self.streams[stream as usize].held;
+            *held = held.checked_sub(1).ok_or_else(miscounted)?;
+            take_from(&mut self.counts.held, 1)?;
             let event = Ready { key, slot, was_held: true };
             match lookup.or_none(self.record(position, lookup))? {
                 Some(record) => self.deliver(trigger, stream, event, &record, lookup)?,
@@ -983,6 +985,17 @@ pub(super) fn tip_ids(
         Ok(EventId::of(&record, store_tag).to_vec())
     });
     tips.collect()
+}
+
+/// Takes from a count that comes from a checkpoint, which a run can contradict.
+fn take_from(count: &mut u64, less: u64) -> Result<(), Fault> {
+    *count = count.checked_sub(less).ok_or_else(miscounted)?;
+    Ok(())
+}
+
+/// The checkpoint counts something else than what its runs have.
+fn miscounted() -> Fault {
+    DamagedRun { file: thalweg_wal::name::checkpoint().to_owned(), offset: 0 }.into()
 }
 
 /// The listed parents of a record, each once, with the place of its first mention in the list, in
