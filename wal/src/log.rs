@@ -10,7 +10,7 @@ use crate::error::{AppendError, OpenError};
 use crate::format::{FRAME_HEADER_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::frame::FrameBuf;
 use crate::name;
-use crate::recover::{Recovered, TailHint, TailReport, recover};
+use crate::recover::{Recovered, TailHint, TailReport, mapped_whole, recover};
 use crate::segment::{Damage, Segment};
 use crate::storage::{LockAttempt, MappedWriter, Storage, remove_if_there};
 
@@ -275,7 +275,8 @@ impl LogWriter {
             let file = MappedWriter::open(&*storage, &name, published)
                 .map_err(OpenError::io(format!("opening {}", storage.describe(&name))))?;
             segments.pop();
-            Active { segment: Segment::new(last.header().clone(), Arc::clone(file.shared())), file }
+            let segment = Segment::new(last.header().clone(), Arc::clone(file.shared()));
+            Active { segment: mapped_whole(&*storage, segment)?, file }
         } else {
             // Going on in a new segment seals the old one at `end`: whatever follows there is cut.
             let len = segment_len(last.limit(), &options, 0);

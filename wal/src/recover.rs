@@ -28,6 +28,8 @@ const READ_LEN: usize = 1 << 20;
 /// How far before a checkpoint's end its last frame is looked for at first.
 const LOOK_BACK_LEN: u64 = 1 << 16;
 
+const LEN_MISFIT: &str = "the file is shorter or longer than its header says";
+
 /// What a checkpoint knows of the end of the log. It saves time, and it can reveal that the end of
 /// the log is missing; it is never believed over the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,7 +289,7 @@ impl FoundSegment {
             return Some("its header has another number than its name");
         }
         if header.len != self.len {
-            return Some("the file is shorter or longer than its header says");
+            return Some(LEN_MISFIT);
         }
         let follows = match previous {
             None => header.base == 0 && header.previous_end == 0 && header.previous_salt == 0,
@@ -448,7 +450,19 @@ fn open_segment(
     let name = name::segment(header.number);
     let context = format!("mapping {}", storage.describe(&name));
     let file = MappedFile::open(storage, &name, published).map_err(OpenError::io(context))?;
-    Ok(Segment::new(header.clone(), file))
+    mapped_whole(storage, Segment::new(header.clone(), file))
+}
+
+/// The segment, if its file is still as long as it was when the header was read.
+pub(crate) fn mapped_whole(
+    storage: &dyn Storage,
+    segment: Arc<Segment>,
+) -> Result<Arc<Segment>, OpenError> {
+    if segment.is_mapped_whole() {
+        return Ok(segment);
+    }
+    let file = storage.describe(&name::segment(segment.number()));
+    Err(OpenError::SegmentForeign { file, detail: LEN_MISFIT })
 }
 
 /// Whether the cache, too, shows nothing from `end` on. After a failed sync it can show frames that
