@@ -782,6 +782,7 @@ impl Partition {
                     slot
                 }
                 // It is in a run.
+                None if self.is_delivered_at(key, position, lookup) => return Err(miscounted()),
                 None => self.insert_known(key, in_hand),
             };
             let held = &mut self.streams[stream as usize].held;
@@ -798,6 +799,19 @@ impl Partition {
             }
         }
         Ok(())
+    }
+
+    /// Whether memory has the event at `position` as a delivery: then it is not held, whatever a run says,
+    /// and it must not set itself off once more.
+    fn is_delivered_at(&self, key: u64, position: u64, lookup: &Lookup) -> bool {
+        let is_there = |value| match KnownAs::decode(value) {
+            KnownAs::InHand(index) => self.deliveries[index].position == position,
+            KnownAs::Delivered(global) => {
+                lookup.entry(global).is_ok_and(|entry| entry.position == position)
+            }
+            KnownAs::Held(_) | KnownAs::Awaited(_) => false,
+        };
+        self.known.find(key, |value| is_there(value).then_some(())).is_some()
     }
 
     /// Whether `arriving` is the event that is known already. See [`crate::reference`].
