@@ -17,9 +17,9 @@ use crate::order::window::Frontier;
 
 const MAGIC: [u8; 8] = *b"THALWEGC";
 const VERSION: u32 = 4;
-/// No log is as long as this, nor are there as many runs: the runs have two bits of a position for other
+/// No log is as long as this, nor are there as many runs: the runs have three bits of a position for other
 /// things.
-const POSITION_MAX: u64 = 1 << 62;
+const POSITION_MAX: u64 = 1 << 61;
 /// Fields of a partition.
 const COUNT_FIELDS: usize = 5;
 

@@ -427,6 +427,11 @@ impl Run {
         })
     }
 
+    /// An item says what no item can.
+    pub(crate) fn damaged_item(&self) -> DamagedRun {
+        self.damaged(0)
+    }
+
     /// What is said at this blob does not add up.
     pub(crate) fn damaged_blob(&self, offset: u64) -> DamagedRun {
         self.damaged(self.blobs_at.saturating_add(offset))

@@ -10,7 +10,7 @@ use thalweg_wal::{EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogW
 
 use crate::derived::chunks::ChunkWriter;
 use crate::derived::order_log::{ORDER, TIPS};
-use crate::derived::run::{Extent, WatchItem};
+use crate::derived::run::{Extent, KnownItem, WatchItem};
 use crate::derived::runs::{self, Fresh, Truth};
 use crate::event::EventId;
 use crate::open::tag_of;
@@ -263,10 +263,9 @@ fn check_state(partition: &Partition, stream_key: u64, machine: &SerialMachine, 
     }
 }
 
-/// Watches of a run whose checksums match, but that nobody has written, let an event wait for another parent
-/// beside itself. Its delivery set itself off again, without end, for as long as there was memory.
-#[test]
-fn an_event_that_a_forged_run_releases_twice_is_damage() {
+/// Orders an event "B" that another waits for, which waits for itself too: so says a run that nobody has
+/// written, though its checksums match, and what else `forge` puts into it, who is told the key of "B".
+fn order_with_forged(forge: impl FnOnce(&mut Fresh, u64)) -> Result<(), Fault> {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let options = LogOptions { create: true, segment_len_max: 1 << 20 };
     let mut log = LogWriter::open(Arc::clone(&storage), options, None).expect("opens");
@@ -297,6 +296,7 @@ fn an_event_that_a_forged_run_releases_twice_is_damage() {
         watches: vec![watch(id_key, 0), watch(parent_key, 2)],
         ..Fresh::default()
     };
+    forge(&mut fresh, parent_key);
     fresh.sort();
     let extent = Extent { number: 1, from: segment.first(), to: parent };
     let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false };
@@ -306,6 +306,24 @@ fn an_event_that_a_forged_run_releases_twice_is_damage() {
     let counts = PartitionCounts { streams: 1, held: 1 << 40, ..PartitionCounts::default() };
     let mut partition = Partition::restore(keys, tag, counts, parent, Vec::new());
     let scanned = Scanned { index: 0, position: parent, stream_key, key: parent_key };
-    let ordered = partition.order(&[scanned], &lookup, false);
+    partition.order(&[scanned], &lookup, false)
+}
+
+/// Its delivery set it off again, without end, for as long as there was memory.
+#[test]
+fn an_event_that_a_forged_run_releases_twice_is_damage() {
+    let ordered = order_with_forged(|_, _| {});
     assert!(matches!(ordered, Err(Fault::Run(_))), "{ordered:?}");
+}
+
+/// They are indices into what the machine has in memory, and were looked up there.
+#[test]
+fn what_only_memory_can_know_is_damage_in_a_run() {
+    for known in [KnownAs::InHand(7), KnownAs::InHand(1 << 40), KnownAs::Awaited(3)] {
+        let ordered = order_with_forged(|fresh, key| {
+            fresh.watches.clear();
+            fresh.known.push(KnownItem { key, value: known.encode() });
+        });
+        assert!(matches!(ordered, Err(Fault::Run(_))), "{known:?}: {ordered:?}");
+    }
 }

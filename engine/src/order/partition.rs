@@ -14,7 +14,7 @@ use hashbrown::HashSet;
 use thalweg_wal::{Record, RecordKind};
 
 use crate::derived::order_log::{Entry, Lineage, NONE};
-use crate::derived::run::{DamagedRun, KnownItem, StreamItem};
+use crate::derived::run::{DamagedRun, KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
 use crate::order::held::{NIL, Watch, Watches};
@@ -592,7 +592,11 @@ impl Partition {
         if self.cold_below == 0 {
             return Ok(None);
         }
-        let look = |_: &_, item: KnownItem| look(item.value);
+        let look = |run: &Run, item: KnownItem| match KnownAs::decode(item.value) {
+            KnownAs::Delivered(_) | KnownAs::Held(_) => look(item.value),
+            // These are for memory: no run has them.
+            KnownAs::InHand(_) | KnownAs::Awaited(_) => Some(Err(run.damaged_item().into())),
+        };
         runs::find(&lookup.runs, self.cold_below, key, look)?.transpose()
     }
 
