@@ -40,6 +40,11 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+// By path: the fuzzer includes this file so.
+#[cfg(any(test, fuzzing))]
+#[path = "ndjson/hostile.rs"]
+#[allow(unreachable_pub, reason = "the fuzzer is another crate")]
+pub mod hostile;
 #[cfg(test)]
 mod tests;
 

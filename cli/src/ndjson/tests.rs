@@ -298,3 +298,20 @@ fn no_more_parents_are_collected_than_an_event_can_have() {
     let bad = format!("{{\"stream\":\"s\",\"parents\":[{list}}}");
     assert!(matches!(parse(bad.as_bytes()), Err(BadLine::Syntax { .. })));
 }
+
+/// The inputs that the fuzzer was worth keeping for: see `engine/fuzz/README.md`.
+#[test]
+fn every_input_kept_of_the_import() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/fuzz");
+    let mut inputs = 0;
+    for folder in [folder.join("corpus/import"), folder.join("crashes/import")] {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            hostile::line(&std::fs::read(path).unwrap());
+            inputs += 1;
+        }
+    }
+    assert!(inputs > 100, "only {inputs} inputs");
+}
