@@ -202,7 +202,7 @@ fn a_list_of_parents_that_is_not_what_its_header_says_is_damage() {
         change.iter().for_each(|&(offset, value)| record[offset] = value);
         reseal(&storage, at, &mut record);
         let (events, damage) = walk(&read(&storage, None).expect("opens").segments);
-        assert_eq!(events, [event.clone()], "change {index}");
+        assert_eq!(events, std::slice::from_ref(&event), "change {index}");
         let [found] = &damage[..] else { panic!("change {index}: {damage:?}") };
         assert_eq!(found.fault, thalweg_wal::format::Fault::Unknown);
     }

@@ -1,8 +1,6 @@
 //! What the fuzz target of the import does with its bytes; the tests beside this file do the same with
 //! every input that is kept. See `engine/fuzz/README.md` in the repository.
 
-#![allow(unreachable_pub, reason = "the fuzzer is another crate")]
-
 use super::{EventFields, name_from_argument, parse, write_event};
 
 /// A line of an import: it is an event or a typed error, and an event comes back as it was from the line

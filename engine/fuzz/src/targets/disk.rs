@@ -124,7 +124,7 @@ impl Image {
     /// Cuts the zeros at the end of the last segment short, so that looking through them takes no time.
     pub fn shorten(&mut self) {
         let is_segment = |name: &&String| name.starts_with("segment-");
-        let name = self.0.keys().filter(is_segment).next_back().cloned().expect("a segment");
+        let name = self.0.keys().rfind(is_segment).cloned().expect("a segment");
         let file = self.0.get_mut(&name).expect("it is there");
         file.len = (file.used.len() as u64 + 8192).next_multiple_of(4096);
         file.used[48..56].copy_from_slice(&file.len.to_le_bytes());

@@ -49,7 +49,7 @@ impl Input<'_> {
     pub fn below(&mut self, end: usize) -> usize {
         let number = match end {
             ..=0x100 => usize::from(self.byte()),
-            ..=0x1_0000 => usize::from(self.byte()) | usize::from(self.byte()) << 8,
+            0x101..=0x1_0000 => usize::from(self.byte()) | usize::from(self.byte()) << 8,
             _ => (0..3).fold(0, |number, _| number << 8 | usize::from(self.byte())),
         };
         number.checked_rem(end).unwrap_or(0)

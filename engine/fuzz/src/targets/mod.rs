@@ -7,8 +7,11 @@ pub mod input;
 pub mod log;
 pub mod store;
 
+/// Does something with bytes, and panics if it goes wrong.
+pub type Target = fn(&[u8]);
+
 /// The targets of the engine and of the log. That of the import is in the CLI.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("frame", log::frame),
     ("record", log::record),
     ("batch", log::batch),
