@@ -16,7 +16,7 @@ use crate::format::{
     ALIGN, FRAME_HEADER_LEN, FRAME_LEN_MAX, Fault, FrameHeader, Run, SEGMENT_HEADER_LEN,
     SegmentHeader, SegmentHeaderState, VERSION_MAJOR, is_zero, written_len,
 };
-use crate::log::SEGMENT_LEN_MIN;
+use crate::log::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 use crate::name;
 use crate::segment::{Damage, Segment};
 use crate::storage::{
@@ -291,6 +291,9 @@ impl FoundSegment {
         if header.len != self.len {
             return Some(LEN_MISFIT);
         }
+        if header.len > SEGMENT_LEN_MAX {
+            return Some("it is longer than any segment");
+        }
         let follows = match previous {
             None => header.base == 0 && header.previous_end == 0 && header.previous_salt == 0,
             Some(previous) if header.store_id != previous.store_id => {
@@ -321,6 +324,7 @@ impl FoundSegment {
         };
         let base = previous.map_or(0, |header| header.base + header.len);
         let follows = next.base.checked_sub(self.len) == Some(base)
+            && self.len <= SEGMENT_LEN_MAX
             && previous.is_none_or(|header| header.store_id == next.store_id);
         follows.then(|| SegmentHeader {
             store_id: next.store_id,
