@@ -37,9 +37,14 @@ use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+// By path: the fuzzer includes this file so.
+#[cfg(any(test, fuzzing))]
+#[path = "ndjson/hostile.rs"]
+#[allow(unreachable_pub, reason = "the fuzzer is another crate")]
+pub mod hostile;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +53,10 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// Most parents that the engine takes. A line has room for many more, and each would take a dozen times its
+/// own length before the engine could refuse it.
+const PARENTS_MAX: usize = 1 << 20;
 
 /// One event, as a line describes it.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,6 +110,8 @@ pub(crate) enum BadLine {
         /// What it is.
         found: &'static str,
     },
+    /// More parents than [`PARENTS_MAX`].
+    TooManyParents,
     /// A string or its base64 cannot be decoded.
     Encoding {
         /// The key, with an index for an element of a list.
@@ -120,6 +131,9 @@ impl fmt::Display for BadLine {
             BadLine::Twice { key } => write!(f, "has `{key}` twice"),
             BadLine::Type { key, expected, found } => {
                 write!(f, "`{key}` takes {expected}, found {found}")
+            }
+            BadLine::TooManyParents => {
+                write!(f, "`parents` takes at most {PARENTS_MAX} ids, found more")
             }
             BadLine::Encoding { key, reason } => write!(f, "`{key}`: {reason}"),
         }
@@ -246,11 +260,12 @@ fn parents(value: &RawValue) -> Result<Option<Vec<Cow<'_, [u8]>>>, BadLine> {
     }
     match type_of(value) {
         "a list" => {
-            let list: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(syntax)?;
+            let Listed(list) = serde_json::from_str(value.get()).map_err(syntax)?;
+            let list = not_too_many(list)?;
             let one = |(index, value)| name(&format!("parents[{index}]"), value);
             list.into_iter().enumerate().map(one).collect::<Result<_, _>>().map(Some)
         }
-        "a string" => Ok(Some(words(name("parents", value)?))),
+        "a string" => not_too_many(words(name("parents", value)?)).map(Some),
         found => Err(BadLine::Type {
             key: "parents".into(),
             expected: "a list of ids, a string of ids with spaces between, or null",
@@ -259,11 +274,46 @@ fn parents(value: &RawValue) -> Result<Option<Vec<Cow<'_, [u8]>>>, BadLine> {
     }
 }
 
-/// The ids in a string of ids with spaces between.
+fn not_too_many<T>(list: Vec<T>) -> Result<Vec<T>, BadLine> {
+    if list.len() > PARENTS_MAX { Err(BadLine::TooManyParents) } else { Ok(list) }
+}
+
+/// The values of a list, but only as many as it takes to see that there are too many.
+struct Listed<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Listed<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ListedVisitor)
+    }
+}
+
+struct ListedVisitor;
+
+impl<'de> Visitor<'de> for ListedVisitor {
+    type Value = Listed<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Listed<'de>, A::Error> {
+        let mut list = Vec::new();
+        while list.len() <= PARENTS_MAX {
+            let Some(value) = seq.next_element()? else { return Ok(Listed(list)) };
+            list.push(value);
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Listed(list))
+    }
+}
+
+/// The ids in a string of ids with spaces between, but only as many as it takes to see that there are
+/// too many.
 fn words(text: Cow<'_, [u8]>) -> Vec<Cow<'_, [u8]>> {
+    let max = PARENTS_MAX + 1;
     match text {
-        Cow::Borrowed(text) => split(text).map(Cow::Borrowed).collect(),
-        Cow::Owned(text) => split(&text).map(|word| Cow::Owned(word.to_vec())).collect(),
+        Cow::Borrowed(text) => split(text).take(max).map(Cow::Borrowed).collect(),
+        Cow::Owned(text) => split(&text).take(max).map(|word| Cow::Owned(word.to_vec())).collect(),
     }
 }
 

@@ -48,6 +48,20 @@ const BAD: &[(&[u8], &str)] = &[
     (b"{\"stream\":\"s\",\"parents\":[\"a\",null]}", "`parents[1]` takes"),
     (b"{\"stream\":\"s\",\"parents\":[[\"a\"]]}", "`parents[0]` takes"),
     (b"{\"stream\":\"s\",\"payload\":{\"base64\":\"a\"}}", "`payload`: not base64"),
+    (b"{\"stream\":\"s\",\"stream\":\"s\"}", "has `stream` twice"),
+    (b"{\"stream\":\"s\",\"parents\":[],\"parents\":[]}", "has `parents` twice"),
+    (b"{\"stream\":\"s\",\"payload\":1e}", "not JSON"),
+    (b"{\"stream\":\"s\",\"payload\":--1}", "not JSON"),
+    (b"{\"stream\":\"s\",\"payload\":\"\\x\"}", "not JSON"),
+    (b"{\"stream\":\"s\",\"payload\":\"\\u12\"}", "not JSON"),
+    (b"{\"stream\":\"s\",\"payload\":[}", "not JSON"),
+    // A mark that is not at the start of the input, two of them, and text that is not UTF-8 at all.
+    (b"\xef\xbb\xbf{\"stream\":\"s\"}", "not JSON"),
+    (b"{\0\"\0s\0t\0r\0e\0a\0m\0", "not JSON"),
+    (b"\xed\xa0\x80", "not UTF-8 at byte 1"),
+    (b"\xc0\xaf", "not UTF-8 at byte 1"),
+    (b"\x1f\x8b\x08\x00", "not UTF-8 at byte 2"),
+    (b"{\"stream\":\"s\"\0}", "not JSON"),
 ];
 
 #[test]
@@ -169,6 +183,71 @@ fn deep_nesting_is_taken_as_it_is() {
     let (_place, store) = store_of(&format!("{{\"stream\":\"s\",\"payload\":{deep}}}\n"));
     let run = run(on("read", &store, &[])).exits(0);
     assert!(run.text().ends_with(&format!("\"payload\":{deep}}}\n")));
+}
+
+/// Nesting of all kinds, closed and not, as a payload and in the place of names: parsing does not recurse.
+#[test]
+fn deep_nesting_is_no_danger_anywhere() {
+    let place = Place::new();
+    let depth = 300_000;
+    let nests = [
+        "[".repeat(depth),
+        "{\"a\":".repeat(depth),
+        "[{\"a\":".repeat(depth),
+        "{\"base64\":".repeat(depth),
+        "[".repeat(depth) + &"]".repeat(depth - 1),
+        format!("\"{}\"", "\\\"".repeat(depth)),
+    ];
+    let closed = ["[".repeat(depth) + &"]".repeat(depth), {
+        let nest = "{\"base64\":".repeat(depth);
+        format!("{nest}1{}", "}".repeat(depth))
+    }];
+    let mut input = String::new();
+    for nest in nests.iter().chain(&closed) {
+        for key in ["id", "parents", "other"] {
+            input += &format!("{{\"stream\":\"s\",\"{key}\":{nest}}}\n");
+        }
+        input += &format!("{{\"stream\":{nest}}}\n{nest}\n");
+    }
+    let run = run_with(on("import", &place.store(), &["--json"]), input + GOOD).exits(1);
+    // Under a key that has no meaning, whole JSON is passed over, and the quotes are a string.
+    assert_eq!(run.json()[0]["appended"], 4);
+}
+
+/// Numbers stay text: none is too large, too long or too exact.
+#[test]
+fn huge_numbers_are_taken_as_they_are() {
+    let digits = "9".repeat(1_000_000);
+    let numbers = ["1e999999999", "-0.0e-999999999", "18446744073709551616", &digits];
+    let lines = numbers.map(|number| format!("{{\"stream\":\"s\",\"payload\":{number}}}\n"));
+    let (_place, store) = store_of(&lines.concat());
+    let run = run(on("read", &store, &[])).exits(0);
+    for number in numbers {
+        assert!(run.text().contains(&format!("\"payload\":{number}}}\n")), "{number:.30}");
+    }
+}
+
+/// An endless line from a pipe: it is passed over in constant memory, and named once with its limit.
+#[test]
+fn an_endless_line_without_an_end_is_reported_once() {
+    let place = Place::new();
+    let mut command = thalweg(on("import", &place.store(), &["--json"]));
+    command.stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let block = vec![b'['; 1 << 20];
+    std::io::Write::write_all(&mut input, GOOD.as_bytes()).unwrap();
+    (0..300).for_each(|_| std::io::Write::write_all(&mut input, &block).unwrap());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr.matches("line 2: longer than 128.0 MiB").count(), 1, "{stderr}");
+    if let Some(peak) = status.ok().as_deref().and_then(|status| status.split("VmHWM:").nth(1)) {
+        let peak: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(peak < 512 << 10, "{peak} KiB at the most");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::backup;
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::{self, ChunkWriter};
 use crate::derived::order_log::{ORDER, TIPS};
-use crate::derived::run::Run;
+use crate::derived::run::{Extent, Run};
 use crate::error::{LogOpenError, OpenError};
 use crate::event::Ack;
 use crate::options::{OnDamage, Options};
@@ -217,6 +217,17 @@ pub(crate) fn restore(
     for &number in &checkpoint.runs {
         let Some(run) = usable(Run::open(&**source, &store_id, number))? else { return Ok(None) };
         runs.push(run);
+    }
+    // One after the other, and none of what is not ordered.
+    let mut reached = 0;
+    let follows = |run: &Arc<Run>| {
+        let Extent { from, to, .. } = run.extent;
+        let follows = reached <= from && from < to;
+        reached = to;
+        follows
+    };
+    if !runs.iter().all(follows) || reached > checkpoint.ordered {
+        return Ok(None);
     }
     let (keys, tag, ordered) = (Keys::new(&store_id), tag_of(&store_id), checkpoint.ordered);
     let mut sealed = vec![Vec::new(); PARTITION_COUNT];

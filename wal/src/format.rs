@@ -402,12 +402,32 @@ fn is_known(bytes: &[u8]) -> bool {
     if kind == RECORD_KIND_EVENT {
         // A chained event lists nothing that could be its stream's tips.
         let both = FLAG_CHAINED | FLAG_IF_TIPS;
-        let has_place = flags & FLAG_IF_LOCAL == 0 || u32_at(bytes, 12) as usize >= IF_LOCAL_LEN;
-        return flags & !FLAGS_KNOWN == 0 && flags & both != both && has_place;
+        return flags & !FLAGS_KNOWN == 0 && flags & both != both && lists_parents(bytes);
     }
     // A control record has a stream and nothing else.
     let rest = u32_at(bytes, 8) | u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(bytes[21]);
     matches!(kind, RECORD_KIND_SEAL | RECORD_KIND_UNSEAL) && flags == 0 && rest == 0
+}
+
+/// Whether the event in `bytes`, whose lengths fit, has the place that its flags say, and behind it a
+/// list of as many parents as its header says and nothing else. Who walks a list by its count and who
+/// walks it by its bytes must come to the same parents.
+#[inline]
+fn lists_parents(bytes: &[u8]) -> bool {
+    let (flags, count) = (RecordLayout::flags(bytes), u32_at(bytes, 16));
+    let has_place = flags & FLAG_IF_LOCAL == 0 || u32_at(bytes, 12) as usize >= IF_LOCAL_LEN;
+    if !has_place || (flags & FLAG_CHAINED != 0 && count != 0) {
+        return false;
+    }
+    let (_, mut rest) = RecordLayout::lineage(bytes);
+    for _ in 0..count {
+        let Some((&len, parents)) = rest.split_first() else { return false };
+        if !(1..=ID_LEN_MAX).contains(&usize::from(len)) || parents.len() < usize::from(len) {
+            return false;
+        }
+        rest = &parents[usize::from(len)..];
+    }
+    rest.is_empty()
 }
 
 /// A run of bytes of one segment, with what is needed to judge them.

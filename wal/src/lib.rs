@@ -32,8 +32,8 @@ pub use batch::{EncodedBatch, EventFields, LimitError, Lineage};
 pub use error::{AppendError, OpenError};
 pub use frame::FrameBuf;
 pub use log::{
-    Appended, LogOptions, LogReader, LogWriter, OpenedLog, SEGMENT_LEN_MIN, Spare, SpareRequest,
-    WriteLock,
+    Appended, LogOptions, LogReader, LogWriter, OpenedLog, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, Spare,
+    SpareRequest, WriteLock,
 };
 pub use record::{Parents, Record, RecordKind};
 pub use recover::{TailHint, TailReport, store_id};

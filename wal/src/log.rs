@@ -7,15 +7,19 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::{AppendError, OpenError};
-use crate::format::{FRAME_HEADER_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::format::{FRAME_HEADER_LEN, FRAME_LEN_MAX, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::frame::FrameBuf;
 use crate::name;
-use crate::recover::{Recovered, TailHint, TailReport, recover};
+use crate::recover::{Recovered, TailHint, TailReport, mapped_whole, recover};
 use crate::segment::{Damage, Segment};
 use crate::storage::{LockAttempt, MappedWriter, Storage, remove_if_there};
 
 /// Shortest segment that is made by itself, in bytes.
 pub const SEGMENT_LEN_MIN: u64 = 1 << 20;
+
+/// Longest segment, in bytes. Opening a log may hold as much of its last segment in memory, so no header is
+/// believed beyond this: a file can be of any length and take no space.
+pub const SEGMENT_LEN_MAX: u64 = 1 << 30;
 
 /// Syncs of as many bytes as this are large: their data outweighs the metadata that goes with it.
 const LARGE_SYNC_BYTES: u64 = 512 << 10;
@@ -89,7 +93,7 @@ fn nothing_there(storage: &dyn Storage, hint: Option<TailHint>) -> OpenError {
 pub struct LogOptions {
     /// Create the store if there is none.
     pub create: bool,
-    /// Length that segments grow to, in bytes, rounded down to whole pages. A store starts with
+    /// Length that segments grow to, in bytes, rounded down to whole pages, at most [`SEGMENT_LEN_MAX`]. A store starts with
     /// segments of [`SEGMENT_LEN_MIN`] and makes them longer as it grows.
     pub segment_len_max: u64,
 }
@@ -275,7 +279,8 @@ impl LogWriter {
             let file = MappedWriter::open(&*storage, &name, published)
                 .map_err(OpenError::io(format!("opening {}", storage.describe(&name))))?;
             segments.pop();
-            Active { segment: Segment::new(last.header().clone(), Arc::clone(file.shared())), file }
+            let segment = Segment::new(last.header().clone(), Arc::clone(file.shared()));
+            Active { segment: mapped_whole(&*storage, segment)?, file }
         } else {
             // Going on in a new segment seals the old one at `end`: whatever follows there is cut.
             let len = segment_len(last.limit(), &options, 0);
@@ -508,7 +513,8 @@ fn activate(
 fn segment_len(log_len: u64, options: &LogOptions, frame_len: u64) -> u64 {
     let grown = (log_len / 4).next_power_of_two();
     // Whole pages, so that positions keep their alignment from segment to segment.
-    let longest = options.segment_len_max / SEGMENT_HEADER_LEN * SEGMENT_HEADER_LEN;
+    let longest =
+        options.segment_len_max.min(SEGMENT_LEN_MAX) / SEGMENT_HEADER_LEN * SEGMENT_HEADER_LEN;
     let planned = grown.clamp(SEGMENT_LEN_MIN, longest.max(SEGMENT_LEN_MIN));
     planned.max((SEGMENT_HEADER_LEN + frame_len).next_multiple_of(SEGMENT_LEN_MIN))
 }
@@ -521,3 +527,4 @@ fn new_store_id(storage: &dyn Storage) -> [u8; 16] {
 }
 
 const _: () = assert!(SEGMENT_LEN_MIN > SEGMENT_HEADER_LEN + FRAME_HEADER_LEN);
+const _: () = assert!(SEGMENT_LEN_MAX >= SEGMENT_HEADER_LEN + FRAME_LEN_MAX + SEGMENT_LEN_MIN);

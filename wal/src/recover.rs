@@ -16,7 +16,7 @@ use crate::format::{
     ALIGN, FRAME_HEADER_LEN, FRAME_LEN_MAX, Fault, FrameHeader, Run, SEGMENT_HEADER_LEN,
     SegmentHeader, SegmentHeaderState, VERSION_MAJOR, is_zero, written_len,
 };
-use crate::log::SEGMENT_LEN_MIN;
+use crate::log::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 use crate::name;
 use crate::segment::{Damage, Segment};
 use crate::storage::{
@@ -27,6 +27,8 @@ use crate::storage::{
 const READ_LEN: usize = 1 << 20;
 /// How far before a checkpoint's end its last frame is looked for at first.
 const LOOK_BACK_LEN: u64 = 1 << 16;
+
+const LEN_MISFIT: &str = "the file is shorter or longer than its header says";
 
 /// What a checkpoint knows of the end of the log. It saves time, and it can reveal that the end of
 /// the log is missing; it is never believed over the log.
@@ -291,7 +293,10 @@ impl FoundSegment {
             return Some("its header has another number than its name");
         }
         if header.len != self.len {
-            return Some("the file is shorter or longer than its header says");
+            return Some(LEN_MISFIT);
+        }
+        if header.len > SEGMENT_LEN_MAX {
+            return Some("it is longer than any segment");
         }
         let follows = match previous {
             None => header.base == 0 && header.previous_end == 0 && header.previous_salt == 0,
@@ -323,6 +328,7 @@ impl FoundSegment {
         };
         let base = previous.map_or(0, |header| header.base + header.len);
         let follows = next.base.checked_sub(self.len) == Some(base)
+            && self.len <= SEGMENT_LEN_MAX
             && previous.is_none_or(|header| header.store_id == next.store_id);
         follows.then(|| SegmentHeader {
             store_id: next.store_id,
@@ -452,7 +458,19 @@ fn open_segment(
     let name = name::segment(header.number);
     let context = format!("mapping {}", storage.describe(&name));
     let file = MappedFile::open(storage, &name, published).map_err(OpenError::io(context))?;
-    Ok(Segment::new(header.clone(), file))
+    mapped_whole(storage, Segment::new(header.clone(), file))
+}
+
+/// The segment, if its file is still as long as it was when the header was read.
+pub(crate) fn mapped_whole(
+    storage: &dyn Storage,
+    segment: Arc<Segment>,
+) -> Result<Arc<Segment>, OpenError> {
+    if segment.is_mapped_whole() {
+        return Ok(segment);
+    }
+    let file = storage.describe(&name::segment(segment.number()));
+    Err(OpenError::SegmentForeign { file, detail: LEN_MISFIT })
 }
 
 /// Whether the file has another name, somewhere.

@@ -85,6 +85,11 @@ impl Segment {
         self.header.base + self.header.len
     }
 
+    /// Whether the file that is mapped is as long as its header says.
+    pub(crate) fn is_mapped_whole(&self) -> bool {
+        self.file.len() == self.header.len
+    }
+
     /// Makes what was written to the segment durable.
     pub fn sync(&self) -> std::io::Result<()> {
         self.file.sync()

@@ -147,15 +147,10 @@ fn records_of_an_unknown_kind_are_kept_and_reported_but_never_cut() {
     // nobody lists, a place that does not fit, seals that have an id and a payload.
     for (offset, value) in [(5, 9), (6, 0x80), (6, 0x20), (6, 0x05), (6, 0x09), (5, 2), (5, 3)] {
         let (storage, edges) = store();
-        let salt = &bytes_of(&storage, 1)[56..64].to_vec();
         let at = edges[4] as usize + FRAME_HEADER;
         let mut record = bytes_of(&storage, 1)[at..edges[5] as usize].to_vec();
         record[offset] = value;
-        let content = crc32c::crc32c(&record[4..]).to_le_bytes();
-        let place = (at as u64).to_le_bytes();
-        let crc = crc32c::crc32c(&[&salt[..], &place, &content].concat());
-        record[..4].copy_from_slice(&crc.to_le_bytes());
-        patch(&storage, 1, at, &record);
+        reseal(&storage, at, &mut record);
         let storage: Arc<MemoryStorage> = Arc::new(storage);
         let opened = open(&storage, None).expect("opens");
         assert_eq!(opened.tail, TailReport::Clean);
@@ -166,4 +161,61 @@ fn records_of_an_unknown_kind_are_kept_and_reported_but_never_cut() {
         assert_eq!(found.fault, thalweg_wal::format::Fault::Unknown);
         assert_eq!((found.position, found.resumes), (at as u64, edges[5]));
     }
+}
+
+/// Puts a record with a checksum that matches at its place in the first segment.
+fn reseal(storage: &MemoryStorage, at: usize, record: &mut [u8]) {
+    let salt = &bytes_of(storage, 1)[56..64];
+    let content = crc32c::crc32c(&record[4..]).to_le_bytes();
+    let crc = crc32c::crc32c(&[salt, &(at as u64).to_le_bytes(), &content].concat());
+    record[..4].copy_from_slice(&crc.to_le_bytes());
+    patch(storage, 1, at, record);
+}
+
+/// A list of parents is walked by its count here and by its bytes there. Where the two did not agree, the
+/// engine came to another order than the serial machine.
+#[test]
+fn a_list_of_parents_that_is_not_what_its_header_says_is_damage() {
+    let parents = Some(vec![b"a".to_vec(), b"bb".to_vec()]);
+    let event = Event { parents, if_local: Some(1), ..Event::new("s", "id", "payload") };
+    // The lineage is 8 bytes of the place, and 1 + 1 and 1 + 2 of the parents.
+    let (flags, lineage_len, count, list) = (6, 12, 16, 24 + 1 + 2 + 8);
+    let changes: [&[(usize, u8)]; 9] = [
+        &[(count, 1)],
+        &[(count, 3)],
+        &[(count + 3, 255)],
+        &[(count, 0)],
+        &[(lineage_len, 12), (8, 8)],
+        &[(lineage_len, 14), (8, 6)],
+        // A parent without a name, one that goes beyond the list, and one that nobody could name.
+        &[(list, 0), (list + 1, 3), (list + 2, 2)],
+        &[(list + 2, 3)],
+        &[(flags, 1 | 1 << 3)],
+    ];
+    for (index, change) in changes.iter().enumerate() {
+        let storage = MemoryStorage::new();
+        let mut writer = open(&storage, None).expect("opens").writer;
+        let edges = append_frames(&mut writer, &[vec![event.clone()], vec![event.clone()]]);
+        drop(writer);
+        let at = edges[0] as usize + FRAME_HEADER;
+        let mut record = bytes_of(&storage, 1)[at..edges[1] as usize].to_vec();
+        change.iter().for_each(|&(offset, value)| record[offset] = value);
+        reseal(&storage, at, &mut record);
+        let (events, damage) = walk(&read(&storage, None).expect("opens").segments);
+        assert_eq!(events, std::slice::from_ref(&event), "change {index}");
+        let [found] = &damage[..] else { panic!("change {index}: {damage:?}") };
+        assert_eq!(found.fault, thalweg_wal::format::Fault::Unknown);
+    }
+    // A name of 65 bytes, in a list that is otherwise right.
+    let event = Event { parents: Some(vec![vec![b'p'; 64]]), ..Event::new("s", "id", "p") };
+    let storage = MemoryStorage::new();
+    let mut writer = open(&storage, None).expect("opens").writer;
+    let edges = append_frames(&mut writer, &[vec![event]]);
+    drop(writer);
+    let at = edges[0] as usize + FRAME_HEADER;
+    let mut record = bytes_of(&storage, 1)[at..edges[1] as usize].to_vec();
+    (record[8], record[12], record[24 + 1 + 2]) = (0, 66, 65);
+    reseal(&storage, at, &mut record);
+    let (events, damage) = walk(&read(&storage, None).expect("opens").segments);
+    assert_eq!((events.len(), damage.len()), (0, 1));
 }

@@ -11,7 +11,7 @@ use thalweg_wal::format::{
 };
 use thalweg_wal::name;
 use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{RecordKind, SEGMENT_LEN_MIN};
+use thalweg_wal::{RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
 const REFERENCE: &str = include_str!("../FORMAT.md");
 const RECOVERY: &str = include_str!("../src/recover.rs");
@@ -40,6 +40,7 @@ fn limits_are_the_constants() {
         ("FRAME_HEADER_LEN", FRAME_HEADER_LEN),
         ("RECORD_HEADER_LEN", RECORD_HEADER_LEN),
         ("SEGMENT_LEN_MIN", SEGMENT_LEN_MIN),
+        ("SEGMENT_LEN_MAX", SEGMENT_LEN_MAX),
         ("STREAM_LEN_MAX", STREAM_LEN_MAX as u64),
         ("ID_LEN_MAX", ID_LEN_MAX as u64),
         ("PARENT_COUNT_MAX", PARENT_COUNT_MAX as u64),

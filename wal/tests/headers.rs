@@ -329,6 +329,30 @@ fn a_file_of_another_length_than_its_header_says_is_named() {
     }
 }
 
+/// A file of a tebibyte takes no space, and recovery would have taken as much memory for its tail.
+#[test]
+fn a_header_that_is_right_about_an_absurd_length_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for len in [(1 << 30) + 4096, 1_u64 << 40] {
+        let header = SegmentHeader {
+            store_id: [7; 16],
+            number: 1,
+            base: 0,
+            len,
+            salt: 1,
+            previous_end: 0,
+            previous_salt: 0,
+        };
+        let path = directory.path().join(name::segment(1));
+        std::fs::write(&path, header.encode()).expect("writes");
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(len).expect("grows");
+        let storage = thalweg_wal::storage::OsStorage::open(directory.path()).expect("opens");
+        let error = thalweg_wal::LogReader::open(&storage, None).expect_err("no such segment");
+        let OpenError::SegmentForeign { detail, .. } = error else { panic!("{error}") };
+        assert_eq!(detail, "it is longer than any segment");
+    }
+}
+
 #[test]
 fn a_file_too_short_for_a_header_is_damage() {
     for len in [0, 1, 96, HEADER_PAGE - 1] {

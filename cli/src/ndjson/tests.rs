@@ -277,3 +277,41 @@ fn bad_lines_say_why() {
         assert!(reason(line).starts_with(text), "{shown}: {}", reason(line));
     }
 }
+
+#[test]
+fn no_more_parents_are_collected_than_an_event_can_have() {
+    let count = |text: &str| parse(text.as_bytes()).map(|line| line.parents.unwrap().len());
+    for (of, separator, end) in [("\"", " ", "\""), ("[\"a\"", ",\"a\"", "]")] {
+        let list = |ids: usize| {
+            let list = if of == "\"" { "a ".repeat(ids) } else { separator.repeat(ids - 1) };
+            format!("{{\"stream\":\"s\",\"parents\":{of}{list}{end}}}")
+        };
+        assert_eq!(count(&list(PARENTS_MAX)), Ok(PARENTS_MAX));
+        for too_many in [PARENTS_MAX + 1, 3 * PARENTS_MAX] {
+            let error = count(&list(too_many)).unwrap_err();
+            assert_eq!(error, BadLine::TooManyParents);
+            assert!(error.to_string().contains("1048576"), "{error}");
+        }
+    }
+    // A list that is too long and ends badly is no JSON, however much of it was read.
+    let list = "1,".repeat(2 * PARENTS_MAX);
+    let bad = format!("{{\"stream\":\"s\",\"parents\":[{list}}}");
+    assert!(matches!(parse(bad.as_bytes()), Err(BadLine::Syntax { .. })));
+}
+
+/// The inputs that the fuzzer was worth keeping for: see `engine/fuzz/README.md`.
+#[test]
+fn every_input_kept_of_the_import() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/fuzz");
+    let mut inputs = 0;
+    for folder in [folder.join("corpus/import"), folder.join("crashes/import")] {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            hostile::line(&std::fs::read(path).unwrap());
+            inputs += 1;
+        }
+    }
+    assert!(inputs > 100, "only {inputs} inputs");
+}

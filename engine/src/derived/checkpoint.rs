@@ -17,6 +17,9 @@ use crate::order::window::Frontier;
 
 const MAGIC: [u8; 8] = *b"THALWEGC";
 const VERSION: u32 = 4;
+/// No log is as long as this, nor are there as many runs: the runs have three bits of a position for other
+/// things.
+const POSITION_MAX: u64 = 1 << 61;
 /// Fields of a partition.
 const COUNT_FIELDS: usize = 5;
 
@@ -88,17 +91,32 @@ impl Checkpoint {
         let (sealed_count, run_count) = (reader.u64()?, reader.u64()?);
         let sealed = reader.numbers(usize::try_from(sealed_count).ok()?)?;
         let runs = reader.numbers(usize::try_from(run_count).ok()?)?;
-        let whole = reader.rest.is_empty() && ordered <= log_end;
-        whole.then_some(Checkpoint {
-            store_id,
-            ordered,
-            frontier,
-            log_end,
-            closed,
-            counts,
-            sealed,
-            runs,
-        })
+        let checkpoint =
+            Checkpoint { store_id, ordered, frontier, log_end, closed, counts, sealed, runs };
+        (reader.rest.is_empty() && checkpoint.is_possible()).then_some(checkpoint)
+    }
+
+    /// Whether there can be such a log, whatever the checksum says: sums over these numbers are taken
+    /// without another look.
+    fn is_possible(&self) -> bool {
+        let Frontier { global, tips } = self.frontier;
+        // Whatever is counted takes more than a byte of the log, but for the tips of chained events.
+        let sum = |count: fn(&PartitionCounts) -> u64| {
+            self.counts.iter().map(count).try_fold(0_u64, u64::checked_add)
+        };
+        let counted = [
+            Some(global),
+            sum(|counts| counts.streams),
+            sum(|counts| counts.held),
+            sum(|counts| counts.duplicates),
+            sum(|counts| counts.conflicts),
+            sum(|counts| counts.rejected),
+        ];
+        self.ordered <= self.log_end
+            && self.log_end <= POSITION_MAX
+            && tips <= POSITION_MAX
+            && self.runs.iter().all(|number| *number <= POSITION_MAX)
+            && counted.into_iter().all(|count| count.is_some_and(|count| count <= self.ordered))
     }
 
     /// Replaces the checkpoint in `storage` by this one. The files that it counts are synced.
@@ -161,20 +179,24 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_checkpoint_reads_back_and_not_with_any_byte_changed() {
+    fn checkpoint() -> Checkpoint {
         let counts =
             PartitionCounts { streams: 1, held: 2, duplicates: 3, conflicts: 4, rejected: 5 };
-        let checkpoint = Checkpoint {
+        Checkpoint {
             store_id: [7; 16],
-            ordered: 10,
+            ordered: 1000,
             frontier: Frontier { global: 3, tips: 4 },
-            log_end: 12,
+            log_end: 1200,
             closed: true,
             counts: vec![counts; PARTITION_COUNT],
             sealed: vec![8, 9],
             runs: vec![1, 4],
-        };
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_reads_back_and_not_with_any_byte_changed() {
+        let checkpoint = checkpoint();
         let bytes = checkpoint.encode();
         assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
         for byte in 0..bytes.len() {
@@ -182,6 +204,28 @@ mod tests {
             changed[byte] ^= 4;
             assert_eq!(Checkpoint::decode(&changed), None, "byte {byte}");
             assert_eq!(Checkpoint::decode(&bytes[..byte]), None, "{byte} bytes");
+        }
+    }
+
+    /// Their sums overflowed when the store opened: a panic, or counts from nowhere.
+    #[test]
+    fn a_checkpoint_of_what_cannot_be_is_none() {
+        type Change = fn(&mut Checkpoint);
+        let changes: [Change; 9] = [
+            |it| it.counts[3].streams = u64::MAX,
+            |it| it.counts[0].held = 1001,
+            |it| (it.counts[1].duplicates, it.counts[2].duplicates) = (1 << 63, 1 << 63),
+            |it| it.counts[63].conflicts = 1 << 40,
+            |it| it.counts[63].rejected = u64::MAX - 2,
+            |it| it.frontier.global = 1001,
+            |it| it.frontier.tips = u64::MAX,
+            |it| it.log_end = u64::MAX,
+            |it| it.runs[1] = u64::MAX,
+        ];
+        for (index, change) in changes.iter().enumerate() {
+            let mut changed = checkpoint();
+            change(&mut changed);
+            assert_eq!(Checkpoint::decode(&changed.encode()), None, "change {index}");
         }
     }
 }

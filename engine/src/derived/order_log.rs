@@ -98,7 +98,8 @@ impl Entry {
         out.extend_from_slice(&crc.to_le_bytes());
     }
 
-    /// Reads the entry of sequence `global`; nothing if its checksum is wrong.
+    /// Reads the entry of sequence `global`; nothing if its checksum is wrong, or if there can be no such
+    /// entry.
     #[inline]
     fn decode(global: u64, bytes: &[u8]) -> Option<Self> {
         let number =
@@ -108,13 +109,18 @@ impl Entry {
         if word(36) != item_crc(global, &bytes[..36]) {
             return None;
         }
-        Some(Entry {
+        let entry = Entry {
             position: number(0),
             local: number(8),
             previous: number(16),
             jump: number(24),
             lineage: Lineage::decode(word(32)),
-        })
+        };
+        // Whoever follows the links relies on their going back, whatever the checksum says.
+        let goes_back = |link| link < global || link == NONE;
+        let is_possible =
+            entry.local <= global && goes_back(entry.previous) && goes_back(entry.jump);
+        is_possible.then_some(entry)
     }
 }
 
@@ -185,6 +191,25 @@ mod tests {
                 flipped[byte] ^= 1;
                 assert_eq!(Entry::decode(9, &flipped), None, "byte {byte}");
             }
+        }
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_is_none() {
+        let entry =
+            Entry { position: 5, local: 9, previous: 8, jump: 0, lineage: Lineage::Previous };
+        let possible = |entry: Entry| {
+            let mut bytes = Vec::new();
+            entry.encode(9, &mut bytes);
+            Entry::decode(9, &bytes).is_some()
+        };
+        assert!(possible(entry) && possible(Entry { previous: NONE, jump: NONE, ..entry }));
+        for wrong in [9, 10, NONE - 1] {
+            assert!(!possible(Entry { previous: wrong, ..entry }));
+            assert!(!possible(Entry { jump: wrong, ..entry }));
+        }
+        for local in [10, u64::MAX] {
+            assert!(!possible(Entry { local, ..entry }));
         }
     }
 }

@@ -373,6 +373,20 @@ impl Run {
         filter::may_contain(line, index, key).ok_or_else(|| self.damaged(at))
     }
 
+    /// The items of a bucket, verified, and each where its key puts it: who walks a table relies on its
+    /// being sorted, and on meeting no item twice.
+    fn bucket_in_order<I: Item>(&self, index: u64) -> Result<&[u8], DamagedRun> {
+        let items = self.bucket::<I>(index)?;
+        let table = &self.tables[I::TABLE];
+        let mut keys = items.chunks_exact(I::LEN).map(|item| I::decode(item).key());
+        match keys.clone().is_sorted()
+            && keys.all(|key| bucket_of(key, table.bucket_count) == index)
+        {
+            true => Ok(items),
+            false => Err(self.damaged(table.buckets_at + index * BUCKET_LEN)),
+        }
+    }
+
     /// The items of a bucket, verified.
     fn bucket<I: Item>(&self, index: u64) -> Result<&[u8], DamagedRun> {
         let table = &self.tables[I::TABLE];
@@ -411,6 +425,11 @@ impl Run {
             let line = self.bytes(at, LINE_LEN as u64)?.first_chunk().expect("a line");
             filter::may_contain(line, index, 1).map(drop).ok_or_else(|| self.damaged(at))
         })
+    }
+
+    /// An item says what no item can.
+    pub(crate) fn damaged_item(&self) -> DamagedRun {
+        self.damaged(0)
     }
 
     /// What is said at this blob does not add up.
@@ -489,7 +508,7 @@ impl<I: Item> Iterator for Items<I> {
             }
             self.bucket = self.next_bucket;
             self.next_bucket += 1;
-            match self.run.bucket::<I>(self.bucket) {
+            match self.run.bucket_in_order::<I>(self.bucket) {
                 Ok(items) => self.next = partition_point::<I>(items, self.from),
                 Err(damaged) => {
                     (self.bucket, self.next_bucket) = (bucket_count, bucket_count);
@@ -643,13 +662,16 @@ impl<I: Item> TableWriter<'_, '_, I> {
     pub(crate) fn blob(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let run = &mut *self.run;
         let offset = run.blobs.end() - run.blobs_at;
+        // Streams of a damaged run can share a blob, and every one of them would have it copied.
+        if run.blobs.end() + BLOB_HEADER_LEN + bytes.len() as u64 > run.blobs_end {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let crc = item_crc(offset, bytes);
         run.blobs.put(&*run.file, run.is_stopping, |out| {
             out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
             out.extend_from_slice(&crc.to_le_bytes());
             out.extend_from_slice(bytes);
         })?;
-        debug_assert!(run.blobs.end() <= run.blobs_end, "more blobs than there was room for");
         Ok(offset)
     }
 

@@ -276,7 +276,7 @@ fn restore(run: &Run, item: &StreamItem, lookup: &Lookup) -> Result<Stream, Faul
         NONE => 0,
         head => lookup.entry(head)?.local + 1,
     };
-    Ok(blob.restore(item.key, delivered))
+    Ok(blob.restore(item.key, delivered).ok_or_else(|| run.damaged_blob(offset))?)
 }
 
 /// A stream whose newest record cannot be read, taken at its key.

@@ -6,18 +6,19 @@ use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 use thalweg_wal::storage::{MemoryStorage, Storage};
-use thalweg_wal::{EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogWriter};
+use thalweg_wal::{EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogWriter, OpenedLog};
 
 use crate::derived::chunks::ChunkWriter;
 use crate::derived::order_log::{ORDER, TIPS};
-use crate::derived::run::{Extent, WatchItem};
-use crate::derived::runs::{self, Truth};
+use crate::derived::run::{Extent, KnownItem, WatchItem};
+use crate::derived::runs::{self, Fresh, Truth};
 use crate::event::EventId;
 use crate::open::tag_of;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::partition::{KnownAs, Partition, PartitionCounts, Scanned, parent_at};
+use crate::order::stream::Stream;
 use crate::order::window::{self, Frontier, Split, Window};
-use crate::pipeline::lookup::{LongRecords, Lookup};
+use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
 use crate::reference::{Arrival, SerialMachine};
 use crate::sync::Arc;
 use crate::verify::serial_record;
@@ -115,21 +116,14 @@ proptest! {
     }
 }
 
-fn check(windows: &[(Vec<Named>, Between)]) {
-    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let options = LogOptions { create: true, segment_len_max: 1 << 20 };
-    let mut log = LogWriter::open(Arc::clone(&storage), options, None).expect("opens");
-    let (keys, tag) = (Keys::new(&log.store_id), tag_of(&log.store_id));
-    let stream_key = keys.stream(b"the key of all");
-    let at = partition_of(stream_key);
-    let segment = Arc::clone(&log.segments[0]);
+/// A view of a log of which nothing is ever committed: all windows are in flight.
+fn lookup_of(storage: &Arc<dyn Storage>, log: &OpenedLog) -> Lookup {
     let chunks = |layout| {
-        let target = Arc::clone(&storage);
-        let chunks = ChunkWriter::open(layout, log.store_id, &*storage, target, 0, true);
+        let target = Arc::clone(storage);
+        let chunks = ChunkWriter::open(layout, log.store_id, &**storage, target, 0, true);
         chunks.expect("creates").shared().reader()
     };
-    // Nothing is ever committed: all windows are in flight.
-    let mut lookup = Lookup {
+    Lookup {
         order: chunks(ORDER),
         tips: chunks(TIPS),
         runs: Arc::new(Vec::new()),
@@ -139,7 +133,18 @@ fn check(windows: &[(Vec<Named>, Between)]) {
         in_flight: VecDeque::new(),
         long_records: Arc::new(LongRecords::new()),
         ending: None,
-    };
+    }
+}
+
+fn check(windows: &[(Vec<Named>, Between)]) {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let options = LogOptions { create: true, segment_len_max: 1 << 20 };
+    let mut log = LogWriter::open(Arc::clone(&storage), options, None).expect("opens");
+    let (keys, tag) = (Keys::new(&log.store_id), tag_of(&log.store_id));
+    let stream_key = keys.stream(b"the key of all");
+    let at = partition_of(stream_key);
+    let segment = Arc::clone(&log.segments[0]);
+    let mut lookup = lookup_of(&storage, &log);
     let mut partitions: Vec<_> = (0..PARTITION_COUNT).map(|_| Partition::new(keys, tag)).collect();
     let (mut machine, mut frontier) = (SerialMachine::default(), Frontier::default());
     let (mut duplicates, mut conflicts, mut rejected) = (0, 0, 0);
@@ -257,5 +262,70 @@ fn check_state(partition: &Partition, stream_key: u64, machine: &SerialMachine, 
         let key = partition.keys.event(stream_key, &id);
         let known = partition.find_known(record.stream(), key, &id, lookup).expect("no damage");
         assert_eq!(known, Some(KnownAs::Held(position)));
+    }
+}
+
+/// Orders an event "B" that another waits for, which waits for itself too: so says a run that nobody has
+/// written, though its checksums match, and what else `forge` puts into it, who is told the key of "B".
+fn order_with_forged(forge: impl FnOnce(&mut Fresh, u64)) -> Result<(), Fault> {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let options = LogOptions { create: true, segment_len_max: 1 << 20 };
+    let mut log = LogWriter::open(Arc::clone(&storage), options, None).expect("opens");
+    let (keys, tag) = (Keys::new(&log.store_id), tag_of(&log.store_id));
+    let mut batch = EncodedBatch::new();
+    for (id, parents) in [(0, vec![0, 1]), (1, vec![])] {
+        let kind = Kind::Event { id, parents: Some(parents), require_parents: false, payload: 0 };
+        push(&mut batch, &Named { stream: 0, kind });
+    }
+    let mut frame = FrameBuf::new();
+    frame.push(&batch);
+    log.writer.append(&mut frame).expect("appends");
+    log.writer.sync().expect("syncs");
+    let segment = Arc::clone(&log.segments[0]);
+    let records = segment.walk(segment.first(), segment.end());
+    let positions: Vec<u64> = records.map(|record| record.expect("whole").position()).collect();
+    let (waiting, parent) = (positions[0], positions[1]);
+
+    let stream_key = keys.stream(STREAMS[0].as_bytes());
+    let (id_key, parent_key) = (keys.event(stream_key, b"A"), keys.event(stream_key, b"B"));
+    let watch =
+        |parent_key, parent_at| WatchItem { parent_key, position: waiting, id_key, parent_at };
+    let stream = Stream { held: u32::MAX, ..Stream::new(stream_key, STREAMS[0].as_bytes()) };
+    let (item, blob) = stream.encode();
+    let mut fresh = Fresh {
+        streams: vec![item],
+        blobs: vec![blob.expect("held events need one")],
+        watches: vec![watch(id_key, 0), watch(parent_key, 2)],
+        ..Fresh::default()
+    };
+    forge(&mut fresh, parent_key);
+    fresh.sort();
+    let extent = Extent { number: 1, from: segment.first(), to: parent };
+    let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false };
+    let run = runs::build(&*storage, log.store_id, extent, &fresh, &[], &truth, &|| false);
+    let mut lookup = lookup_of(&storage, &log);
+    lookup.runs = Arc::new(vec![run.expect("no fault")]);
+    let counts = PartitionCounts { streams: 1, held: 1 << 40, ..PartitionCounts::default() };
+    let mut partition = Partition::restore(keys, tag, counts, parent, Vec::new());
+    let scanned = Scanned { index: 0, position: parent, stream_key, key: parent_key };
+    partition.order(&[scanned], &lookup, false)
+}
+
+/// Its delivery set it off again, without end, for as long as there was memory.
+#[test]
+fn an_event_that_a_forged_run_releases_twice_is_damage() {
+    let ordered = order_with_forged(|_, _| {});
+    assert!(matches!(ordered, Err(Fault::Run(_))), "{ordered:?}");
+}
+
+/// They are indices into what the machine has in memory, and were looked up there.
+#[test]
+fn what_only_memory_can_know_is_damage_in_a_run() {
+    for known in [KnownAs::InHand(7), KnownAs::InHand(1 << 40), KnownAs::Awaited(3)] {
+        let ordered = order_with_forged(|fresh, key| {
+            fresh.watches.clear();
+            fresh.known.push(KnownItem { key, value: known.encode() });
+        });
+        assert!(matches!(ordered, Err(Fault::Run(_))), "{known:?}: {ordered:?}");
     }
 }

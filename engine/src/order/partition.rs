@@ -14,7 +14,7 @@ use hashbrown::HashSet;
 use thalweg_wal::{Record, RecordKind};
 
 use crate::derived::order_log::{Entry, Lineage, NONE};
-use crate::derived::run::{KnownItem, StreamItem};
+use crate::derived::run::{DamagedRun, KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
 use crate::order::held::{NIL, Watch, Watches};
@@ -344,7 +344,7 @@ impl Partition {
         let stream = self.stream_of(scanned.stream_key, record.stream(), lookup)?;
         // What arrives delivers and holds events of its own stream only.
         let state = &self.streams[stream as usize];
-        self.counts.streams -= u64::from(state.is_there());
+        take_from(&mut self.counts.streams, u64::from(state.is_there()))?;
         self.stream_heap_len -= state.heap_len();
         match record.kind() {
             RecordKind::Event => self.arrive_event(scanned, stream, record, lookup)?,
@@ -423,7 +423,8 @@ impl Partition {
         let (position, key) = (scanned.position, scanned.key);
         self.watch(parent_key, Watch { position, key, parent_at });
         self.insert_known(key, KnownAs::Held(position).encode());
-        self.streams[stream as usize].held += 1;
+        let held = &mut self.streams[stream as usize].held;
+        *held = held.checked_add(1).ok_or_else(miscounted)?;
         self.counts.held += 1;
         self.freshen(stream);
         if self.setbacks.is_some() {
@@ -608,7 +609,11 @@ impl Partition {
         if self.cold_below == 0 {
             return Ok(None);
         }
-        let look = |_: &_, item: KnownItem| look(item.value);
+        let look = |run: &Run, item: KnownItem| match KnownAs::decode(item.value) {
+            KnownAs::Delivered(_) | KnownAs::Held(_) => look(item.value),
+            // These are for memory: no run has them.
+            KnownAs::InHand(_) | KnownAs::Awaited(_) => Some(Err(run.damaged_item().into())),
+        };
         runs::find(&lookup.runs, self.cold_below, key, look)?.transpose()
     }
 
@@ -798,10 +803,12 @@ impl Partition {
                     slot
                 }
                 // It is in a run.
+                None if self.is_delivered_at(key, position, lookup) => return Err(miscounted()),
                 None => self.insert_known(key, in_hand),
             };
-            self.streams[stream as usize].held -= 1;
-            self.counts.held -= 1;
+            let held = &mut self.streams[stream as usize].held;
+            *held = held.checked_sub(1).ok_or_else(miscounted)?;
+            take_from(&mut self.counts.held, 1)?;
             let event = Ready { key, slot, was_held: true };
             match lookup.or_none(self.record(position, lookup))? {
                 Some(record) => self.deliver(trigger, stream, event, &record, lookup)?,
@@ -813,6 +820,19 @@ impl Partition {
             }
         }
         Ok(())
+    }
+
+    /// Whether memory has the event at `position` as a delivery: then it is not held, whatever a run says,
+    /// and it must not set itself off once more.
+    fn is_delivered_at(&self, key: u64, position: u64, lookup: &Lookup) -> bool {
+        let is_there = |value| match KnownAs::decode(value) {
+            KnownAs::InHand(index) => self.deliveries[index].position == position,
+            KnownAs::Delivered(global) => {
+                lookup.entry(global).is_ok_and(|entry| entry.position == position)
+            }
+            KnownAs::Held(_) | KnownAs::Awaited(_) => false,
+        };
+        self.known.find(key, |value| is_there(value).then_some(())).is_some()
     }
 
     /// Whether `arriving` is the event that is known already. See [`crate::reference`].
@@ -1000,6 +1020,17 @@ pub(super) fn tip_ids(
         Ok(EventId::of(&record, store_tag).to_vec())
     });
     tips.collect()
+}
+
+/// Takes from a count that comes from a checkpoint, which a run can contradict.
+fn take_from(count: &mut u64, less: u64) -> Result<(), Fault> {
+    *count = count.checked_sub(less).ok_or_else(miscounted)?;
+    Ok(())
+}
+
+/// The checkpoint counts something else than what its runs have.
+fn miscounted() -> Fault {
+    DamagedRun { file: thalweg_wal::name::checkpoint().to_owned(), offset: 0 }.into()
 }
 
 /// The listed parents of a record, each once, with the place of its first mention in the list, in

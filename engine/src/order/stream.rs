@@ -154,8 +154,11 @@ impl<'a> StreamBlob<'a> {
         })
     }
 
-    /// The stream, which has so many deliveries.
-    pub(crate) fn restore(&self, key: u64, delivered: u64) -> Stream {
+    /// The stream, which has so many deliveries. Nothing if a tip is none of them.
+    pub(crate) fn restore(&self, key: u64, delivered: u64) -> Option<Stream> {
+        if self.tips().any(|tip| tip.local >= delivered) {
+            return None;
+        }
         let path = if self.head == NONE { Path::new() } else { Path::from_slice(&[self.head]) };
         let mut stream = Stream {
             delivered,
@@ -166,7 +169,7 @@ impl<'a> StreamBlob<'a> {
             ..Stream::new(key, self.name)
         };
         self.tips().for_each(|tip| stream.tips.insert(tip));
-        stream
+        Some(stream)
     }
 }
 

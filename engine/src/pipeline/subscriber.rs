@@ -134,15 +134,19 @@ impl Cursor {
 
     /// Newest deliveries of the streams with this key, as the runs have them, the newest first.
     fn cold_heads(&self, key: u64) -> Result<Vec<u64>, ReadError> {
+        let runs = self.core.runs.snapshot();
+        // What a run has was committed before there was the run; nobody must wait for anything else.
+        let delivered = self.core.delivered.get();
         let mut heads = Vec::new();
         let look = |run: &Run, item: StreamItem| match head_of(run, &item) {
+            Ok(Some(head)) if head >= delivered => Some(run.damaged_item()),
             Ok(head) => {
                 heads.extend(head);
                 None
             }
             Err(damaged) => Some(damaged),
         };
-        let found = runs::find(&self.core.runs.snapshot(), u64::MAX, key, look);
+        let found = runs::find(&runs, u64::MAX, key, look);
         match found.map_err(Fault::from)? {
             Some(damaged) => Err(Fault::from(damaged).into()),
             None => Ok(heads),

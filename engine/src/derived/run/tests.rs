@@ -293,6 +293,55 @@ fn numbers_that_do_not_add_up_are_errors() {
     }
 }
 
+/// Items out of order, or in two buckets at once: a merge would write what is no run, or more than there is
+/// room for.
+#[test]
+fn items_that_are_not_where_their_keys_put_them_are_damage() {
+    let storage = MemoryStorage::new();
+    let run = small_model().write(&storage);
+    let bytes = read_file(&storage, &name::run(EXTENT.number)).expect("reads");
+    let table = run.tables[KnownItem::TABLE];
+    assert!(table.bucket_count > 2);
+    let bucket_at = |index: u64| (table.buckets_at + index * BUCKET_LEN) as usize;
+    let seal = |bytes: &mut [u8], index: u64| {
+        let at = bucket_at(index);
+        let (start, count) = (u64_at(bytes, at), u32_at(bytes, at + 8));
+        let from = (table.items_at + start * KnownItem::LEN as u64) as usize;
+        let items = crc32c::crc32c(&bytes[from..from + count as usize * KnownItem::LEN]);
+        let crc = bucket_crc(items, index, start, count).to_le_bytes();
+        bytes[at + 12..at + 16].copy_from_slice(&crc);
+    };
+    let damage = |bytes: &[u8]| {
+        let run = Run::open(&store_with(bytes), &STORE, EXTENT.number).expect("opens");
+        items::<KnownItem>(&run, 0)
+    };
+    let mut same = bytes.clone();
+    seal(&mut same, 0);
+    damage(&same).expect("nothing is changed");
+    // The first bucket's items, the other way round.
+    let mut turned = bytes.clone();
+    let (first, second) = (table.items_at as usize, table.items_at as usize + 2 * KnownItem::LEN);
+    (0..KnownItem::LEN).for_each(|byte| turned.swap(first + byte, second + byte));
+    seal(&mut turned, 0);
+    damage(&turned).expect_err("not sorted");
+    // The second bucket has the first one's items.
+    let mut shared = bytes.clone();
+    shared.copy_within(bucket_at(0)..bucket_at(0) + 12, bucket_at(1));
+    seal(&mut shared, 1);
+    damage(&shared).expect_err("in two buckets");
+}
+
+#[test]
+fn more_blobs_than_there_is_room_for_are_refused() {
+    let storage = MemoryStorage::new();
+    let capacity = Capacity { streams: 2, blobs: (10, 1), ..Capacity::default() };
+    let go_on = || false;
+    let mut writer = RunWriter::create(&storage, STORE, EXTENT, capacity, &go_on).expect("creates");
+    let mut table = writer.table::<StreamItem>();
+    assert_eq!(table.blob(&[1; 10]).expect("as planned"), 0);
+    assert_eq!(table.blob(&[]).expect_err("too many").kind(), io::ErrorKind::InvalidData);
+}
+
 #[test]
 fn a_run_in_the_making_is_none() {
     let storage = MemoryStorage::new();

@@ -103,7 +103,7 @@ fn of_streams_with_one_key_a_merge_keeps_the_newest_state_of_each() {
             let blob = merged.blob(item.blob().expect("a blob")).expect("no damage");
             let blob = StreamBlob::decode(blob).expect("adds up");
             assert_eq!(blob.head, NONE);
-            let stream = blob.restore(key, 0);
+            let stream = blob.restore(key, 0).expect("adds up");
             (stream.name.to_vec(), stream.held)
         })
         .collect();
