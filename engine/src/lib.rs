@@ -194,6 +194,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod cursors;
 mod derived;
 mod discovery;
 mod error;
@@ -211,10 +212,11 @@ mod sync;
 mod timings;
 mod verify;
 
+pub use cursors::{Cursor, CursorInfo};
 pub use discovery::{Discovery, DiscoveryProgress, DiscoveryReport};
 pub use error::{
-    AppendFailure, BatchRefused, Cause, CloseError, FlushError, LogOpenError, MixedBatchRefused,
-    OpenError, Outcome, ReadError, Refusal, SealError, SubmitError,
+    AppendFailure, BatchRefused, Cause, CloseError, CursorError, FlushError, LogOpenError,
+    MixedBatchRefused, OpenError, Outcome, ReadError, Refusal, SealError, SubmitError,
 };
 pub use event::{
     Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt, Rejection,
@@ -225,6 +227,6 @@ pub use pipeline::subscriber::{Read, StreamView, Subscription};
 pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, rebuild};
 pub use store::{Stats, Store};
-pub use thalweg_wal::{Damage, LimitError, storage};
+pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};
 pub use verify::{Problem, VerifyProgress, VerifyReport, verify, verify_on};

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use thalweg_wal::{EncodedBatch, WriteLock};
 
+use crate::cursors::{self, Cursor, CursorInfo};
 use crate::discovery::Discovery;
 use crate::error::{
-    Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
+    Cause, CloseError, CursorError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
 };
 use crate::event::{Ack, Event, MixedBatch, Placement};
 use crate::options::{AppenderOptions, Options};
@@ -18,7 +19,7 @@ use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::lane::{Inlet, Lane, Passage};
 use crate::pipeline::orderer::{Call, OrdererHandle};
-use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
+use crate::pipeline::subscriber::{Read, Reader, StreamView, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion, now};
@@ -279,7 +280,7 @@ impl Store {
         stream: impl AsRef<[u8]>,
         id: impl AsRef<[u8]>,
     ) -> Result<Option<Event>, ReadError> {
-        Cursor::new(self.core()).find(stream.as_ref(), id.as_ref())
+        Reader::new(self.core()).find(stream.as_ref(), id.as_ref())
     }
 
     /// Follows the global order from sequence `from` on, for ever.
@@ -289,6 +290,23 @@ impl Store {
     /// None now; the subscription reports its own.
     pub fn subscribe(&self, from: u64) -> Result<Subscription, ReadError> {
         Ok(Subscription::new(self.core(), from))
+    }
+
+    /// The cursor `name` of a consumer, a name of 1 to 255 bytes. It need not be there yet: its first commit
+    /// makes it. Blocks until what the log held at the opening is ordered, since that may have marks of the
+    /// cursor; see [`Store::discovery`].
+    ///
+    /// # Errors
+    ///
+    /// The name is empty or too long, or the store was closed, or its engine has stopped, meanwhile.
+    pub fn cursor(&self, name: impl AsRef<[u8]>) -> Result<Cursor, CursorError> {
+        let (durable, ordered) = &self.inner.unrelated;
+        Cursor::new(self.core(), name.as_ref(), durable, ordered)
+    }
+
+    /// All cursors, sorted by name, as far as the log is ordered now. Never blocks.
+    pub fn cursors(&self) -> Vec<CursorInfo> {
+        cursors::list(self.core())
     }
 
     /// All held events, in the order of the log, with the parents that they wait for.

@@ -14,6 +14,7 @@ use crate::derived::run::{Extent, WatchItem};
 use crate::derived::runs::{self, Truth};
 use crate::event::EventId;
 use crate::open::tag_of;
+use crate::order::cursors::Cursors;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::partition::{KnownAs, Partition, PartitionCounts, Scanned, parent_at};
 use crate::order::window::{self, Frontier, Split};
@@ -167,8 +168,10 @@ fn check(windows: &[(Vec<Named>, Between)]) {
         }
         assert_eq!(scanned.len(), records.len());
         from = segment.end();
-        let split = Split::new(&scanned);
-        let ordered = window::order(&mut partitions, &split, frontier, &lookup, false, false, None);
+        let split = Split::new(&scanned, Vec::new());
+        let cursors = &mut Cursors::default();
+        let ordered =
+            window::order(&mut partitions, cursors, &split, frontier, &lookup, false, false, None);
         let ordered = ordered.expect("no damage");
         frontier = ordered.next();
         lookup.in_flight.push_back(Arc::new(ordered));

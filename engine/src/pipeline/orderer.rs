@@ -16,6 +16,7 @@ use crate::derived::checkpoint::Checkpoint;
 use crate::derived::runs::Fresh;
 use crate::error::{Cause, ReadError};
 use crate::options::OnDamage;
+use crate::order::cursors::Cursors;
 use crate::order::partition::{Partition, PartitionCounts, Work};
 use crate::order::window::{self, Frontier};
 use crate::pipeline::committer::Commit;
@@ -77,6 +78,7 @@ impl OrdererHandle {
 pub(crate) struct Orderer {
     pub(crate) core: Arc<Core>,
     pub(crate) partitions: Vec<Partition>,
+    pub(crate) cursors: Cursors,
     /// None for a single thread.
     pub(crate) pool: Option<rayon::ThreadPool>,
     pub(crate) scanned: channel::Receiver<ScannedCut>,
@@ -255,10 +257,12 @@ impl Orderer {
         self.refresh(&mut progress.lookup);
         let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
         let with_placements = cut.positions.is_some();
-        let order = |partitions: &mut [Partition], parallel| {
+        let cursors = &mut self.cursors;
+        let mut order = |partitions: &mut [Partition], parallel| {
             let (split, first) = (&cut.split, self.frontier);
             let timings = self.core.timings.as_ref();
-            window::order(partitions, split, first, lookup, with_placements, parallel, timings)
+            let asked = with_placements;
+            window::order(partitions, cursors, split, first, lookup, asked, parallel, timings)
         };
         let ordered = match &self.pool {
             Some(pool) if cut.split.len() >= window::PARALLEL_MIN => {
@@ -441,6 +445,7 @@ impl Orderer {
             closed,
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
+            cursors: self.cursors.at().clone(),
             runs: Vec::new(),
         };
         self.closed_before = false;

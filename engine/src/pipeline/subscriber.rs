@@ -45,17 +45,17 @@ impl ParentSource {
 
 /// Makes events out of global sequences, for one reader.
 #[derive(Debug)]
-pub(crate) struct Cursor {
+pub(crate) struct Reader {
     core: Arc<Core>,
     lookup: Lookup,
     source: Arc<ParentSource>,
     pin: Option<Arc<SegmentPin>>,
 }
 
-impl Cursor {
+impl Reader {
     pub(crate) fn new(core: &Arc<Core>) -> Self {
         let source = Arc::new(ParentSource { core: Arc::clone(core) });
-        Cursor { lookup: core.lookup(), core: Arc::clone(core), source, pin: None }
+        Reader { lookup: core.lookup(), core: Arc::clone(core), source, pin: None }
     }
 
     /// The entry of a committed event.
@@ -196,7 +196,7 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
 /// An event that cannot be read is an error in its place; the events after it follow.
 #[derive(Debug)]
 pub struct Read {
-    cursor: Cursor,
+    reader: Reader,
     what: Range,
     next: u64,
     end: u64,
@@ -216,13 +216,13 @@ impl Read {
     pub(crate) fn global(core: &Arc<Core>, range: &impl RangeBounds<u64>) -> Self {
         let (from, to) = bounds(range);
         let end = to.min(core.delivered.get());
-        Read { cursor: Cursor::new(core), what: Range::Global, next: from, end }
+        Read { reader: Reader::new(core), what: Range::Global, next: from, end }
     }
 
     fn local(core: &Arc<Core>, head: u64, len: u64, range: &impl RangeBounds<u64>) -> Self {
         let (from, to) = bounds(range);
         let what = Range::Local { head, located: Vec::new() };
-        Read { cursor: Cursor::new(core), what, next: from, end: to.min(len) }
+        Read { reader: Reader::new(core), what, next: from, end: to.min(len) }
     }
 
     fn read_next(&mut self) -> Result<Event, ReadError> {
@@ -232,7 +232,7 @@ impl Read {
             Range::Local { head, located } => {
                 if located.is_empty() {
                     let to = self.end.min(next + LOCATED_MAX);
-                    match self.cursor.locate(*head, next, to) {
+                    match self.reader.locate(*head, next, to) {
                         Ok(globals) => *located = globals,
                         Err(error) => {
                             // Without the chain there is no way to the rest of the range.
@@ -246,7 +246,7 @@ impl Read {
             }
         };
         self.next += 1;
-        self.cursor.event(global)
+        self.reader.event(global)
     }
 }
 
@@ -275,7 +275,7 @@ pub struct StreamView {
 impl StreamView {
     /// The stream `name`, if anything of it is delivered.
     pub(crate) fn find(core: &Arc<Core>, name: &[u8]) -> Result<Option<Self>, ReadError> {
-        let head = Cursor::new(core).head(name)?;
+        let head = Reader::new(core).head(name)?;
         Ok(head.map(|(head, entry)| StreamView {
             core: Arc::clone(core),
             name: name.into(),
@@ -316,7 +316,7 @@ impl StreamView {
 /// stopped; [`Subscription::next_timeout`] tells which.
 #[derive(Debug)]
 pub struct Subscription {
-    cursor: Cursor,
+    reader: Reader,
     next: u64,
     /// The iterator has given the reason why nothing more will come.
     ended: bool,
@@ -324,7 +324,7 @@ pub struct Subscription {
 
 impl Subscription {
     pub(crate) fn new(core: &Arc<Core>, from: u64) -> Self {
-        Subscription { cursor: Cursor::new(core), next: from, ended: false }
+        Subscription { reader: Reader::new(core), next: from, ended: false }
     }
 
     /// Global sequence of the next event.
@@ -338,11 +338,11 @@ impl Subscription {
     ///
     /// The event cannot be read; the next call goes on after it.
     pub fn try_next(&mut self) -> Result<Option<Event>, ReadError> {
-        if self.next >= self.cursor.core.delivered.get() {
+        if self.next >= self.reader.core.delivered.get() {
             return Ok(None);
         }
         self.next += 1;
-        self.cursor.event(self.next - 1).map(Some)
+        self.reader.event(self.next - 1).map(Some)
     }
 
     /// The next event; blocks until it is committed or `timeout` is over, then `None`.
@@ -353,10 +353,10 @@ impl Subscription {
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, ReadError> {
         let wanted = self.next.saturating_add(1);
         let deadline = deadline_in(timeout);
-        match self.cursor.core.delivered.wait_deadline(wanted, deadline) {
+        match self.reader.core.delivered.wait_deadline(wanted, deadline) {
             Ok(_) => self.try_next(),
             Err(WaitError::TimedOut) => Ok(None),
-            Err(WaitError::Failed) => Err(self.cursor.core.ended()),
+            Err(WaitError::Failed) => Err(self.reader.core.ended()),
         }
     }
 }
@@ -369,11 +369,11 @@ impl Iterator for Subscription {
         if self.ended {
             return None;
         }
-        match self.cursor.core.delivered.wait_for(self.next.saturating_add(1)) {
+        match self.reader.core.delivered.wait_for(self.next.saturating_add(1)) {
             Ok(_) => self.try_next().transpose(),
             Err(_) => {
                 self.ended = true;
-                match self.cursor.core.ended() {
+                match self.reader.core.ended() {
                     ReadError::Closed => None,
                     error => Some(Err(error)),
                 }

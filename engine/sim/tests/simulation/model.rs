@@ -68,6 +68,7 @@ fn name_of(record: &SerialRecord) -> (Vec<u8>, Vec<u8>) {
         SerialRecord::Event(event) => (event.stream.clone(), event.id.clone()),
         SerialRecord::Seal(stream) => (stream.clone(), b"seal".to_vec()),
         SerialRecord::Unseal(stream) => (stream.clone(), b"unseal".to_vec()),
+        SerialRecord::Mark(_) => panic!("no batch begins with a mark"),
     }
 }
 

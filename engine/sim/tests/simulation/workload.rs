@@ -353,6 +353,7 @@ fn mixed_of(records: &[Submitted]) -> MixedBatch {
             SerialRecord::Event(event) => batch.push(&event.stream, &to_new(event, *with_id)),
             SerialRecord::Seal(stream) => batch.push_seal(stream),
             SerialRecord::Unseal(stream) => batch.push_unseal(stream),
+            SerialRecord::Mark(mark) => batch.push_mark(&mark.cursor, mark.change),
         }
         .expect("within the limits");
     }
