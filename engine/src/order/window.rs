@@ -106,10 +106,6 @@ impl Ordered {
 }
 
 /// Orders a window: with the threads of the pool that it is called in, or alone.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the machine has two parts, and the rest is what it reads"
-)]
 pub(crate) fn order(
     partitions: &mut [Partition],
     cursors: &mut Cursors,

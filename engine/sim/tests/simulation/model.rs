@@ -9,6 +9,9 @@ use thalweg::{AppendFailure, Cause, Event, Outcome, Placement, Receipt};
 
 use crate::common::Expected;
 
+/// A cursor of which the marks are not in batches of the model, and that only goes up.
+pub const SOLO: &[u8] = b"solo";
+
 /// A record as it was submitted, and whether with an id of its own.
 pub type Submitted = (SerialRecord, bool);
 
@@ -54,6 +57,8 @@ struct State {
     /// The first record of a batch names it.
     by_first: HashMap<(Vec<u8>, Vec<u8>), usize>,
     seen: BTreeMap<u64, Seen>,
+    /// Where [`SOLO`] was seen.
+    cursor_at: u64,
     acknowledged: u64,
 }
 
@@ -141,14 +146,18 @@ impl Model {
                 for (placement, (record, _)) in
                     receipt.placements.iter().zip(&state.batches[number].records)
                 {
-                    let is_event = matches!(record, SerialRecord::Event(_));
-                    let is_seal =
-                        matches!(placement, Placement::Sealed { .. } | Placement::Unsealed);
-                    let is_undecided = matches!(placement, Placement::Undecided);
-                    assert!(
-                        is_undecided || is_event != is_seal,
-                        "{record:?} came to {placement:?}"
-                    );
+                    let is_right = match placement {
+                        Placement::Undecided => true,
+                        Placement::Sealed { .. } | Placement::Unsealed => {
+                            matches!(record, SerialRecord::Seal(_) | SerialRecord::Unseal(_))
+                        }
+                        Placement::Marked { .. } => matches!(record, SerialRecord::Mark(_)),
+                        Placement::Rejected { .. } => {
+                            matches!(record, SerialRecord::Event(_) | SerialRecord::Mark(_))
+                        }
+                        _ => matches!(record, SerialRecord::Event(_)),
+                    };
+                    assert!(is_right, "{record:?} came to {placement:?}");
                 }
                 Fate::Stored(receipt)
             }
@@ -180,6 +189,12 @@ impl Model {
         );
     }
 
+    /// Where somebody has seen [`SOLO`].
+    pub fn cursor_at(&self, at: u64) {
+        let mut state = self.state();
+        state.cursor_at = state.cursor_at.max(at);
+    }
+
     /// Batches that were acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.state().acknowledged
@@ -202,7 +217,7 @@ impl Model {
 
     /// With buffered durability a power loss takes what was not synced, but nothing before something that
     /// stays.
-    pub fn lose_what_was_buffered(&self, since: usize, seen: u64) {
+    pub fn lose_what_was_buffered(&self, (since, seen, cursor_at): (usize, u64, u64)) {
         let mut state = self.state();
         for batch in &mut state.batches[since..] {
             if matches!(batch.fate, Fate::Stored(_) | Fate::Somewhere) {
@@ -210,14 +225,18 @@ impl Model {
             }
         }
         state.seen.split_off(&seen);
+        state.cursor_at = cursor_at;
     }
 
     pub fn batch_count(&self) -> usize {
         self.state().batches.len()
     }
 
-    pub fn seen_end(&self) -> u64 {
-        self.state().seen.last_key_value().map_or(0, |(global, _)| global + 1)
+    /// How far everything has come: batches, global sequences that were seen, and [`SOLO`].
+    pub fn progress(&self) -> (usize, u64, u64) {
+        let state = self.state();
+        let seen = state.seen.last_key_value().map_or(0, |(global, _)| global + 1);
+        (state.batches.len(), seen, state.cursor_at)
     }
 
     /// Holds a log that has been recovered against everything that was said.
@@ -258,6 +277,8 @@ impl Model {
                 "of {accepted:?} something in between is gone: {found:?}"
             );
         }
+        let at = expected.machine.cursors.get(SOLO).copied().unwrap_or(0);
+        assert!(at >= state.cursor_at, "a cursor was at {}, and is at {at}", state.cursor_at);
         for (global, seen) in &state.seen {
             let delivery = expected.order.get(*global as usize);
             let now = delivery.map(|delivery| Seen {
@@ -291,7 +312,8 @@ impl State {
     /// The batches in the log, each with its position: all of it is whole batches.
     fn find(&self, expected: &Expected) -> BTreeMap<usize, u64> {
         let mut found = BTreeMap::new();
-        let mut records = expected.records.iter();
+        let is_solo = |record: &SerialRecord| matches!(record, SerialRecord::Mark(mark) if mark.cursor == SOLO);
+        let mut records = expected.records.iter().filter(|(_, record)| !is_solo(record));
         while let Some((place, first)) = records.next() {
             let Some(&number) = self.by_first.get(&name_of(first)) else {
                 panic!("at {} no batch begins: {first:?}", place.start);
@@ -321,6 +343,9 @@ fn check_record(number: usize, found: &SerialRecord, (submitted, with_id): &Subm
         (SerialRecord::Event(found), SerialRecord::Event(submitted)) if !with_id => {
             // The engine has named it.
             *found == SerialEvent { id: found.id.clone(), ..submitted.clone() }
+        }
+        (SerialRecord::Mark(found), SerialRecord::Mark(submitted)) => {
+            (&found.cursor, found.change) == (&submitted.cursor, submitted.change)
         }
         (found, submitted) => found == submitted,
     };

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep::thread::{self, JoinHandle};
-use thalweg::reference::{SerialEvent, SerialRecord};
+use thalweg::reference::{SerialEvent, SerialMark, SerialRecord};
 use thalweg::{
-    Ack, AppenderOptions, Batch, Cause, LogOpenError, MixedAppender, MixedBatch, OpenError,
-    Options, ReadError, Refusal, SealError, Store, StreamAppender, Ticket,
+    Ack, AppenderOptions, Batch, Cause, Cursor, CursorError, LogOpenError, MarkChange,
+    MixedAppender, MixedBatch, OpenError, Options, ReadError, Refusal, SealError, Store,
+    StreamAppender, Ticket,
 };
 
 use crate::common::to_new;
 use crate::disk::{Dice, Disk};
-use crate::model::{Model, Submitted};
+use crate::model::{Model, SOLO, Submitted};
 
 /// How much of what.
 #[derive(Debug, Clone, Copy)]
@@ -271,6 +272,10 @@ impl<'a> Appending<'a> {
                 events.push((SerialRecord::Unseal(stream), true));
                 continue;
             }
+            if fixed.is_none() && self.dice.once_in(12) {
+                events.push(self.mark(false));
+                continue;
+            }
             let earlier = self.model.earlier(self.dice.next());
             let again = earlier.filter(|event| fixed.is_none_or(|fixed| event.stream == fixed));
             if let Some(again) = again.filter(|_| self.dice.once_in(6)) {
@@ -291,7 +296,23 @@ impl<'a> Appending<'a> {
             large.payload = vec![self.dice.below(256) as u8; len as usize];
             events.push((SerialRecord::Event(large), true));
         }
+        if self.dice.once_in(4) {
+            events.push(self.mark(fixed.is_some()));
+        }
         events
+    }
+
+    /// A mark, now and then beyond what is delivered.
+    fn mark(&mut self, only_up: bool) -> Submitted {
+        let cursor = format!("c{}", self.dice.below(3)).into_bytes();
+        let next = self.dice.below(2 + self.store.stats().delivered);
+        let change = match self.dice.below(6) {
+            0 if !only_up => MarkChange::Remove,
+            1 if !only_up => MarkChange::Reset(next),
+            _ => MarkChange::Advance(next),
+        };
+        // How far the batch reaches back is only known when it is encoded.
+        (SerialRecord::Mark(SerialMark { cursor, change, reach: 0 }), true)
     }
 
     fn name(&mut self) -> Vec<u8> {
@@ -339,11 +360,16 @@ fn event(stream: &[u8], id: Vec<u8>) -> SerialEvent {
 }
 
 fn batch_of(records: &[Submitted]) -> Batch {
-    let to_new = |(record, with_id): &Submitted| match record {
-        SerialRecord::Event(event) => to_new(event, *with_id),
-        _ => unreachable!("only mixed batches have seals"),
-    };
-    records.iter().map(to_new).collect()
+    records.iter().fold(Batch::new(), |mut batch, (record, with_id)| match record {
+        SerialRecord::Event(event) => {
+            batch.push(to_new(event, *with_id));
+            batch
+        }
+        SerialRecord::Mark(SerialMark { cursor, change: MarkChange::Advance(next), .. }) => {
+            batch.mark(cursor.clone(), *next)
+        }
+        _ => unreachable!("only mixed batches have seals, and resets"),
+    })
 }
 
 fn mixed_of(records: &[Submitted]) -> MixedBatch {
@@ -364,6 +390,7 @@ fn mixed_of(records: &[Submitted]) -> MixedBatch {
 fn read(store: &Store, model: &Model, mut dice: Dice) {
     let mut following =
         store.subscribe(dice.below(1 + store.stats().delivered)).expect("subscribes");
+    let Ok(cursor) = store.cursor(SOLO) else { return };
     for _ in 0..dice.below(60) {
         match dice.below(12) {
             0 => store.read(..).expect("reads").for_each(|event| saw(model, event)),
@@ -386,6 +413,7 @@ fn read(store: &Store, model: &Model, mut dice: Dice) {
                     Ok(Some(event)) => {
                         assert_eq!(event.global(), next, "without a gap");
                         model.saw(&event);
+                        commit(&cursor, model, next + 1, &mut dice);
                     }
                     Ok(None) => {}
                     Err(ReadError::Closed | ReadError::Poisoned(_)) => return,
@@ -393,6 +421,23 @@ fn read(store: &Store, model: &Model, mut dice: Dice) {
                 }
             }
         }
+    }
+}
+
+/// Says that a consumer has come to `next`, in one of the ways that there are.
+fn commit(cursor: &Cursor, model: &Model, next: u64, dice: &mut Dice) {
+    let committed = match dice.below(16) {
+        0 => cursor.commit(next).map(|()| assert!(cursor.at() >= next)),
+        1 => cursor.flush(),
+        2..8 => cursor.commit_relaxed(next),
+        _ => return,
+    };
+    model.cursor_at(cursor.at());
+    match committed {
+        Ok(()) | Err(CursorError::Failed(_) | CursorError::Undecided) => {}
+        Err(CursorError::Refused(Refusal::Closed | Refusal::Poisoned(_) | Refusal::Stopped(_))) => {
+        }
+        Err(error) => panic!("{error}"),
     }
 }
 
