@@ -194,6 +194,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod barrier;
 mod cursors;
 mod derived;
 mod discovery;
@@ -212,6 +213,7 @@ mod sync;
 mod timings;
 mod verify;
 
+pub use barrier::Barrier;
 pub use cursors::{Cursor, CursorInfo};
 pub use discovery::{Discovery, DiscoveryProgress, DiscoveryReport};
 pub use error::{
@@ -223,7 +225,8 @@ pub use event::{
 };
 pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
-pub use pipeline::subscriber::{Read, StreamView, Subscription};
+pub use pipeline::subscriber::{Read, StreamView};
+pub use pipeline::subscription::{Start, Subscription};
 pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, rebuild};
 pub use store::{Stats, Store};

@@ -23,6 +23,7 @@ use crate::error::{Cause, ReadError};
 use crate::order::cursors::CursorChange;
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
+use crate::pipeline::arrivals::Arrivals;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
@@ -129,6 +130,8 @@ pub(crate) struct Core {
     pub(crate) committed: Watermark,
     /// Number of events that readers may see. Published by the committer.
     pub(crate) delivered: Watermark,
+    /// Where those wait who want events of one stream only. Published by the committer, after `delivered`.
+    pub(crate) arrivals: Arrivals,
     /// Where the cursors of consumers are. Written by the committer, between `delivered` and `committed`: no
     /// cursor is beyond what readers see.
     pub(crate) cursors: Mutex<BTreeMap<Vec<u8>, u64>>,
@@ -321,6 +324,7 @@ impl Core {
             ordered: Gauge::new(parts.ordered),
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
+            arrivals: Arrivals::new(parts.delivered),
             cursors: Mutex::new(parts.cursors),
             checkpointed: Gauge::new(parts.ordered),
             reopened: Gauge::new(0),
@@ -466,6 +470,7 @@ impl Core {
         self.durable.fail();
         self.committed.fail();
         self.delivered.fail();
+        self.arrivals.fail();
     }
 
     /// Why a wait has ended without what was waited for.

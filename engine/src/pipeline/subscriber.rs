@@ -1,11 +1,11 @@
-//! The readers: delivered events by global or local sequence, straight out of the mapped log.
+//! The readers: delivered events by global or local sequence, straight out of the mapped log. Those that follow
+//! what is still to come are in `subscription.rs`.
 //!
 //! A reader bounds itself by the `delivered` watermark, so it never sees a hole that is filled later
 //! nor an event that could be taken back. It takes no lock per event: it holds a view of the
 //! segments and of the order log, and renews it when it comes to the end of what it sees.
 
 use std::ops::{Bound, RangeBounds};
-use std::time::Duration;
 
 use thalweg_wal::Segment;
 
@@ -15,12 +15,12 @@ use crate::derived::runs;
 use crate::error::ReadError;
 use crate::event::{Event, EventId, SegmentPin};
 use crate::order::cold::head_of;
-use crate::pipeline::core::{Core, deadline_in};
+use crate::pipeline::core::Core;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
-use crate::sync::{Arc, WaitError};
+use crate::sync::Arc;
 
 /// Events of a stream are located this many at a time.
-const LOCATED_MAX: u64 = 512;
+pub(crate) const LOCATED_MAX: u64 = 512;
 
 /// How chained events find the tips that they were chained on. Shared by the events of a reader.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl ParentSource {
 /// Makes events out of global sequences, for one reader.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     lookup: Lookup,
     source: Arc<ParentSource>,
     pin: Option<Arc<SegmentPin>>,
@@ -98,9 +98,16 @@ impl Reader {
         Ok(pin)
     }
 
+    /// Local sequence of the first event at or behind the global sequence `from`, of the stream whose
+    /// delivery `head`, which is not before `from`, is its newest.
+    pub(crate) fn first_local(&mut self, head: u64, from: u64) -> Result<u64, ReadError> {
+        self.entry(head)?;
+        Ok(self.lookup.seek_global(head, from)?.local)
+    }
+
     /// Global sequences of the local sequences `from..to` of the stream whose delivery `head` is
     /// not earlier.
-    fn locate(&mut self, head: u64, from: u64, to: u64) -> Result<Vec<u64>, ReadError> {
+    pub(crate) fn locate(&mut self, head: u64, from: u64, to: u64) -> Result<Vec<u64>, ReadError> {
         self.entry(head)?;
         let (mut global, mut entry) = self.lookup.seek(head, to - 1)?;
         let mut globals = vec![global];
@@ -307,77 +314,5 @@ impl StreamView {
     /// None now; events that cannot be read are errors in their place.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Ok(Read::local(&self.core, self.head, self.len, &range))
-    }
-}
-
-/// Delivered events in global order, for ever.
-///
-/// The iterator blocks for the next event, and ends when the store is closed or its engine has
-/// stopped; [`Subscription::next_timeout`] tells which.
-#[derive(Debug)]
-pub struct Subscription {
-    reader: Reader,
-    next: u64,
-    /// The iterator has given the reason why nothing more will come.
-    ended: bool,
-}
-
-impl Subscription {
-    pub(crate) fn new(core: &Arc<Core>, from: u64) -> Self {
-        Subscription { reader: Reader::new(core), next: from, ended: false }
-    }
-
-    /// Global sequence of the next event.
-    pub fn position(&self) -> u64 {
-        self.next
-    }
-
-    /// The next event, if it is committed by now. Never blocks.
-    ///
-    /// # Errors
-    ///
-    /// The event cannot be read; the next call goes on after it.
-    pub fn try_next(&mut self) -> Result<Option<Event>, ReadError> {
-        if self.next >= self.reader.core.delivered.get() {
-            return Ok(None);
-        }
-        self.next += 1;
-        self.reader.event(self.next - 1).map(Some)
-    }
-
-    /// The next event; blocks until it is committed or `timeout` is over, then `None`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Subscription::try_next`]; or the store was closed, or its engine has stopped.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, ReadError> {
-        let wanted = self.next.saturating_add(1);
-        let deadline = deadline_in(timeout);
-        match self.reader.core.delivered.wait_deadline(wanted, deadline) {
-            Ok(_) => self.try_next(),
-            Err(WaitError::TimedOut) => Ok(None),
-            Err(WaitError::Failed) => Err(self.reader.core.ended()),
-        }
-    }
-}
-
-impl Iterator for Subscription {
-    type Item = Result<Event, ReadError>;
-
-    /// Blocks until the next event is committed.
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        match self.reader.core.delivered.wait_for(self.next.saturating_add(1)) {
-            Ok(_) => self.try_next().transpose(),
-            Err(_) => {
-                self.ended = true;
-                match self.reader.core.ended() {
-                    ReadError::Closed => None,
-                    error => Some(Err(error)),
-                }
-            }
-        }
     }
 }

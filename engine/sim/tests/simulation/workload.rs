@@ -408,7 +408,7 @@ fn read(store: &Store, model: &Model, mut dice: Dice) {
                 }
             }
             _ => {
-                let next = following.position();
+                let next = following.next_sequence();
                 match following.next_timeout(Duration::from_millis(dice.below(5))) {
                     Ok(Some(event)) => {
                         assert_eq!(event.global(), next, "without a gap");
