@@ -28,6 +28,10 @@ use crate::sync::{Arc, Mutex};
 /// It never goes beyond what is delivered. A cursor is there from its first mark to its removal; before, it is
 /// at 0.
 ///
+/// [`Cursor::at`] goes by the marks that are ordered. A consumer that starts over in the same process has to have
+/// the outcome of what it had under way ([`StreamAppender::flush`](crate::StreamAppender::flush)), and take the
+/// cursor from the store again.
+///
 /// There are three ways to commit:
 ///
 /// * [`Cursor::commit`] waits until the mark is durable. What was done before it must be durable
@@ -118,8 +122,8 @@ impl Cursor {
             let limit = LimitError::Cursor { len: name.len() };
             return Err(CursorError::Refused(Refusal::Limit(limit)));
         }
-        // What is behind the newest checkpoint may have marks.
-        if core.committed.wait_for(core.discovery.to).is_err() {
+        // What is durable and not ordered yet, after a crash above all, may have marks.
+        if core.committed.wait_for(core.durable.get()).is_err() {
             return Err(CursorError::Ended(core.ended()));
         }
         let (durable, ordered) = (durable.clone(), ordered.clone());

@@ -383,8 +383,8 @@ impl Store {
     }
 
     /// The cursor `name` of a consumer, a name of 1 to 255 bytes. It need not be there yet: its first commit
-    /// makes it. Blocks until what the log held at the opening is ordered, since that may have marks of the
-    /// cursor; see [`Store::discovery`].
+    /// makes it. Blocks until everything is ordered that is durable now, since that may have marks of the cursor:
+    /// after a crash that is the [discovery](Store::discovery), otherwise a moment.
     ///
     /// # Errors
     ///

@@ -2,16 +2,20 @@
 //! and barriers end when readers can see what they wait for.
 
 mod common;
+#[path = "common/faulty.rs"]
+mod faulty;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use common::{Rng, SOON, acked, append, check, expected, shared, soon, wild_event};
+use faulty::{Fault, Faulty, Op, open as open_faulty};
 use thalweg::storage::MemoryStorage;
 use thalweg::{
-    Ack, Barrier, Batch, Event, MixedBatch, Options, Placement, ReadError, Start, Store,
-    Subscription,
+    Ack, Barrier, Batch, Cause, CursorError, Event, MixedBatch, Options, Placement, ReadError,
+    Refusal, Start, Store, Subscription,
 };
 
 fn open(storage: &MemoryStorage) -> Store {
@@ -426,4 +430,51 @@ fn a_barrier_ends_with_the_store() {
         assert!(matches!(store.wait_for_timeout(barrier, SOON), Err(ReadError::Closed)));
     }
     store.wait_for(Barrier::Sequence(0)).expect("can be seen all the same");
+}
+
+#[test]
+fn a_failure_ends_every_wait_with_its_cause() {
+    let storage = Faulty::default();
+    let store = open_faulty(&storage);
+    for _ in 0..3 {
+        append(&store, "a-0", "before");
+    }
+    let cursor = store.cursor("c").expect("a cursor");
+    let is_cause = |error: &ReadError| matches!(error, ReadError::Poisoned(Cause::Log(_)));
+    let barriers = [
+        Barrier::Position(u64::MAX),
+        Barrier::Sequence(7),
+        Barrier::Event { stream: b"a-0", id: b"never" },
+    ];
+    let waiting: Vec<_> = KINDS
+        .iter()
+        .map(|kind| {
+            let mut subscription = kind.subscribe(&store, 1);
+            std::thread::spawn(move || {
+                let count = subscription.by_ref().take_while(Result::is_ok).count();
+                (count, subscription.next().is_none(), subscription.next_timeout(SOON))
+            })
+        })
+        .collect();
+    let waiting_for = barriers.map(|barrier| {
+        let store = store.clone();
+        std::thread::spawn(move || store.wait_for(barrier))
+    });
+    storage.fail(Fault { error: io::ErrorKind::Other, ..Fault::always(Op::Sync, "segment") });
+    assert!(matches!(cursor.commit(2), Err(CursorError::Failed(_))));
+    soon("the waits", move || {
+        for (kind, thread) in KINDS.iter().zip(waiting) {
+            let (count, is_over, error) = thread.join().expect("ends");
+            assert_eq!(count, if kind.wants(b"a-0") { 2 } else { 0 }, "what was there came");
+            assert!(is_over && is_cause(&error.expect_err("has stopped")), "{kind:?}");
+        }
+        for thread in waiting_for {
+            assert!(is_cause(&thread.join().expect("ends").expect_err("has stopped")));
+        }
+    });
+    let late = [cursor.commit(3), cursor.commit_relaxed(3), cursor.reset(0), cursor.remove()];
+    for result in late {
+        assert!(matches!(result, Err(CursorError::Refused(Refusal::Poisoned(_)))), "{result:?}");
+    }
+    assert_eq!(cursor.at(), 0, "a mark that is not durable is not seen");
 }

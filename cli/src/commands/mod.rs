@@ -17,6 +17,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 mod append;
 mod bench;
+mod cursors;
 mod graph;
 mod held;
 mod import;
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Append(append::Append),
     Read(read::Read),
     Streams(streams::Streams),
+    Cursors(cursors::Cursors),
     Seal(seal::Seal),
     Unseal(seal::Unseal),
     Held(held::Held),
@@ -52,6 +54,7 @@ impl Command {
             Command::Append(command) => command.run(),
             Command::Read(command) => command.run(),
             Command::Streams(command) => command.run(),
+            Command::Cursors(command) => command.run(),
             Command::Seal(command) => command.run(),
             Command::Unseal(command) => command.run(),
             Command::Held(command) => command.run(),
