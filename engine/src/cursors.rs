@@ -176,7 +176,8 @@ impl Cursor {
     ///
     /// # Errors
     ///
-    /// `next` is beyond what is delivered, or the store is open for reading only, closed or stopped.
+    /// `next` is beyond what is delivered, or the store is open for reading only, closed or stopped. In a
+    /// callback, [`Refusal::Full`] if the store's queue is: the next commit takes this one along.
     pub fn commit_relaxed(&self, next: u64) -> Result<(), CursorError> {
         self.check(next)?;
         if self.is_at(next) {

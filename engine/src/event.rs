@@ -207,8 +207,9 @@ impl Batch {
     /// none of the batch's events is refused: rejected, or in conflict with another. So a consumer that
     /// appends what it makes of the events below `next` does both or neither, whatever happens meanwhile.
     ///
-    /// A batch may have marks and no events. See [`Cursor`] for what a mark means, and the receipt's
-    /// placements, behind those of the events, for what became of it.
+    /// A batch may have marks and no events. See [`Cursor`] for what a mark means. What became of it is told
+    /// behind the events, with [`Ack::Ordered`]: [`Placement::Marked`], or [`Placement::Rejected`], also if `next`
+    /// is beyond what is delivered.
     ///
     /// If the batch has several events, tie them together ([`NewEvent::with_previous`]), or give them ids:
     /// otherwise some may be taken without the mark.

@@ -49,6 +49,17 @@ struct Seen {
     id: Vec<u8>,
 }
 
+/// What a subscription has shown.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// Of this stream; of all if there is none.
+    pub stream: Option<Vec<u8>>,
+    /// From this global sequence on, up to this one.
+    pub from: u64,
+    pub to: u64,
+    pub globals: Vec<u64>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     batches: Vec<Known>,
@@ -57,6 +68,8 @@ struct State {
     /// The first record of a batch names it.
     by_first: HashMap<(Vec<u8>, Vec<u8>), usize>,
     seen: BTreeMap<u64, Seen>,
+    /// What subscriptions have shown since the last recovery.
+    followed: Vec<Followed>,
     /// Where [`SOLO`] was seen.
     cursor_at: u64,
     acknowledged: u64,
@@ -189,6 +202,11 @@ impl Model {
         );
     }
 
+    /// What a subscription was shown.
+    pub fn followed(&self, followed: Followed) {
+        self.state().followed.push(followed);
+    }
+
     /// Where somebody has seen [`SOLO`].
     pub fn cursor_at(&self, at: u64) {
         let mut state = self.state();
@@ -226,6 +244,10 @@ impl Model {
         }
         state.seen.split_off(&seen);
         state.cursor_at = cursor_at;
+        for followed in &mut state.followed {
+            followed.globals.retain(|global| *global < seen);
+            followed.to = followed.to.min(seen).max(followed.from);
+        }
     }
 
     pub fn batch_count(&self) -> usize {
@@ -277,6 +299,7 @@ impl Model {
                 "of {accepted:?} something in between is gone: {found:?}"
             );
         }
+        state.followed.drain(..).for_each(|followed| followed.check(expected));
         let at = expected.machine.cursors.get(SOLO).copied().unwrap_or(0);
         assert!(at >= state.cursor_at, "a cursor was at {}, and is at {at}", state.cursor_at);
         for (global, seen) in &state.seen {
@@ -295,6 +318,18 @@ impl Model {
                 batch.fate = Fate::Found(found.contains_key(&number));
             }
         }
+    }
+}
+
+impl Followed {
+    /// Everything that it was for came once, in order.
+    fn check(&self, expected: &Expected) {
+        let wants = |global: &u64| {
+            let stream = self.stream.as_ref();
+            stream.is_none_or(|stream| expected.order[*global as usize].stream == *stream)
+        };
+        let wanted: Vec<u64> = (self.from..self.to).filter(wants).collect();
+        assert_eq!(self.globals, wanted, "of {:?}, {}..{}", self.stream, self.from, self.to);
     }
 }
 

@@ -8,14 +8,14 @@ use std::time::Duration;
 use lockstep::thread::{self, JoinHandle};
 use thalweg::reference::{SerialEvent, SerialMark, SerialRecord};
 use thalweg::{
-    Ack, AppenderOptions, Batch, Cause, Cursor, CursorError, LogOpenError, MarkChange,
+    Ack, AppenderOptions, Barrier, Batch, Cause, Cursor, CursorError, LogOpenError, MarkChange,
     MixedAppender, MixedBatch, OpenError, Options, ReadError, Refusal, SealError, Store,
-    StreamAppender, Ticket,
+    StreamAppender, Subscription, Ticket,
 };
 
 use crate::common::to_new;
 use crate::disk::{Dice, Disk};
-use crate::model::{Model, SOLO, Submitted};
+use crate::model::{Followed, Model, SOLO, Submitted};
 
 /// How much of what.
 #[derive(Debug, Clone, Copy)]
@@ -388,8 +388,28 @@ fn mixed_of(records: &[Submitted]) -> MixedBatch {
 
 /// Follows the order, or reads what is there, and notes every number.
 fn read(store: &Store, model: &Model, mut dice: Dice) {
-    let mut following =
-        store.subscribe(dice.below(1 + store.stats().delivered)).expect("subscribes");
+    let mut followed = Followed { from: dice.below(1 + store.delivered()), ..Followed::default() };
+    let stream = format!("s{}", dice.below(3));
+    followed.stream = dice.once_in(2).then(|| stream.clone().into_bytes());
+    let following = match dice.below(3) {
+        _ if followed.stream.is_none() => store.subscribe(followed.from),
+        0 => store.subscribe_stream(&stream, followed.from),
+        1 => store.subscribe_prefix(&stream, followed.from),
+        _ => store.subscribe_streams([stream.as_str(), "never"], followed.from),
+    };
+    let mut following = following.expect("subscribes");
+    read_on(store, model, &mut following, &mut followed.globals, dice);
+    followed.to = following.next_sequence();
+    model.followed(followed);
+}
+
+fn read_on(
+    store: &Store,
+    model: &Model,
+    following: &mut Subscription,
+    globals: &mut Vec<u64>,
+    mut dice: Dice,
+) {
     let Ok(cursor) = store.cursor(SOLO) else { return };
     for _ in 0..dice.below(60) {
         match dice.below(12) {
@@ -411,9 +431,10 @@ fn read(store: &Store, model: &Model, mut dice: Dice) {
                 let next = following.next_sequence();
                 match following.next_timeout(Duration::from_millis(dice.below(5))) {
                     Ok(Some(event)) => {
-                        assert_eq!(event.global(), next, "without a gap");
+                        assert!(event.global() >= next, "never back");
+                        globals.push(event.global());
                         model.saw(&event);
-                        commit(&cursor, model, next + 1, &mut dice);
+                        commit(&cursor, model, following.next_sequence(), &mut dice);
                     }
                     Ok(None) => {}
                     Err(ReadError::Closed | ReadError::Poisoned(_)) => return,
@@ -447,7 +468,7 @@ fn saw(model: &Model, event: Result<thalweg::Event, ReadError>) {
 
 /// One of the other things that a store can be asked for.
 fn ask(store: &Store, disk: &Disk, model: &Model, dice: &mut Dice) {
-    match dice.below(12) {
+    match dice.below(14) {
         0..4 => drop(store.checkpoint()),
         4 => drop(store.held()),
         5 => drop(store.streams()),
@@ -467,6 +488,7 @@ fn ask(store: &Store, disk: &Disk, model: &Model, dice: &mut Dice) {
             }
         }
         9 => read_beside(disk, model),
+        10 | 11 => wait_for_own(store, model, dice),
         _ => seal(store, model, dice),
     }
 }
@@ -488,6 +510,46 @@ fn read_beside(disk: &Disk, model: &Model) {
     reader.wait_committed(reader.durable_end()).expect("a reader needs no disk");
     reader.read(..).expect("reads").for_each(|event| saw(model, event));
     assert_eq!(reader.stats().corrupt, 0);
+}
+
+/// Appends to a stream of its own, and waits until that can be read, with those who waited before.
+fn wait_for_own(store: &Store, model: &Model, dice: &mut Dice) {
+    let stream = format!("w{}", model.batch_count()).into_bytes();
+    let waiting = dice.once_in(2).then(|| {
+        let mut subscription = store.subscribe_stream(&stream, 0).expect("subscribes");
+        start(String::from("waiter"), move || match subscription.next() {
+            None | Some(Err(ReadError::Poisoned(_))) => {}
+            Some(event) => assert_eq!(event.expect("reads").local(), 0),
+        })
+    });
+    let lane = model.lane(false);
+    let name = format!("batch {:04}", model.batch_count()).into_bytes();
+    let first = vec![(SerialRecord::Event(event(&stream, name.clone())), true)];
+    let number = model.submit(lane, |_| first);
+    match store.submit(mixed_of(&model.records(number)), Ack::Durable) {
+        Ok(ticket) => {
+            model.accepted(number);
+            let outcome = ticket.wait();
+            let receipt = outcome.clone().ok();
+            model.outcome(number, outcome);
+            if let Some(receipt) = receipt {
+                let barrier = match dice.below(2) {
+                    0 => Barrier::from(&receipt),
+                    _ => Barrier::Event { stream: &stream, id: &name },
+                };
+                match store.wait_for(barrier) {
+                    Ok(()) => assert!(matches!(store.get(&stream, &name), Ok(Some(_)))),
+                    Err(ReadError::Poisoned(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                if let Some(thread) = waiting {
+                    thread.join().expect("it is woken, or the engine has stopped");
+                }
+            }
+        }
+        Err(_) => model.refused(number),
+    }
+    // The end of the store wakes the waiter.
 }
 
 /// Seals a stream of its own, and perhaps takes the seal off.
