@@ -41,6 +41,10 @@ use crate::sync::{Arc, Mutex};
 /// * [`Batch::mark`](crate::Batch::mark) puts the mark in the batch of events that the consumer makes of what
 ///   it reads. Both count or neither, so the consumer acts *exactly once*.
 ///
+/// That holds for one consumer at a time. Where a second may run, let the place of what they append decide
+/// ([`NewEvent::if_local`](crate::NewEvent::if_local)): look where the stream ends, then where the cursor is, then
+/// append at that end. The batch of whoever is late is rejected, with its mark, and it starts over.
+///
 /// ```
 /// use thalweg::{Ack, AppenderOptions, Batch, Event, Store};
 ///

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{acked, append, check, expected, shared, soon};
+use common::{Rng, acked, append, check, expected, shared, soon};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
     Ack, Batch, Cursor, CursorError, Event, LimitError, MarkChange, MixedBatch, Options, Placement,
@@ -230,6 +230,59 @@ fn threads_commit_in_any_order() {
     });
     cursor.flush().expect("flushes");
     assert_eq!(cursor.at(), 200);
+}
+
+/// Several consumers under one name act once between them, if the place of what they make decides.
+#[test]
+fn consumers_that_race_act_once_between_them() {
+    const EVENTS: u64 = 120;
+    let (storage, store) = with_events(EVENTS);
+    let consume = |mut rng: Rng| {
+        let out = store.appender_with("out", acked(Ack::Ordered)).expect("an appender");
+        let mut late = 0;
+        loop {
+            let place = store.stream("out").expect("finds").map_or(0, |view| view.len());
+            let cursor = store.cursor("consumers").expect("a cursor");
+            if cursor.at() == EVENTS {
+                return late;
+            }
+            let mut source = store.subscribe_stream("source", &cursor).expect("subscribes");
+            let events = source.by_ref().take(1 + rng.below(3) as usize);
+            let acts = events
+                .map(|event| event.expect("reads").global())
+                .take_while(|global| *global < EVENTS)
+                .map(|global| global.to_string());
+            let act = Event::new(acts.collect::<Vec<_>>().join(" ")).if_local(place);
+            let next = source.next_sequence().min(EVENTS);
+            let ticket = out.submit(Batch::from([act]).mark("consumers", next)).expect("accepted");
+            match &ticket.wait().expect("appended").placements[..] {
+                [Placement::Delivered { .. }, Placement::Marked { at }] => {
+                    assert_eq!(*at, Some(next));
+                }
+                [Placement::Rejected { .. }, mark] => {
+                    assert_eq!(*mark, rejected(Rejection::Previous));
+                    late += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    // Where everybody stops, and nobody waits for more.
+    append(&store, "source", "one more");
+    let late: u64 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|seed| scope.spawn(move || consume(Rng(seed)))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("ends")).sum()
+    });
+    println!("{late} were late");
+    let acts = store.stream("out").expect("finds").expect("is there").read(..).expect("reads");
+    let acts: Vec<u64> = acts
+        .flat_map(|event| {
+            let text = String::from_utf8(event.expect("reads").payload().to_vec()).expect("ours");
+            text.split_whitespace().map(|act| act.parse().expect("ours")).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(acts, (0..EVENTS).collect::<Vec<_>>());
+    check(&store, &expected(&storage));
 }
 
 #[test]
