@@ -338,8 +338,10 @@ fn names_may_be_any_bytes() {
 
 #[test]
 fn help_is_data() {
-    let commands =
-        ["import", "append", "read", "streams", "held", "why", "stat", "verify", "order", "graph"];
+    let commands = [
+        "import", "append", "read", "streams", "cursors", "held", "why", "stat", "verify", "order",
+        "graph",
+    ];
     let help = run(["--help"]).exits(0);
     for command in commands {
         assert!(help.text().contains(command), "{command}");

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use common::{Place, eventually, interrupt, on, run, run_with, store_of, thalweg, wait};
 
 /// Commands that must not create a store, with the words that they need.
-const READERS: [(&str, &[&str]); 9] = [
+const READERS: [(&str, &[&str]); 10] = [
     ("read", &[]),
     ("read", &["--follow"]),
     ("streams", &[]),
+    ("cursors", &[]),
     ("held", &["--json"]),
     ("why", &["s", "a"]),
     ("stat", &[]),

@@ -311,6 +311,54 @@ impl From<AppendFailure> for SealError {
     }
 }
 
+/// Why a cursor is not known to be where it was to go.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum CursorError {
+    /// The sequence is beyond what is delivered. Nothing was stored.
+    Undelivered {
+        /// The sequence.
+        next: u64,
+        /// Number of delivered events: the last sequence that can be committed.
+        delivered: u64,
+    },
+    /// The store has [`Cursor::COUNT_MAX`](crate::Cursor::COUNT_MAX) cursors. Remove one that nobody uses.
+    TooMany,
+    /// Nothing was stored.
+    Refused(Refusal),
+    /// The mark is not stored, or not known to be.
+    Failed(AppendFailure),
+    /// The mark is stored, but the store was closed, or its engine stopped, before it was ordered. The next
+    /// opening orders it.
+    Undecided,
+    /// The store was closed, or its engine has stopped, before it was known where the cursor is.
+    Ended(ReadError),
+}
+
+impl fmt::Display for CursorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CursorError::Undelivered { next, delivered } => write!(
+                f,
+                "a cursor cannot be at {next}, beyond the {delivered} events that are delivered"
+            ),
+            CursorError::TooMany => write!(
+                f,
+                "there are {} cursors already; remove one that nobody uses",
+                crate::Cursor::COUNT_MAX
+            ),
+            CursorError::Refused(refusal) => refusal.fmt(f),
+            CursorError::Failed(failure) => failure.fmt(f),
+            CursorError::Undecided => f.write_str(
+                "the mark is stored, but the store was closed, or its engine stopped, before it was ordered",
+            ),
+            CursorError::Ended(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CursorError {}
+
 /// Why something cannot be read.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

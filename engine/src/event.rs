@@ -4,8 +4,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use thalweg_wal::{EncodedBatch, EventFields, LimitError, Lineage, Record, Segment};
+use thalweg_wal::{EncodedBatch, EventFields, LimitError, Lineage, MarkChange, Record, Segment};
 
+use crate::cursors::Cursor;
 use crate::error::ReadError;
 use crate::pipeline::subscriber::ParentSource;
 
@@ -184,10 +185,11 @@ impl NewEvent {
     }
 }
 
-/// Events of one stream that become durable together or not at all.
+/// Events of one stream that become durable together or not at all, and marks of consumers with them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     events: Vec<NewEvent>,
+    marks: Vec<(Vec<u8>, u64)>,
 }
 
 impl Batch {
@@ -201,14 +203,30 @@ impl Batch {
         self.events.push(event);
     }
 
-    /// Number of events.
-    pub fn len(&self) -> usize {
-        self.events.len()
+    /// Adds a mark behind the events: it takes the cursor with this name, of 1 to 255 bytes, up to `next`, if
+    /// none of the batch's events is refused: rejected, or in conflict with another. So a consumer that
+    /// appends what it makes of the events below `next` does both or neither, whatever happens meanwhile.
+    ///
+    /// A batch may have marks and no events. See [`Cursor`] for what a mark means. What became of it is told
+    /// behind the events, with [`Ack::Ordered`]: [`Placement::Marked`], or [`Placement::Rejected`], also if `next`
+    /// is beyond what is delivered.
+    ///
+    /// If the batch has several events, tie them together ([`NewEvent::with_previous`]), or give them ids:
+    /// otherwise some may be taken without the mark.
+    #[must_use]
+    pub fn mark(mut self, cursor: impl Into<Vec<u8>>, next: u64) -> Self {
+        self.marks.push((cursor.into(), next));
+        self
     }
 
-    /// Whether there is no event. An empty batch is refused by every append.
+    /// Number of events and marks. Each has a placement, the events first.
+    pub fn len(&self) -> usize {
+        self.events.len() + self.marks.len()
+    }
+
+    /// Whether there is nothing in it. An empty batch is refused by every append.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.len() == 0
     }
 
     pub(crate) fn encode_into(
@@ -216,25 +234,27 @@ impl Batch {
         stream: &[u8],
         encoded: &mut EncodedBatch,
     ) -> Result<(), LimitError> {
-        self.events.iter().try_for_each(|event| event.encode_into(stream, encoded))
+        self.events.iter().try_for_each(|event| event.encode_into(stream, encoded))?;
+        let mut marks = self.marks.iter();
+        marks.try_for_each(|(cursor, next)| encoded.push_mark(cursor, MarkChange::Advance(*next)))
     }
 }
 
 impl<const N: usize> From<[NewEvent; N]> for Batch {
     fn from(events: [NewEvent; N]) -> Self {
-        Batch { events: events.into() }
+        Batch { events: events.into(), marks: Vec::new() }
     }
 }
 
 impl From<Vec<NewEvent>> for Batch {
     fn from(events: Vec<NewEvent>) -> Self {
-        Batch { events }
+        Batch { events, marks: Vec::new() }
     }
 }
 
 impl FromIterator<NewEvent> for Batch {
     fn from_iter<I: IntoIterator<Item = NewEvent>>(events: I) -> Self {
-        Batch { events: events.into_iter().collect() }
+        Batch { events: events.into_iter().collect(), marks: Vec::new() }
     }
 }
 
@@ -245,7 +265,7 @@ impl Extend<NewEvent> for Batch {
 }
 
 /// Events of any number of streams, in one order, that become durable together or not at all; and
-/// seals on streams between them.
+/// seals on streams and marks of consumers between them.
 ///
 /// Events are encoded as they are added, so the batch holds no copy of what was given to it.
 #[derive(Debug, Clone, Default)]
@@ -281,7 +301,17 @@ impl MixedBatch {
         self.encoded.push_unseal(stream.as_ref())
     }
 
-    /// Number of events, and of seals put on or taken off. Each has a placement.
+    /// Adds a mark: this becomes of the cursor, if none of the events before it in the batch is refused, of
+    /// whatever streams they are. See [`Batch::mark`]. On an error the batch is as it was.
+    pub fn push_mark(
+        &mut self,
+        cursor: impl AsRef<[u8]>,
+        change: MarkChange,
+    ) -> Result<(), LimitError> {
+        self.encoded.push_mark(cursor.as_ref(), change)
+    }
+
+    /// Number of events, of seals put on or taken off, and of marks. Each has a placement.
     pub fn len(&self) -> usize {
         self.encoded.count() as usize
     }
@@ -327,7 +357,7 @@ pub struct Receipt {
     pub placements: Vec<Placement>,
 }
 
-/// What the order made of an event, or of a seal.
+/// What the order made of an event, of a seal, or of a mark.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Placement {
@@ -364,6 +394,11 @@ pub enum Placement {
     },
     /// The stream is not sealed. The answer to [`MixedBatch::push_unseal`].
     Unsealed,
+    /// The mark counts. The answer to [`Batch::mark`] and [`MixedBatch::push_mark`].
+    Marked {
+        /// Where the cursor is now: where the mark took it, or beyond; nowhere if it was taken away.
+        at: Option<u64>,
+    },
     /// It is durable, but the store was closed, or its engine stopped, before it was ordered. The
     /// next opening orders it.
     Undecided,
@@ -374,7 +409,8 @@ pub enum Placement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// It is tied to the event before it, which was refused. See [`NewEvent::with_previous`].
+    /// It is tied to the event before it, which was refused. See [`NewEvent::with_previous`]. Of a mark: an
+    /// event before it in its batch was refused. See [`Batch::mark`].
     Previous,
     /// Its stream is sealed. See [`MixedBatch::push_seal`].
     Sealed,
@@ -391,6 +427,13 @@ pub enum Rejection {
         /// How many parents are not delivered.
         missing: u32,
     },
+    /// Of a mark: it names a sequence beyond the events that are delivered before it in the log.
+    Undelivered {
+        /// How many these are.
+        delivered: u64,
+    },
+    /// Of a mark: it would make one cursor more than [`Cursor::COUNT_MAX`].
+    Cursors,
 }
 
 impl fmt::Display for Rejection {
@@ -400,6 +443,10 @@ impl fmt::Display for Rejection {
             Rejection::Sealed => f.write_str("the stream is sealed"),
             Rejection::Local { next } => write!(f, "the next event of the stream is number {next}"),
             Rejection::Tips => f.write_str("the stream has other tips"),
+            Rejection::Undelivered { delivered } => {
+                write!(f, "the mark is beyond the {delivered} events that are delivered before it")
+            }
+            Rejection::Cursors => write!(f, "there are {} cursors already", Cursor::COUNT_MAX),
             Rejection::Parents { missing: 1 } => f.write_str("a parent is missing"),
             Rejection::Parents { missing } => write!(f, "{missing} parents are missing"),
         }

@@ -137,7 +137,9 @@
 //!
 //! * [`Store::read`]: by global sequence; [`Store::stream`]: by local sequence, found by a skip
 //!   list;
-//! * [`Store::subscribe`]: from a sequence on, for ever, blocking;
+//! * [`Store::subscribe`], [`Store::subscribe_stream`], [`Store::subscribe_streams`] and
+//!   [`Store::subscribe_prefix`]: from somewhere on, for ever, blocking;
+//! * [`Store::wait_for`]: blocks until something can be read;
 //! * [`Store::get`]: one delivered event by its id;
 //! * [`Store::held`] and [`Store::why_held`]: what is not delivered, and why.
 //!
@@ -150,6 +152,35 @@
 //! a store that another process writes. [`verify_backup`] compares every byte of the copy with its
 //! manifest, and so does [`restore()`], which makes a store of it.
 //!
+//! # How to consume
+//!
+//! A [`Subscription`] follows what is delivered, from a sequence, from a [`Cursor`], or from
+//! [`Start::Now`]. A cursor is a named mark of how far a consumer has come. A mark may be in a batch of
+//! events ([`Batch::mark`]), and then counts only with all of them: a consumer that appends what it makes of
+//! what it reads acts exactly once, however often it is killed.
+//!
+//! ```
+//! use thalweg::{Batch, Event, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let store = Store::open(dir.path().join("data"))?;
+//! # store.appender("orders")?.append("two apples")?.wait()?;
+//! let cursor = store.cursor("invoices")?;
+//! let mut orders = store.subscribe_stream("orders", &cursor)?;
+//! let invoices = store.appender("invoices")?;
+//!
+//! let order = orders.next().expect("blocks until there is one")?;
+//! let invoice = Event::new([b"to pay: ", order.payload()].concat());
+//! let batch = Batch::from([invoice]).mark("invoices", orders.next_sequence());
+//! let receipt = invoices.submit(batch)?.wait()?; // both are durable now
+//!
+//! store.wait_for(&receipt)?; // and can be seen
+//! assert_eq!(cursor.at(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What is promised
 //!
 //! * **Durable**: a completed append survives power loss ([`Durability::Sync`], the default).
@@ -158,6 +189,8 @@
 //!   order.
 //! * **Conditional**: an event with a condition is delivered if it holds at the event's place in
 //!   the log, and is rejected otherwise, for ever. It is never held.
+//! * **Consumers**: a mark counts with all events of its batch or not at all; cursors go up, and are where
+//!   their newest durable mark says; a subscriber sees each event of its part once, in order.
 //! * **Causal**: an event is delivered after all its parents, once, whatever the order of arrival.
 //! * **Stable**: sequences are dense from 0 and never change, across crashes and power loss. The
 //!   order is a pure function of the log: only the log has to be durable, and everything else can
@@ -183,7 +216,8 @@
 //!
 //! # Limits
 //!
-//! A stream name takes 1 to 255 bytes, an id 1 to 64, a payload up to 32 MiB, a batch up to 64 MiB.
+//! A stream name takes 1 to 255 bytes, as does the name of a cursor, an id 1 to 64, a payload up to 32
+//! MiB, a batch up to 64 MiB. A store has up to [4096](Cursor::COUNT_MAX) cursors.
 //! One process writes a store; others may open it with [`Options::open_read_only`]. All known ids,
 //! streams and held events are kept in memory: about 30 bytes for a delivered event, 320 for a
 //! stream, 120 for a held event.
@@ -201,6 +235,8 @@
 struct Readme;
 
 mod backup;
+mod barrier;
+mod cursors;
 mod derived;
 mod discovery;
 mod error;
@@ -222,20 +258,23 @@ pub use backup::{
     BackupCheck, BackupError, BackupInfo, BackupOptions, BackupProgress, BackupReport, backup,
     backup_on, restore, restore_on, verify_backup, verify_backup_on,
 };
+pub use barrier::Barrier;
+pub use cursors::{Cursor, CursorInfo};
 pub use discovery::{Discovery, DiscoveryProgress, DiscoveryReport};
 pub use error::{
-    AppendFailure, BatchRefused, Cause, CloseError, FlushError, LogOpenError, MixedBatchRefused,
-    OpenError, Outcome, ReadError, Refusal, SealError, SubmitError,
+    AppendFailure, BatchRefused, Cause, CloseError, CursorError, FlushError, LogOpenError,
+    MixedBatchRefused, OpenError, Outcome, ReadError, Refusal, SealError, SubmitError,
 };
 pub use event::{
     Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt, Rejection,
 };
 pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
-pub use pipeline::subscriber::{Read, StreamView, Subscription};
+pub use pipeline::subscriber::{Read, StreamView};
+pub use pipeline::subscription::{Start, Subscription};
 pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, rebuild};
 pub use store::{Stats, Store};
-pub use thalweg_wal::{Damage, LimitError, storage};
+pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};
 pub use verify::{Problem, VerifyProgress, VerifyReport, verify, verify_on};

@@ -16,6 +16,7 @@ use crate::derived::run::{Extent, Run};
 use crate::error::{LogOpenError, OpenError};
 use crate::event::Ack;
 use crate::options::{OnDamage, Options};
+use crate::order::cursors::Cursors;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::known::Table;
 use crate::order::partition::Partition;
@@ -160,6 +161,7 @@ pub(crate) fn tag_of(store_id: &[u8; 16]) -> u32 {
 /// The machine and its files at some position of the log.
 pub(crate) struct State {
     pub(crate) partitions: Vec<Partition>,
+    pub(crate) cursors: Cursors,
     pub(crate) order: ChunkWriter,
     pub(crate) tips: ChunkWriter,
     /// Oldest first.
@@ -184,6 +186,7 @@ impl State {
         };
         Ok(State {
             partitions: (0..PARTITION_COUNT).map(|_| Partition::new(keys, tag)).collect(),
+            cursors: Cursors::default(),
             order: open(ORDER)?,
             tips: open(TIPS)?,
             runs: Vec::new(),
@@ -238,6 +241,7 @@ pub(crate) fn restore(
         .collect();
     Ok(Some(State {
         partitions,
+        cursors: Cursors::new(checkpoint.cursors.clone()),
         order,
         tips,
         runs,
@@ -309,6 +313,7 @@ fn start(
         log_end,
         ordered: state.ordered,
         delivered: state.frontier.global,
+        cursors: state.cursors.at().clone(),
         timings: options.timings,
         wait_for_room: options.wait_for_room,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
@@ -429,6 +434,7 @@ fn start_threads(
     let orderer = Orderer {
         core: Arc::clone(core),
         partitions: state.partitions,
+        cursors: state.cursors,
         pool,
         scanned,
         calls,

@@ -15,6 +15,11 @@
 //!    become ready, always the ready one with the smallest position first;
 //! 4. otherwise it is *held*.
 //!
+//! *Marks* say how far consumers have come, as a global sequence under the name of a *cursor*. They change
+//! nothing in the order; the order says whether they count. A mark is rejected if an event before it in its
+//! batch is refused, or if it names a sequence that is not reached at its place in the log. Otherwise it
+//! takes its cursor up, never down, but for a *reset*, which takes it to where it says, and a removal.
+//!
 //! Between the events stand the records that *seal* a stream and take the seal off. Nothing is
 //! delivered to a sealed stream, since what it holds waits for events that would have to arrive.
 //!
@@ -27,6 +32,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
+use thalweg_wal::MarkChange;
+
+use crate::cursors::Cursor;
 use crate::event::Rejection;
 
 /// A record of the log, as the machine sees it.
@@ -38,6 +46,19 @@ pub enum SerialRecord {
     Seal(Vec<u8>),
     /// Takes the seal off the stream with this name.
     Unseal(Vec<u8>),
+    /// A mark.
+    Mark(SerialMark),
+}
+
+/// A mark, as the machine sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SerialMark {
+    /// Name of the cursor.
+    pub cursor: Vec<u8>,
+    /// What becomes of it.
+    pub change: MarkChange,
+    /// How many bytes of its batch are before it.
+    pub reach: u64,
 }
 
 /// An event, as the machine sees it.
@@ -78,6 +99,8 @@ pub enum Arrival {
     Sealed(u64),
     /// The stream is not sealed now.
     Unsealed,
+    /// The mark counts: the cursor is here now, if it is there.
+    Marked(Option<u64>),
 }
 
 /// One delivery. Its index in [`SerialMachine::order`] is its global sequence.
@@ -101,8 +124,12 @@ pub struct SerialMachine {
     streams: HashMap<Vec<u8>, Stream>,
     /// All deliveries, in global order.
     pub order: Vec<Delivery>,
+    /// All cursors, with the sequences that they are at.
+    pub cursors: BTreeMap<Vec<u8>, u64>,
     /// End and stream of the record before, if that was refused.
     refused: Option<(u64, Vec<u8>)>,
+    /// Position of the newest event that was refused.
+    newest_refused: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +157,10 @@ struct Known {
 impl SerialMachine {
     /// Takes the next record of the log, which stands at `place`, from its position to its end.
     pub fn arrive(&mut self, place: Range<u64>, record: SerialRecord) -> Arrival {
+        let record = match record {
+            SerialRecord::Mark(mark) => return self.arrive_mark(place.start, mark),
+            record => record,
+        };
         let name = record.stream().to_vec();
         let stream = self.streams.entry(name.clone()).or_default();
         let after_refused = self.refused.take() == Some((place.start, name.clone()));
@@ -143,10 +174,37 @@ impl SerialMachine {
                 stream.sealed = false;
                 Arrival::Unsealed
             }
+            SerialRecord::Mark(_) => unreachable!("dealt with above"),
         };
         let refused = matches!(arrival, Arrival::Rejected(_) | Arrival::Conflict);
+        if refused {
+            self.newest_refused = Some(place.start);
+        }
         self.refused = refused.then_some((place.end, name));
         arrival
+    }
+
+    fn arrive_mark(&mut self, position: u64, mark: SerialMark) -> Arrival {
+        let (delivered, at) = (self.order.len() as u64, self.cursors.get(&mark.cursor).copied());
+        let next = match mark.change {
+            MarkChange::Advance(next) => Some(next.max(at.unwrap_or(0))),
+            MarkChange::Reset(next) => Some(next),
+            MarkChange::Remove => None,
+        };
+        if self.newest_refused.is_some_and(|refused| refused + mark.reach >= position) {
+            return Arrival::Rejected(Rejection::Previous);
+        }
+        if next.is_some_and(|next| next > delivered) {
+            return Arrival::Rejected(Rejection::Undelivered { delivered });
+        }
+        if next.is_some() && at.is_none() && self.cursors.len() == Cursor::COUNT_MAX {
+            return Arrival::Rejected(Rejection::Cursors);
+        }
+        match next {
+            Some(next) => self.cursors.insert(mark.cursor, next),
+            None => self.cursors.remove(&mark.cursor),
+        };
+        Arrival::Marked(next)
     }
 
     fn arrive_event(&mut self, position: u64, event: SerialEvent, after_refused: bool) -> Arrival {
@@ -218,11 +276,12 @@ impl SerialMachine {
 }
 
 impl SerialRecord {
-    /// Name of the stream that the record is about.
+    /// Name of the stream, or of the cursor, that the record is about.
     pub fn stream(&self) -> &[u8] {
         match self {
             SerialRecord::Event(event) => &event.stream,
             SerialRecord::Seal(stream) | SerialRecord::Unseal(stream) => stream,
+            SerialRecord::Mark(mark) => &mark.cursor,
         }
     }
 }

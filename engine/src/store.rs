@@ -9,9 +9,11 @@ use thalweg_wal::storage::Storage;
 use thalweg_wal::{EncodedBatch, WriteLock};
 
 use crate::backup::{self, BackupError, BackupOptions, BackupProgress, BackupReport};
+use crate::barrier::Barrier;
+use crate::cursors::{self, Cursor, CursorInfo};
 use crate::discovery::Discovery;
 use crate::error::{
-    Cause, CloseError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
+    Cause, CloseError, CursorError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
 };
 use crate::event::{Ack, Event, MixedBatch, Placement};
 use crate::options::{AppenderOptions, Options};
@@ -20,7 +22,8 @@ use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::lane::{Inlet, Lane, Passage};
 use crate::pipeline::orderer::{Call, OrdererHandle};
-use crate::pipeline::subscriber::{Cursor, Read, StreamView, Subscription};
+use crate::pipeline::subscriber::{Read, Reader, StreamView};
+use crate::pipeline::subscription::{Start, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion, now};
@@ -246,6 +249,30 @@ impl Store {
         }
     }
 
+    /// Blocks until readers can see it: what a receipt is of, an event, or all below a position or up to a
+    /// sequence. See [`Barrier`].
+    ///
+    /// # Errors
+    ///
+    /// The store was closed meanwhile, or its engine has stopped; or, for an event, what has its key cannot be
+    /// read.
+    pub fn wait_for<'a>(&self, barrier: impl Into<Barrier<'a>>) -> Result<(), ReadError> {
+        barrier.into().wait(self.core(), None).map(drop)
+    }
+
+    /// As [`Store::wait_for`], for at most `timeout`; tells whether it can be seen.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::wait_for`].
+    pub fn wait_for_timeout<'a>(
+        &self,
+        barrier: impl Into<Barrier<'a>>,
+        timeout: Duration,
+    ) -> Result<bool, ReadError> {
+        barrier.into().wait(self.core(), Some(deadline_in(timeout)))
+    }
+
     /// The discovery of what was not ordered yet when the store was opened: after a crash, or an import
     /// that was cut short. The store serves meanwhile; this tells how far it is, and waits for it. Done at
     /// once for a store that was closed.
@@ -281,16 +308,97 @@ impl Store {
         stream: impl AsRef<[u8]>,
         id: impl AsRef<[u8]>,
     ) -> Result<Option<Event>, ReadError> {
-        Cursor::new(self.core()).find(stream.as_ref(), id.as_ref())
+        Reader::new(self.core()).find(stream.as_ref(), id.as_ref())
     }
 
-    /// Follows the global order from sequence `from` on, for ever.
+    /// Number of delivered events: the global sequence of the next. Nothing at or behind it has been seen by
+    /// anybody, whatever is under way; so who takes it, and reads or subscribes from there later, misses nothing
+    /// that was delivered in between. Never blocks.
+    pub fn delivered(&self) -> u64 {
+        self.core().delivered.get()
+    }
+
+    /// Follows the global order from somewhere on, for ever: from a global sequence, as a number, from where a
+    /// [`Cursor`] is, or from [`Start::Now`].
     ///
     /// # Errors
     ///
     /// None now; the subscription reports its own.
-    pub fn subscribe(&self, from: u64) -> Result<Subscription, ReadError> {
-        Ok(Subscription::new(self.core(), from))
+    pub fn subscribe(&self, from: impl Into<Start>) -> Result<Subscription, ReadError> {
+        Ok(Subscription::to_all(self.core(), from.into()))
+    }
+
+    /// As [`Store::subscribe`], for events of the stream `name` only, which need not exist yet. What is there
+    /// is found by the stream's own links, however much lies between; and who waits sleeps while events of other
+    /// streams are delivered, but for few streams.
+    ///
+    /// # Errors
+    ///
+    /// None now; the subscription reports its own.
+    pub fn subscribe_stream(
+        &self,
+        name: impl AsRef<[u8]>,
+        from: impl Into<Start>,
+    ) -> Result<Subscription, ReadError> {
+        Ok(Subscription::to_stream(self.core(), name.as_ref(), from.into()))
+    }
+
+    /// As [`Store::subscribe_stream`], from the local sequence `local` on.
+    ///
+    /// # Errors
+    ///
+    /// None now; the subscription reports its own.
+    pub fn subscribe_stream_at(
+        &self,
+        name: impl AsRef<[u8]>,
+        local: u64,
+    ) -> Result<Subscription, ReadError> {
+        Ok(Subscription::to_stream_at(self.core(), name.as_ref(), local))
+    }
+
+    /// As [`Store::subscribe`], for events of these streams only, in global order. Looks at every event of the
+    /// store: it costs reading all of them, and who waits wakes with every window that is delivered.
+    ///
+    /// # Errors
+    ///
+    /// None now; the subscription reports its own.
+    pub fn subscribe_streams<N: Into<Vec<u8>>>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+        from: impl Into<Start>,
+    ) -> Result<Subscription, ReadError> {
+        let names = names.into_iter().map(Into::into).collect();
+        Ok(Subscription::to_streams(self.core(), names, from.into()))
+    }
+
+    /// As [`Store::subscribe_streams`], for the streams whose names begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// None now; the subscription reports its own.
+    pub fn subscribe_prefix(
+        &self,
+        prefix: impl AsRef<[u8]>,
+        from: impl Into<Start>,
+    ) -> Result<Subscription, ReadError> {
+        Ok(Subscription::to_prefix(self.core(), prefix.as_ref(), from.into()))
+    }
+
+    /// The cursor `name` of a consumer, a name of 1 to 255 bytes. It need not be there yet: its first commit
+    /// makes it. Blocks until everything is ordered that is durable now, since that may have marks of the cursor:
+    /// after a crash that is the [discovery](Store::discovery), otherwise a moment.
+    ///
+    /// # Errors
+    ///
+    /// The name is empty or too long, or the store was closed, or its engine has stopped, meanwhile.
+    pub fn cursor(&self, name: impl AsRef<[u8]>) -> Result<Cursor, CursorError> {
+        let (durable, ordered) = &self.inner.unrelated;
+        Cursor::new(self.core(), name.as_ref(), durable, ordered)
+    }
+
+    /// All cursors, sorted by name, as far as the log is ordered now. Never blocks.
+    pub fn cursors(&self) -> Vec<CursorInfo> {
+        cursors::list(self.core())
     }
 
     /// All held events, in the order of the log, with the parents that they wait for.

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{Damage, LogReader, Record, RecordKind, name};
+use thalweg_wal::{Damage, LogReader, Mark, Record, RecordKind, name};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::derived::checkpoint::Checkpoint;
@@ -27,7 +27,7 @@ use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
 use crate::order::partition::KnownAs;
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
-use crate::reference::{Arrival, SerialEvent, SerialMachine, SerialRecord};
+use crate::reference::{Arrival, SerialEvent, SerialMachine, SerialMark, SerialRecord};
 use crate::sync::Arc;
 
 /// Most problems that a report lists; the rest is only counted.
@@ -72,7 +72,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Records in the log: events, and seals put on or taken off.
+    /// Records in the log: events, seals put on or taken off, and marks.
     pub records: u64,
     /// Events that are delivered.
     pub delivered: u64,
@@ -192,7 +192,8 @@ pub fn verify_on(
             let place = record.position()..record.position() + record.len();
             match machine.arrive(place, serial_record(&record, &log.store_id)) {
                 Arrival::Delivered | Arrival::Held(_) => {}
-                Arrival::Sealed(_) | Arrival::Unsealed => {}
+                Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {}
+                Arrival::Rejected(_) if record.kind() == RecordKind::Mark => {}
                 Arrival::Duplicate => report.duplicates += 1,
                 Arrival::Conflict => report.conflicts += 1,
                 Arrival::Rejected(_) => report.rejected += 1,
@@ -246,6 +247,7 @@ pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialR
         RecordKind::Event => {}
         RecordKind::Seal => return SerialRecord::Seal(stream),
         RecordKind::Unseal => return SerialRecord::Unseal(stream),
+        RecordKind::Mark => return serial_mark(record),
     }
     let parents = record.parents().map(<[u8]>::to_vec).collect();
     SerialRecord::Event(SerialEvent {
@@ -258,6 +260,12 @@ pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialR
         with_previous: record.is_with_previous(),
         payload: xxh3_128(record.payload()).to_le_bytes().to_vec(),
     })
+}
+
+fn serial_mark(record: &Record<'_>) -> SerialRecord {
+    let Mark { cursor, change, depends_from } = record.mark().expect("its kind says so");
+    let reach = record.position() - depends_from;
+    SerialRecord::Mark(SerialMark { cursor: cursor.to_vec(), change, reach })
 }
 
 /// The derived files, opened for comparison.
@@ -323,6 +331,7 @@ impl Derived {
             let counted = self.checkpoint.frontier.global;
             self.problem(report, format!("it counts {counted} delivered events, not {delivered}"));
         }
+        self.compare_cursors(machine, report);
         let mut compare = || -> Result<(), Fault> {
             self.state.runs.iter().try_for_each(verify_run)?;
             self.compare_known(machine, report)?;
@@ -385,6 +394,17 @@ impl Derived {
             );
         }
         Ok(())
+    }
+
+    fn compare_cursors(&self, machine: &SerialMachine, report: &mut VerifyReport) {
+        let (found, should) = (&self.checkpoint.cursors, &machine.cursors);
+        for name in found.keys().chain(should.keys().filter(|name| !found.contains_key(*name))) {
+            if found.get(name) != should.get(name) {
+                let (found, should) = (found.get(name), should.get(name));
+                let name = name.escape_ascii();
+                self.problem(report, format!("cursor {name} is at {found:?}, not at {should:?}"));
+            }
+        }
     }
 
     fn compare_streams(

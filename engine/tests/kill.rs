@@ -309,7 +309,9 @@ fn check_placement(position: u64, placement: &str, expected: &Expected) {
         Arrival::Duplicate => String::from("duplicate"),
         Arrival::Conflict => String::from("conflict"),
         Arrival::Rejected(reason) => rejected(reason),
-        Arrival::Sealed(_) | Arrival::Unsealed => panic!("the children seal nothing"),
+        Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {
+            panic!("the children seal and mark nothing")
+        }
         Arrival::Delivered => {
             let global = expected.order.iter().position(|delivery| delivery.position == position);
             let global = global.expect("a delivered event is in the order");

@@ -162,7 +162,7 @@ fn a_subscription_begins_where_it_is_told() {
     for from in [0, 4, 9] {
         let mut subscription = store.subscribe(from).expect("subscribes");
         for global in from..10 {
-            assert_eq!(subscription.position(), global);
+            assert_eq!(subscription.next_sequence(), global);
             let event = subscription.next().expect("goes on").expect("reads");
             assert_eq!(event.global(), global);
         }
@@ -171,7 +171,7 @@ fn a_subscription_begins_where_it_is_told() {
         assert!(subscription.next_timeout(Duration::from_millis(20)).expect("waits").is_none());
         assert!(begun.elapsed() >= Duration::from_millis(20));
         assert!(subscription.next_timeout(Duration::ZERO).expect("asks").is_none());
-        assert_eq!(subscription.position(), 10);
+        assert_eq!(subscription.next_sequence(), 10);
     }
     // One that begins beyond the end sees nothing before its number.
     let mut beyond = store.subscribe(13).expect("subscribes");

@@ -6,9 +6,9 @@ use std::fmt;
 use crate::format::{
     BATCH_LEN_MAX, FLAG_CHAINED, FLAG_IF_LOCAL, FLAG_IF_TIPS, FLAG_REQUIRE_PARENTS,
     FLAG_WITH_PREVIOUS, ID_LEN_MAX, PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, RecordFields, RecordLayout,
-    STREAM_LEN_MAX, encode_record, encoded_record_len,
+    STREAM_LEN_MAX, encode_mark, encode_record, encoded_record_len,
 };
-use crate::record::RecordKind;
+use crate::record::{MarkChange, RecordKind};
 
 /// Where an event hangs in its stream.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +50,11 @@ pub enum LimitError {
         /// Bytes in the name.
         len: usize,
     },
+    /// The name of a cursor is empty or longer than [`STREAM_LEN_MAX`] bytes.
+    Cursor {
+        /// Bytes in the name.
+        len: usize,
+    },
     /// The id is empty or longer than [`ID_LEN_MAX`] bytes.
     Id {
         /// Bytes in the id.
@@ -81,11 +86,16 @@ pub enum LimitError {
     },
 }
 
+const _: () = assert!(BATCH_LEN_MAX <= u32::MAX as usize);
+
 impl fmt::Display for LimitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LimitError::Stream { len } => {
                 write!(f, "a stream name takes 1 to {STREAM_LEN_MAX} bytes, this one has {len}")
+            }
+            LimitError::Cursor { len } => {
+                write!(f, "a cursor's name takes 1 to {STREAM_LEN_MAX} bytes, this one has {len}")
             }
             LimitError::Id { len } => {
                 write!(f, "an event id takes 1 to {ID_LEN_MAX} bytes, this one has {len}")
@@ -147,6 +157,25 @@ impl EncodedBatch {
         self.push_control(RecordKind::Unseal, stream)
     }
 
+    /// Adds a mark: what becomes of the cursor with this name, if none of the events before it in the batch
+    /// is refused. On an error the batch is as it was.
+    pub fn push_mark(&mut self, cursor: &[u8], change: MarkChange) -> Result<(), LimitError> {
+        if check_stream(cursor).is_err() {
+            return Err(LimitError::Cursor { len: cursor.len() });
+        }
+        // A batch is shorter than 2^32 bytes.
+        let payload = encode_mark(change, self.bytes.len() as u32);
+        self.push_record(&RecordFields {
+            kind: RecordKind::Mark,
+            stream: cursor,
+            id: &[],
+            if_local: None,
+            parents: &[],
+            flags: 0,
+            payload: &payload,
+        })
+    }
+
     fn push_control(&mut self, kind: RecordKind, stream: &[u8]) -> Result<(), LimitError> {
         check_stream(stream)?;
         let fields = RecordFields {
@@ -199,11 +228,15 @@ impl EncodedBatch {
         let mut governed = HashSet::new();
         records.filter_map(move |record| {
             let stream = RecordLayout::stream(record);
-            if RecordLayout::kind(record) != RecordKind::Event {
-                governed.insert(stream);
-                return None;
+            match RecordLayout::kind(record) {
+                RecordKind::Event => (!governed.contains(&stream)).then_some(stream),
+                RecordKind::Seal | RecordKind::Unseal => {
+                    governed.insert(stream);
+                    None
+                }
+                // A cursor may have the name of a stream.
+                RecordKind::Mark => None,
             }
-            (!governed.contains(&stream)).then_some(stream)
         })
     }
 
@@ -214,7 +247,7 @@ impl EncodedBatch {
             && RecordLayout::stream(last) == stream
     }
 
-    /// Number of records: events, and seals put on or taken off.
+    /// Number of records: events, seals put on or taken off, and marks.
     pub fn count(&self) -> u32 {
         self.count
     }

@@ -8,7 +8,7 @@
 //! run of zeros is never a valid header of any kind: that is what lets recovery read untouched,
 //! zero-filled space as "nothing was written here".
 
-use crate::record::{Parents, Record, RecordKind};
+use crate::record::{MarkChange, Parents, Record, RecordKind};
 
 /// Every header, frame and record starts on a multiple of this many bytes.
 pub const ALIGN: u64 = 8;
@@ -38,6 +38,7 @@ const RECORD_MAGIC: u8 = 0xE7;
 const RECORD_KIND_EVENT: u8 = 1;
 const RECORD_KIND_SEAL: u8 = 2;
 const RECORD_KIND_UNSEAL: u8 = 3;
+const RECORD_KIND_MARK: u8 = 4;
 
 /// Flag: the event has no listed parents; it is chained on the stream's tips.
 pub(crate) const FLAG_CHAINED: u8 = 1 << 0;
@@ -52,6 +53,12 @@ pub(crate) const FLAG_IF_LOCAL: u8 = 1 << 3;
 pub(crate) const FLAG_WITH_PREVIOUS: u8 = 1 << 4;
 const FLAGS_KNOWN: u8 =
     FLAG_CHAINED | FLAG_REQUIRE_PARENTS | FLAG_IF_TIPS | FLAG_IF_LOCAL | FLAG_WITH_PREVIOUS;
+
+/// Bytes that a mark has as payload: a sequence, the bytes of its batch before it, and what it does.
+pub(crate) const MARK_LEN: usize = 16;
+const MARK_ADVANCE: u32 = 1;
+const MARK_RESET: u32 = 2;
+const MARK_REMOVE: u32 = 3;
 
 /// Bytes of the place that an event with [`FLAG_IF_LOCAL`] names.
 const IF_LOCAL_LEN: usize = 8;
@@ -362,6 +369,7 @@ pub(crate) fn encode_record(fields: &RecordFields<'_>, out: &mut Vec<u8>) {
         RecordKind::Event => RECORD_KIND_EVENT,
         RecordKind::Seal => RECORD_KIND_SEAL,
         RecordKind::Unseal => RECORD_KIND_UNSEAL,
+        RecordKind::Mark => RECORD_KIND_MARK,
     };
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&[RECORD_MAGIC, kind, fields.flags, 0]);
@@ -404,9 +412,28 @@ fn is_known(bytes: &[u8]) -> bool {
         let both = FLAG_CHAINED | FLAG_IF_TIPS;
         return flags & !FLAGS_KNOWN == 0 && flags & both != both && lists_parents(bytes);
     }
-    // A control record has a stream and nothing else.
-    let rest = u32_at(bytes, 8) | u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(bytes[21]);
-    matches!(kind, RECORD_KIND_SEAL | RECORD_KIND_UNSEAL) && flags == 0 && rest == 0
+    // A control record has no flags, no id and no lineage; only a mark has a payload.
+    let rest = u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(bytes[21] | flags);
+    rest == 0
+        && match kind {
+            RECORD_KIND_SEAL | RECORD_KIND_UNSEAL => u32_at(bytes, 8) == 0,
+            RECORD_KIND_MARK => RecordLayout::mark(bytes).is_some(),
+            _ => false,
+        }
+}
+
+/// The payload of a mark. `reach` is the number of bytes of its batch before it.
+pub(crate) fn encode_mark(change: MarkChange, reach: u32) -> [u8; MARK_LEN] {
+    let (what, next) = match change {
+        MarkChange::Advance(next) => (MARK_ADVANCE, next),
+        MarkChange::Reset(next) => (MARK_RESET, next),
+        MarkChange::Remove => (MARK_REMOVE, 0),
+    };
+    let mut payload = [0; MARK_LEN];
+    payload[..8].copy_from_slice(&next.to_le_bytes());
+    payload[8..12].copy_from_slice(&reach.to_le_bytes());
+    payload[12..].copy_from_slice(&what.to_le_bytes());
+    payload
 }
 
 /// Whether the event in `bytes`, whose lengths fit, has the place that its flags say, and behind it a
@@ -549,6 +576,7 @@ impl RecordLayout {
         match bytes[5] {
             RECORD_KIND_SEAL => RecordKind::Seal,
             RECORD_KIND_UNSEAL => RecordKind::Unseal,
+            RECORD_KIND_MARK => RecordKind::Mark,
             _ => RecordKind::Event,
         }
     }
@@ -594,6 +622,20 @@ impl RecordLayout {
     #[inline]
     pub(crate) fn parents(bytes: &[u8]) -> Parents<'_> {
         Parents::new(Self::lineage(bytes).1, u32_at(bytes, 16))
+    }
+
+    /// What a mark does to its cursor, and how many bytes of its batch are before it. Nothing if this is not
+    /// the payload of a mark.
+    #[inline]
+    pub(crate) fn mark(bytes: &[u8]) -> Option<(MarkChange, u32)> {
+        let payload: &[u8; MARK_LEN] = Self::payload(bytes).try_into().ok()?;
+        let change = match (u32_at(payload, 12), u64_at(payload, 0)) {
+            (MARK_ADVANCE, next) => MarkChange::Advance(next),
+            (MARK_RESET, next) => MarkChange::Reset(next),
+            (MARK_REMOVE, 0) => MarkChange::Remove,
+            _ => return None,
+        };
+        Some((change, u32_at(payload, 8)))
     }
 
     #[inline]

@@ -35,6 +35,6 @@ pub use log::{
     Appended, LogOptions, LogReader, LogWriter, OpenedLog, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, Spare,
     SpareRequest, WriteLock,
 };
-pub use record::{Parents, Record, RecordKind};
+pub use record::{Mark, MarkChange, Parents, Record, RecordKind};
 pub use recover::{TailHint, TailReport, store_id};
 pub use segment::{Damage, Segment, Walk};

@@ -15,6 +15,31 @@ pub enum RecordKind {
     Seal,
     /// From here on, the stream takes events again. Has a stream and no other field.
     Unseal,
+    /// How far a consumer has come; see [`Record::mark`]. Belongs to no stream.
+    Mark,
+}
+
+/// A mark: where a consumer's cursor is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark<'a> {
+    /// Name of the cursor, 1 to 255 bytes.
+    pub cursor: &'a [u8],
+    /// What becomes of the cursor.
+    pub change: MarkChange,
+    /// The mark counts only if no record of its batch from this position on is refused. Its own position
+    /// if it is the first of its batch.
+    pub depends_from: u64,
+}
+
+/// What a mark does to its cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MarkChange {
+    /// Takes it up to this sequence; if it is there or beyond, it stays.
+    Advance(u64),
+    /// Takes it to this sequence, up or down.
+    Reset(u64),
+    /// Takes it away.
+    Remove,
 }
 
 /// One record in the log, borrowed from the segment that holds it.
@@ -52,7 +77,7 @@ impl<'a> Record<'a> {
         RecordLayout::kind(self.bytes)
     }
 
-    /// Name of the stream, 1 to 255 bytes.
+    /// Name of the stream, 1 to 255 bytes; of a mark, the name of its cursor.
     #[inline]
     pub fn stream(&self) -> &'a [u8] {
         RecordLayout::stream(self.bytes)
@@ -101,6 +126,17 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn is_with_previous(&self) -> bool {
         RecordLayout::flags(self.bytes) & FLAG_WITH_PREVIOUS != 0
+    }
+
+    /// What the record says if it is a mark.
+    #[inline]
+    pub fn mark(&self) -> Option<Mark<'a>> {
+        if self.kind() != RecordKind::Mark {
+            return None;
+        }
+        let (change, reach) = RecordLayout::mark(self.bytes)?;
+        let depends_from = self.position.saturating_sub(reach.into());
+        Some(Mark { cursor: self.stream(), change, depends_from })
     }
 
     /// The payload. Its meaning is the user's; the log never looks inside.

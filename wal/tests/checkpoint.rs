@@ -144,8 +144,10 @@ fn the_last_frame_before_the_checkpoint_is_found_however_long_it_is() {
 #[test]
 fn records_of_an_unknown_kind_are_kept_and_reported_but_never_cut() {
     // A later version may write kinds and flags that this one does not know: a kind, flags, tips that
-    // nobody lists, a place that does not fit, seals that have an id and a payload.
-    for (offset, value) in [(5, 9), (6, 0x80), (6, 0x20), (6, 0x05), (6, 0x09), (5, 2), (5, 3)] {
+    // nobody lists, a place that does not fit, seals and a mark that have an id and a payload.
+    for (offset, value) in
+        [(5, 9), (6, 0x80), (6, 0x20), (6, 0x05), (6, 0x09), (5, 2), (5, 3), (5, 4)]
+    {
         let (storage, edges) = store();
         let at = edges[4] as usize + FRAME_HEADER;
         let mut record = bytes_of(&storage, 1)[at..edges[5] as usize].to_vec();

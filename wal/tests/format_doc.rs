@@ -174,7 +174,11 @@ fn kinds_flags_and_the_place_stand_where_the_tables_say() {
         let header = [&[0xE7, number][..], &[0; 14], &[6], &[0; 3], b"stream", &[0; 2]].concat();
         assert_eq!(bytes[4..], header);
     }
-    let kinds = "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal |";
+    let bytes = written(&[Event::new("stream", "1234", "xyzq"), Event::mark("stream", 0x0102)]);
+    let header = [&[0xE7, 4, 0, 0, 16][..], &[0; 11], &[6], &[0; 3], b"stream"].concat();
+    let payload = [&[2, 1][..], &[0; 6], &[40, 0, 0, 0, 1, 0, 0, 0], &[0; 2]].concat();
+    assert_eq!(bytes[4..], [header, payload].concat());
+    let kinds = "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal; 4: a mark |";
     assert!(REFERENCE.contains(kinds));
 }
 

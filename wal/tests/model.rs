@@ -31,10 +31,15 @@ fn id() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let kind =
-        prop_oneof![Just(RecordKind::Event), Just(RecordKind::Seal), Just(RecordKind::Unseal)];
+    let kind = prop_oneof![
+        Just(RecordKind::Event),
+        Just(RecordKind::Seal),
+        Just(RecordKind::Unseal),
+        Just(RecordKind::Mark)
+    ];
     let control = (kind, "[a-z]{1,9}").prop_map(|(kind, stream)| match kind {
         RecordKind::Event => Event::new(&stream, stream.as_str(), "short"),
+        RecordKind::Mark => Event::mark(&stream, stream.len() as u64),
         kind => Event::control(kind, &stream),
     });
     prop_oneof![1 => control, 4 => long_event()]

@@ -7,7 +7,7 @@ use thalweg_wal::format::{
     BATCH_LEN_MAX, ID_LEN_MAX, PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, STREAM_LEN_MAX,
 };
 use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{EncodedBatch, FrameBuf, LimitError, RecordKind};
+use thalweg_wal::{EncodedBatch, FrameBuf, LimitError, MarkChange, RecordKind};
 
 fn plain() -> Event {
     Event::new("stream", "id", "payload")
@@ -47,6 +47,7 @@ fn shapes() -> Vec<Event> {
         },
         Event::control(RecordKind::Seal, "stream"),
         Event::control(RecordKind::Unseal, "another stream"),
+        Event::mark("cursor", u64::MAX),
     ];
     // Every alignment of the end of a record.
     shapes.extend((0..17).map(|len| Event { payload: vec![0xA5; len], ..plain() }));
@@ -174,6 +175,7 @@ fn what_is_over_a_limit_is_refused_by_name() {
             Event { with_previous: true, ..Event::new("another stream", "id", "") },
             LimitError::Previous,
         ),
+        (Event::mark("", 1), LimitError::Cursor { len: 0 }),
         (Event { id: Some(vec![]), ..plain() }, LimitError::Id { len: 0 }),
         (Event { id: Some(id(ID_LEN_MAX + 1)), ..plain() }, LimitError::Id { len: ID_LEN_MAX + 1 }),
         (
@@ -204,13 +206,60 @@ fn what_is_tied_to_the_event_before_it_has_one_in_its_batch() {
     let mut batch = EncodedBatch::new();
     assert_eq!(tied.push_to(&mut batch), Err(LimitError::Previous), "first of its batch");
     batch.push_seal(b"stream").expect("within the limits");
+    batch.push_mark(b"stream", MarkChange::Advance(1)).expect("within the limits");
     assert_eq!(tied.push_to(&mut batch), Err(LimitError::Previous), "a seal is no event");
     plain().push_to(&mut batch).expect("within the limits");
     tied.push_to(&mut batch).expect("after an event of its stream");
     tied.push_to(&mut batch).expect("after one that is tied itself");
     Event::new("other", "id", "").push_to(&mut batch).expect("within the limits");
     assert_eq!(tied.push_to(&mut batch), Err(LimitError::Previous), "after another stream");
-    assert_eq!(batch.count(), 5);
+    assert_eq!(batch.count(), 6);
+}
+
+#[test]
+fn a_mark_says_what_becomes_of_its_cursor_and_what_it_depends_on() {
+    let changes = [MarkChange::Advance(7), MarkChange::Reset(u64::MAX), MarkChange::Remove];
+    let mut batch = batch_of(&[plain()]);
+    for change in changes {
+        batch.push_mark(b"mailer", change).expect("within the limits");
+    }
+    // One that is alone depends on nothing.
+    let mut alone = EncodedBatch::new();
+    alone.push_mark(b"mailer", changes[0]).expect("within the limits");
+    let mut frame = FrameBuf::new();
+    frame.push(&batch_of(&[plain()]));
+    frame.push(&batch);
+    frame.push(&alone);
+    let mut opened = open(&MemoryStorage::new(), None).expect("opens");
+    opened.writer.append(&mut frame).expect("appends");
+    opened.writer.sync().expect("syncs");
+    let segment = &opened.segments[0];
+    let records: Vec<_> =
+        segment.walk(segment.first(), segment.end()).map(|record| record.expect("whole")).collect();
+    assert_eq!(records.len(), 6);
+    for (record, change) in records[2..].iter().zip(changes.into_iter().chain([changes[0]])) {
+        let mark = record.mark().expect("a mark");
+        assert_eq!(
+            (record.kind(), mark.cursor, mark.change),
+            (RecordKind::Mark, &b"mailer"[..], change)
+        );
+        assert!(!record.is_chained() && record.given_id().is_empty());
+        let alone = record.position() == records[5].position();
+        let from = if alone { record } else { &records[1] };
+        assert_eq!(mark.depends_from, from.position());
+    }
+    assert!(records[..2].iter().all(|record| record.mark().is_none()));
+}
+
+#[test]
+fn the_streams_of_a_batch_are_those_of_its_events() {
+    let mut batch = EncodedBatch::new();
+    batch.push_mark(b"a", MarkChange::Advance(1)).expect("within the limits");
+    Event::new("a", "1", "").push_to(&mut batch).expect("within the limits");
+    batch.push_seal(b"b").expect("within the limits");
+    Event::new("b", "2", "").push_to(&mut batch).expect("within the limits");
+    batch.push_mark(b"c", MarkChange::Advance(1)).expect("within the limits");
+    assert_eq!(batch.unsealed_streams().collect::<Vec<_>>(), [b"a"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ const POLL: Duration = Duration::from_millis(50);
 mod append;
 mod backup;
 mod bench;
+mod cursors;
 mod graph;
 mod held;
 mod import;
@@ -36,6 +37,7 @@ pub(crate) enum Command {
     Append(append::Append),
     Read(read::Read),
     Streams(streams::Streams),
+    Cursors(cursors::Cursors),
     Seal(seal::Seal),
     Unseal(seal::Unseal),
     Held(held::Held),
@@ -56,6 +58,7 @@ impl Command {
             Command::Append(command) => command.run(),
             Command::Read(command) => command.run(),
             Command::Streams(command) => command.run(),
+            Command::Cursors(command) => command.run(),
             Command::Seal(command) => command.run(),
             Command::Unseal(command) => command.run(),
             Command::Held(command) => command.run(),

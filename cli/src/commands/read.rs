@@ -36,6 +36,10 @@ const DAMAGE_MAX: u32 = 1000;
 /// opening takes long; order and completeness do not suffer. Nobody is told when the store is
 /// deleted or moved away.
 ///
+/// With --cursor, reading begins where this cursor of a consumer is, and with --commit the cursor is
+/// taken behind the last event that was printed, once all are; that opens the store for writing. If
+/// an event is damaged, the cursor stays.
+///
 /// A damaged event is reported on stderr and passed over, with exit code 1. Where damage hides only
 /// the parents of a chained event, it is printed with `null` for them.
 #[derive(Args)]
@@ -44,7 +48,8 @@ const DAMAGE_MAX: u32 = 1000;
     after_help = "Examples:
   thalweg read orders | thalweg import copy
   thalweg read orders --from 1000000 --limit 10
-  thalweg read orders --stream orders-42 --follow --format table"
+  thalweg read orders --stream orders-42 --follow --format table
+  thalweg read orders --cursor mailer --commit --limit 100"
 )]
 pub(crate) struct Read {
     #[command(flatten)]
@@ -56,6 +61,13 @@ pub(crate) struct Read {
     #[arg(long, value_name = "N", default_value = "0", value_parser = number_argument,
           allow_negative_numbers = true)]
     from: u64,
+    /// Begin where this cursor is; 0 if it is not there
+    #[arg(long, value_name = "NAME", value_parser = name_argument(),
+          conflicts_with_all = ["from", "stream"])]
+    cursor: Option<NameArgument>,
+    /// Take the cursor behind what was printed
+    #[arg(long, requires = "cursor", conflicts_with = "follow")]
+    commit: bool,
     /// Most events to print; without it, all
     #[arg(long, short = 'n', value_name = "N", value_parser = number_argument,
           allow_negative_numbers = true)]
@@ -84,20 +96,40 @@ enum Format {
 impl Read {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let mut watch = Watch::new(&self.store.path);
-        let mut store = self.store.open_to_print()?;
+        let mut store =
+            if self.commit { self.store.open_to_change()? } else { self.store.open_to_print()? };
         let mut printer = Printer::new(self.format, self.limit);
+        let mut next = match &self.cursor {
+            Some(NameArgument(cursor)) => store.cursor(cursor)?.at(),
+            None => self.from,
+        };
         printer.head()?;
-        let mut next = self.from;
         loop {
             let done = self.print_to_end(&store, &mut next, &mut printer)?.is_break();
             printer.out.flush()?;
             if done || !self.follow {
                 let whole = seen_whole(&store);
+                self.commit(store, next, printer.damaged)?;
                 return Ok(if printer.damaged { Exit::Problem } else { whole });
             }
             drop(store);
             store = watch.wait(&self.store.path)?;
         }
+    }
+
+    /// Takes the cursor to `next`, if that was asked for.
+    fn commit(&self, store: Store, next: u64, damaged: bool) -> anyhow::Result<()> {
+        let Some(NameArgument(cursor)) = self.cursor.as_ref().filter(|_| self.commit) else {
+            return Ok(());
+        };
+        if damaged {
+            note(format_args!(
+                "the cursor stays where it is, since not all events could be printed"
+            ));
+        } else {
+            store.cursor(cursor)?.commit(next)?;
+        }
+        Ok(store.close()?)
     }
 
     /// Prints the events from `next` on, and moves it; breaks when the limit is reached.

@@ -1,11 +1,12 @@
 //! The checkpoint: up to which position of the log the derived files reach, and which they are.
 //!
 //! The state of the machine is in the runs; the checkpoint lists them, with the little that is not
-//! worth a run: counts, and the keys of the sealed streams. So it is short, and opening follows the tail of
+//! worth a run: counts, the keys of the sealed streams, and where the cursors of consumers are. So it is short, and opening follows the tail of
 //! the log from there without reading the state. It is written beside the old one and renamed over it,
 //! after everything that it counts is synced. A checkpoint that is missing, damaged, of another version or
 //! of another store costs time: the order is then made again from the start of the log.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use thalweg_wal::storage::{Storage, read_file, remove_if_there, write_all_at};
@@ -16,7 +17,7 @@ use crate::order::partition::PartitionCounts;
 use crate::order::window::Frontier;
 
 const MAGIC: [u8; 8] = *b"THALWEGC";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// No log is as long as this, nor are there as many runs: the runs have three bits of a position for other
 /// things.
 const POSITION_MAX: u64 = 1 << 61;
@@ -41,6 +42,8 @@ pub(crate) struct Checkpoint {
     pub(crate) sealed: Vec<u64>,
     /// Numbers of the runs, oldest first.
     pub(crate) runs: Vec<u64>,
+    /// Cursors, with the sequences that they are at.
+    pub(crate) cursors: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Checkpoint {
@@ -56,10 +59,15 @@ impl Checkpoint {
             let PartitionCounts { streams, held, duplicates, conflicts, rejected } = *counts;
             [streams, held, duplicates, conflicts, rejected]
         });
-        let lens = [self.sealed.len() as u64, self.runs.len() as u64];
+        let lens = [self.sealed.len(), self.runs.len(), self.cursors.len()].map(|len| len as u64);
         let lists = self.sealed.iter().chain(&self.runs).copied();
         for number in head.into_iter().chain(counts).chain(lens).chain(lists) {
             out.extend_from_slice(&number.to_le_bytes());
+        }
+        for (name, at) in &self.cursors {
+            out.extend_from_slice(&at.to_le_bytes());
+            out.push(name.len() as u8);
+            out.extend_from_slice(name);
         }
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -88,11 +96,25 @@ impl Checkpoint {
             Some(PartitionCounts { streams, held, duplicates, conflicts, rejected })
         });
         let counts = counts.collect::<Option<Vec<_>>>()?;
-        let (sealed_count, run_count) = (reader.u64()?, reader.u64()?);
+        let [sealed_count, run_count, cursor_count] = reader.numbers(3)?.try_into().ok()?;
         let sealed = reader.numbers(usize::try_from(sealed_count).ok()?)?;
         let runs = reader.numbers(usize::try_from(run_count).ok()?)?;
-        let checkpoint =
-            Checkpoint { store_id, ordered, frontier, log_end, closed, counts, sealed, runs };
+        let mut cursors = BTreeMap::new();
+        for _ in 0..cursor_count {
+            let (at, len) = (reader.u64()?, reader.take(1)?[0]);
+            cursors.insert(reader.take(len.into())?.to_vec(), at);
+        }
+        let checkpoint = Checkpoint {
+            store_id,
+            ordered,
+            frontier,
+            log_end,
+            closed,
+            counts,
+            sealed,
+            runs,
+            cursors,
+        };
         (reader.rest.is_empty() && checkpoint.is_possible()).then_some(checkpoint)
     }
 
@@ -116,6 +138,7 @@ impl Checkpoint {
             && self.log_end <= POSITION_MAX
             && tips <= POSITION_MAX
             && self.runs.iter().all(|number| *number <= POSITION_MAX)
+            && self.cursors.values().all(|at| *at <= global)
             && counted.into_iter().all(|count| count.is_some_and(|count| count <= self.ordered))
     }
 
@@ -191,6 +214,7 @@ mod tests {
             counts: vec![counts; PARTITION_COUNT],
             sealed: vec![8, 9],
             runs: vec![1, 4],
+            cursors: [(b"mailer".to_vec(), 2), (vec![7; 255], 0)].into(),
         }
     }
 

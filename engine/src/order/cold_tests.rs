@@ -14,6 +14,7 @@ use crate::derived::run::{Extent, KnownItem, WatchItem};
 use crate::derived::runs::{self, Fresh, Truth};
 use crate::event::EventId;
 use crate::open::tag_of;
+use crate::order::cursors::Cursors;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::partition::{KnownAs, Partition, PartitionCounts, Scanned, parent_at};
 use crate::order::stream::Stream;
@@ -173,9 +174,18 @@ fn check(windows: &[(Vec<Named>, Between)]) {
         assert_eq!(scanned.len(), records.len());
         from = segment.end();
         let mut records = Window::default();
-        records.push(Split::new(&scanned));
-        let ordered =
-            window::order(&mut partitions, &records, frontier, &lookup, false, false, None);
+        records.push(Split::new(&scanned, Vec::new()));
+        let cursors = &mut Cursors::default();
+        let ordered = window::order(
+            &mut partitions,
+            cursors,
+            &records,
+            frontier,
+            &lookup,
+            false,
+            false,
+            None,
+        );
         let ordered = ordered.expect("no damage");
         frontier = ordered.next();
         lookup.in_flight.push_back(Arc::new(ordered));

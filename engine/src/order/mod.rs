@@ -7,6 +7,7 @@
 //! * `stream`: the state of one stream;
 //! * `partition`: the machine, run over one partition's share of a window;
 //! * `cold`: what of a partition is not in memory;
+//! * `cursors`: how far consumers have come;
 //! * `window`: the partitions' results put together: a prefix sum over trigger positions.
 //!
 //! Deliberately not here: threads of its own, and writing. A partition is plain data with one owner; it
@@ -15,6 +16,7 @@
 pub(crate) mod cold;
 #[cfg(test)]
 mod cold_tests;
+pub(crate) mod cursors;
 pub(crate) mod held;
 pub(crate) mod keys;
 #[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]

@@ -213,6 +213,8 @@ pub(crate) struct Partition {
     /// there asks, so it is never taken back, and there is nothing to remember from one frame to the
     /// next.
     refused: Option<(u64, u64)>,
+    /// Positions of the events of the window that were refused, for the marks behind them.
+    refused_positions: Vec<u64>,
     chains: Vec<ChainedOn>,
     /// Position and key of the held events that wait for nothing more.
     ready: BinaryHeap<Reverse<(u64, u64)>>,
@@ -252,6 +254,7 @@ impl Partition {
             named_tips_bytes: 0,
             seals: Vec::new(),
             refused: None,
+            refused_positions: Vec::new(),
             chains: Vec::new(),
             ready: BinaryHeap::new(),
             released: Vec::new(),
@@ -357,6 +360,7 @@ impl Partition {
                 self.set_sealed(stream, false);
                 self.set_back(scanned.index, Placement::Unsealed);
             }
+            RecordKind::Mark => unreachable!("marks belong to no partition"),
         }
         let state = &self.streams[stream as usize];
         self.counts.streams += u64::from(state.is_there());
@@ -399,14 +403,14 @@ impl Partition {
                 self.set_back(scanned.index, Placement::Duplicate);
             } else {
                 self.counts.conflicts += 1;
-                self.refused = Some((end, scanned.stream_key));
+                self.refuse(scanned, end);
                 self.set_back(scanned.index, Placement::Conflict);
             }
             return Ok(());
         }
         if let Some(reason) = self.rejection(stream, record, lookup)? {
             self.counts.rejected += 1;
-            self.refused = Some((end, scanned.stream_key));
+            self.refuse(scanned, end);
             if self.setbacks.is_some() {
                 let tips = self.named_tips(stream, lookup)?;
                 self.set_back(scanned.index, Placement::Rejected { reason, tips });
@@ -432,6 +436,12 @@ impl Partition {
             self.set_back(scanned.index, Placement::Held { missing });
         }
         Ok(())
+    }
+
+    /// Notes that the event, which ends at `end`, is refused.
+    fn refuse(&mut self, scanned: &Scanned, end: u64) {
+        self.refused = Some((end, scanned.stream_key));
+        self.refused_positions.push(scanned.position);
     }
 
     /// The entry of a key that events watch: its slot, and where their list begins.
@@ -922,6 +932,11 @@ impl Partition {
     /// Seals that the window has put on and taken off, in the order of the log.
     pub(crate) fn take_seals(&mut self) -> Vec<SealChange> {
         std::mem::take(&mut self.seals)
+    }
+
+    /// Positions of the events of the window that were refused.
+    pub(crate) fn take_refused(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.refused_positions)
     }
 
     /// Keys of the streams that are sealed.

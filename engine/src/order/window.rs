@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::derived::order_log::Entry;
 use crate::event::Placement;
+use crate::order::cursors::{CursorChange, Cursors};
 use crate::order::keys::{PARTITION_COUNT, partition_of};
 use crate::order::partition::{HeadUpdate, Partition, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
@@ -19,17 +20,28 @@ use crate::timings::{Recorder, Recorders, timed};
 /// Fewer records than this are better ordered by one thread: waking others would cost more.
 pub(crate) const PARALLEL_MIN: usize = 1024;
 
+/// A mark of a window, as a scanner hands it over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MarkScanned {
+    /// Place of the record in the window, from 0.
+    pub(crate) index: u32,
+    /// Position of the record in the log.
+    pub(crate) position: u64,
+}
+
 /// The records of a window, sorted by partition, in the order of the log within each.
 #[derive(Debug)]
 pub(crate) struct Split {
     records: Vec<Scanned>,
+    /// Those that belong to no partition, in the order of the log.
+    marks: Vec<MarkScanned>,
     /// Where each partition's records begin; one more at the end.
     bounds: [u32; PARTITION_COUNT + 1],
 }
 
 impl Split {
-    /// Splits records that are in the order of the log.
-    pub(crate) fn new(records: &[Scanned]) -> Self {
+    /// Splits records that are in the order of the log. Each has an index of its own, from 0.
+    pub(crate) fn new(records: &[Scanned], marks: Vec<MarkScanned>) -> Self {
         let mut bounds = [0; PARTITION_COUNT + 1];
         for record in records {
             bounds[partition_of(record.stream_key) + 1] += 1;
@@ -44,12 +56,12 @@ impl Split {
             sorted[*place as usize] = *record;
             *place += 1;
         }
-        Split { records: sorted, bounds }
+        Split { records: sorted, marks, bounds }
     }
 
     /// Number of records in the window.
     pub(crate) fn len(&self) -> usize {
-        self.records.len()
+        self.records.len() + self.marks.len()
     }
 
     fn of(&self, partition: usize) -> &[Scanned] {
@@ -74,6 +86,18 @@ impl Window {
     /// Number of records.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The marks, in the order of the log.
+    fn marks(&self) -> Vec<MarkScanned> {
+        let mut marks = Vec::new();
+        let mut first = 0;
+        for cut in &self.cuts {
+            let moved = |mark: &MarkScanned| MarkScanned { index: first + mark.index, ..*mark };
+            marks.extend(cut.marks.iter().map(moved));
+            first += cut.len() as u32;
+        }
+        marks
     }
 
     /// Whether there are records of a partition.
@@ -133,6 +157,8 @@ pub(crate) struct Ordered {
     pub(crate) placements: Option<Vec<Placement>>,
     /// Seals that were put on and taken off; those of one stream in the order of the log.
     pub(crate) seals: Vec<SealChange>,
+    /// Cursors that marks of the window have changed, each once.
+    pub(crate) cursors: Vec<CursorChange>,
 }
 
 impl Ordered {
@@ -148,6 +174,7 @@ impl Ordered {
 /// Orders a window: with the threads of the pool that it is called in, or alone.
 pub(crate) fn order(
     partitions: &mut [Partition],
+    cursors: &mut Cursors,
     window: &Window,
     first: Frontier,
     lookup: &Lookup,
@@ -172,7 +199,7 @@ pub(crate) fn order(
     }
 
     let mut before = vec![0; window.len()];
-    let (total, tips, seals, setbacks) = timed(timings, of_place, || {
+    let (total, tips, seals, mut setbacks) = timed(timings, of_place, || {
         partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
         let total = exclusive_prefix_sum(&mut before);
         let tips = place_tips(partitions, first.tips, &before);
@@ -181,6 +208,13 @@ pub(crate) fn order(
             .then(|| partitions.iter_mut().flat_map(Partition::take_setbacks).collect());
         (total, tips, seals, setbacks)
     });
+    let cursors = cursors.order(
+        &window.marks(),
+        partitions.iter_mut().flat_map(Partition::take_refused).collect(),
+        |index| first.global + u64::from(before[index as usize]),
+        lookup,
+        |index, placement| setbacks.iter_mut().for_each(|all| all.push((index, placement.clone()))),
+    )?;
 
     let place = |(index, partition): (usize, &mut Partition)| {
         let timings = timings.filter(|_| window.has(index));
@@ -203,7 +237,7 @@ pub(crate) fn order(
         }
         let placements =
             setbacks.map(|setbacks| placements(setbacks, &before, first.global, &entries));
-        Ordered { first, entries, tips, heads, placements, seals }
+        Ordered { first, entries, tips, heads, placements, seals, cursors }
     }))
 }
 
@@ -287,7 +321,7 @@ mod tests {
                 Scanned { index, position: record.position(), stream_key, key }
             });
         let mut window = Window::default();
-        window.push(Split::new(&scanned.collect::<Vec<_>>()));
+        window.push(Split::new(&scanned.collect::<Vec<_>>(), Vec::new()));
         let chunks = |layout| {
             let target = Arc::clone(&storage);
             let chunks = ChunkWriter::open(layout, opened.store_id, &*storage, target, 0, true);
@@ -306,8 +340,8 @@ mod tests {
         };
         let mut partitions: Vec<_> =
             (0..PARTITION_COUNT).map(|_| Partition::new(keys, 1)).collect();
-        let ordered =
-            order(&mut partitions, &window, Frontier::default(), &lookup, false, false, None);
+        let (cursors, first) = (&mut Cursors::default(), Frontier::default());
+        let ordered = order(&mut partitions, cursors, &window, first, &lookup, false, false, None);
         (ordered.expect("no damage"), partitions, keys)
     }
 

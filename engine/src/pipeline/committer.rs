@@ -203,6 +203,8 @@ impl Committer {
         let delivered = ordered.next().global;
         self.core.discovery.commits(to, delivered, self.core.timings.as_ref());
         self.core.delivered.publish(delivered);
+        self.core.arrivals.publish(&ordered.heads, delivered);
+        self.core.set_cursors(&ordered.cursors);
         self.core.committed.publish(to);
         let full = self.order.take_full();
         if !full.is_empty() {

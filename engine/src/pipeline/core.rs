@@ -10,6 +10,7 @@
 //! `delivered` counts instead: it is the number of events that readers may see, and it moves with
 //! `committed`.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -19,8 +20,10 @@ use thalweg_wal::storage::Storage;
 use crate::derived::chunks::SharedChunks;
 use crate::discovery::{Discovering, Tally};
 use crate::error::{Cause, ReadError};
+use crate::order::cursors::CursorChange;
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
+use crate::pipeline::arrivals::Arrivals;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
@@ -127,6 +130,11 @@ pub(crate) struct Core {
     pub(crate) committed: Watermark,
     /// Number of events that readers may see. Published by the committer.
     pub(crate) delivered: Watermark,
+    /// Where those wait who want events of one stream only. Published by the committer, after `delivered`.
+    pub(crate) arrivals: Arrivals,
+    /// Where the cursors of consumers are. Written by the committer, between `delivered` and `committed`: no
+    /// cursor is beyond what readers see.
+    pub(crate) cursors: Mutex<BTreeMap<Vec<u8>, u64>>,
     /// Position up to which the newest checkpoint knows the order. Written by the keeper.
     pub(crate) checkpointed: Gauge,
 
@@ -281,6 +289,8 @@ pub(crate) struct CoreParts {
     pub(crate) ordered: u64,
     /// Number of events delivered already.
     pub(crate) delivered: u64,
+    /// Where the cursors are so far.
+    pub(crate) cursors: BTreeMap<Vec<u8>, u64>,
     /// Whether to record where the time of appends goes.
     pub(crate) timings: bool,
     /// How long the committer waits for room on the disk.
@@ -314,6 +324,8 @@ impl Core {
             ordered: Gauge::new(parts.ordered),
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
+            arrivals: Arrivals::new(parts.delivered),
+            cursors: Mutex::new(parts.cursors),
             checkpointed: Gauge::new(parts.ordered),
             reopened: Gauge::new(0),
             ending: Arc::default(),
@@ -349,6 +361,21 @@ impl Core {
             skip_damage: self.read_only,
             in_flight: Default::default(),
             ending: None,
+        }
+    }
+
+    /// Publishes what a window has made of cursors.
+    pub(crate) fn set_cursors(&self, changes: &[CursorChange]) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut cursors = self.cursors.lock();
+        for CursorChange { name, at } in changes {
+            match (at, cursors.get_mut(name)) {
+                (Some(at), Some(known)) => *known = *at,
+                (Some(at), None) => drop(cursors.insert(name.clone(), *at)),
+                (None, _) => drop(cursors.remove(name)),
+            }
         }
     }
 
@@ -443,6 +470,7 @@ impl Core {
         self.durable.fail();
         self.committed.fail();
         self.delivered.fail();
+        self.arrivals.fail();
     }
 
     /// Why a wait has ended without what was waited for.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use thalweg_wal::{Damage, Record, Segment};
 
 use crate::derived::chunks::ChunkReader;
-use crate::derived::order_log::{self, Entry, Lineage};
+use crate::derived::order_log::{self, Entry, Lineage, NONE};
 use crate::derived::run::{DamagedRun, Run};
 use crate::error::ReadError;
 use crate::order::window::Ordered;
@@ -246,6 +246,22 @@ impl Lookup {
             }
         }
         Ok(order_log::tip_list(&self.tips, item, global)?)
+    }
+
+    /// The first delivery at or behind the global sequence `from`, of the stream whose delivery `head` is not
+    /// before `from`. As with [`Lookup::seek`], links never lead forwards.
+    pub(crate) fn seek_global(&self, head: u64, from: u64) -> Result<Entry, Fault> {
+        let mut global = head;
+        let mut entry = self.entry(global)?;
+        while entry.previous != NONE && entry.previous >= from {
+            let next = if entry.jump >= from { entry.jump } else { entry.previous };
+            let earlier = self.entry(next)?;
+            if next >= global || earlier.local >= entry.local {
+                return Err(order_log::Damaged { global }.into());
+            }
+            (global, entry) = (next, earlier);
+        }
+        Ok(entry)
     }
 
     /// The delivery at `local` of the stream whose delivery `from` is not earlier.

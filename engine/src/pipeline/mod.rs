@@ -10,7 +10,8 @@
 //! Each stage is one file. Between appender and queue are `lane`, what the handles of an appender share;
 //! `permits` and `room`, where an append waits; and `gate`, which closing and sealing shut.
 //! `group_commit` is the writer's loop. What the stages share is in `core`; how a stage finds a record by
-//! position, or an entry by global sequence, is in `lookup`; `keeper` does the slow work on the side:
+//! position, or an entry by global sequence, is in `lookup`; where subscribers of one stream wait is in
+//! `arrivals`; `keeper` does the slow work on the side:
 //! spare segments and checkpoints. `threads` starts, names and pins everything.
 
 pub(crate) mod appender;
@@ -45,7 +46,9 @@ pub(crate) mod committer;
 pub(crate) mod callbacks;
 
 pub(crate) mod subscriber;
+pub(crate) mod subscription;
 
+pub(crate) mod arrivals;
 pub(crate) mod core;
 pub(crate) mod keeper;
 pub(crate) mod lookup;

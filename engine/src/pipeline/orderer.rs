@@ -18,6 +18,7 @@ use crate::derived::checkpoint::Checkpoint;
 use crate::derived::runs::Fresh;
 use crate::error::{Cause, ReadError};
 use crate::options::OnDamage;
+use crate::order::cursors::Cursors;
 use crate::order::partition::{Partition, PartitionCounts, Work};
 use crate::order::window::{self, Frontier, Window};
 use crate::pipeline::committer::Commit;
@@ -85,6 +86,7 @@ impl OrdererHandle {
 pub(crate) struct Orderer {
     pub(crate) core: Arc<Core>,
     pub(crate) partitions: Vec<Partition>,
+    pub(crate) cursors: Cursors,
     /// None for a single thread.
     pub(crate) pool: Option<rayon::ThreadPool>,
     pub(crate) scanned: channel::Receiver<ScannedCut>,
@@ -333,10 +335,12 @@ impl Orderer {
         self.refresh(&mut progress.lookup);
         let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
         let with_placements = window.positions.is_some();
-        let order = |partitions: &mut [Partition], parallel| {
+        let cursors = &mut self.cursors;
+        let mut order = |partitions: &mut [Partition], parallel| {
             let (records, first) = (&window.records, self.frontier);
             let timings = self.core.timings.as_ref();
-            window::order(partitions, records, first, lookup, with_placements, parallel, timings)
+            let asked = with_placements;
+            window::order(partitions, cursors, records, first, lookup, asked, parallel, timings)
         };
         let ordered = match &self.pool {
             Some(pool) if window.records.len() >= window::PARALLEL_MIN => {
@@ -519,6 +523,7 @@ impl Orderer {
             closed,
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
+            cursors: self.cursors.at().clone(),
             runs: Vec::new(),
         };
         self.closed_before = false;

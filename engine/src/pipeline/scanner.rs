@@ -4,11 +4,11 @@
 //! checksum in it, and hands over what ordering needs: position and keys of each record, split by
 //! the partition that owns its stream. Damage isolates one record; it is reported with the cut.
 
-use thalweg_wal::{Damage, Segment};
+use thalweg_wal::{Damage, RecordKind, Segment};
 
 use crate::event::EventId;
 use crate::order::partition::Scanned;
-use crate::order::window::Split;
+use crate::order::window::{MarkScanned, Split};
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
 use crate::sync::mpmc::{Receiver, Sender};
@@ -39,7 +39,8 @@ pub(crate) struct ScannedCut {
 impl ScannedCut {
     /// The step from a sealed segment to the next.
     pub(crate) fn empty(number: u64, to: u64) -> Self {
-        ScannedCut { number, split: Split::new(&[]), positions: None, damage: Vec::new(), to }
+        let split = Split::new(&[], Vec::new());
+        ScannedCut { number, split, positions: None, damage: Vec::new(), to }
     }
 }
 
@@ -64,19 +65,33 @@ pub(crate) fn scan(core: &Core, cut: &Cut) -> ScannedCut {
 
 fn verify_and_split(core: &Core, cut: &Cut) -> ScannedCut {
     let mut records = Vec::new();
+    let mut marks: Vec<MarkScanned> = Vec::new();
     let mut damage = Vec::new();
     for record in cut.segment.walk(cut.from, cut.to) {
         match record {
+            Ok(record) if record.kind() == RecordKind::Mark => {
+                let index = (records.len() + marks.len()) as u32;
+                marks.push(MarkScanned { index, position: record.position() });
+            }
             Ok(record) => {
                 let stream_key = core.keys.stream(record.stream());
                 let key = core.keys.event(stream_key, &EventId::of(&record, core.store_tag));
-                let index = records.len() as u32;
+                let index = (records.len() + marks.len()) as u32;
                 records.push(Scanned { index, position: record.position(), stream_key, key });
             }
             Err(found) => damage.push(found),
         }
     }
-    let positions = (core.ordered_acks.load(crate::sync::Ordering::Relaxed) > 0)
-        .then(|| records.iter().map(|record| record.position).collect());
-    ScannedCut { number: cut.number, split: Split::new(&records), positions, damage, to: cut.to }
+    let positions = (core.ordered_acks.load(crate::sync::Ordering::Relaxed) > 0).then(|| {
+        let mut positions = vec![0; records.len() + marks.len()];
+        for record in &records {
+            positions[record.index as usize] = record.position;
+        }
+        for mark in &marks {
+            positions[mark.index as usize] = mark.position;
+        }
+        positions
+    });
+    let split = Split::new(&records, marks);
+    ScannedCut { number: cut.number, split, positions, damage, to: cut.to }
 }

@@ -1,11 +1,11 @@
-//! The readers: delivered events by global or local sequence, straight out of the mapped log.
+//! The readers: delivered events by global or local sequence, straight out of the mapped log. Those that follow
+//! what is still to come are in `subscription.rs`.
 //!
 //! A reader bounds itself by the `delivered` watermark, so it never sees a hole that is filled later
 //! nor an event that could be taken back. It takes no lock per event: it holds a view of the
 //! segments and of the order log, and renews it when it comes to the end of what it sees.
 
 use std::ops::{Bound, RangeBounds};
-use std::time::Duration;
 
 use thalweg_wal::Segment;
 
@@ -15,12 +15,12 @@ use crate::derived::runs;
 use crate::error::ReadError;
 use crate::event::{Event, EventId, SegmentPin};
 use crate::order::cold::head_of;
-use crate::pipeline::core::{Core, deadline_in};
+use crate::pipeline::core::Core;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
-use crate::sync::{Arc, WaitError};
+use crate::sync::Arc;
 
 /// Events of a stream are located this many at a time.
-const LOCATED_MAX: u64 = 512;
+pub(crate) const LOCATED_MAX: u64 = 512;
 
 /// How chained events find the tips that they were chained on. Shared by the events of a reader.
 #[derive(Debug)]
@@ -45,17 +45,17 @@ impl ParentSource {
 
 /// Makes events out of global sequences, for one reader.
 #[derive(Debug)]
-pub(crate) struct Cursor {
-    core: Arc<Core>,
+pub(crate) struct Reader {
+    pub(crate) core: Arc<Core>,
     lookup: Lookup,
     source: Arc<ParentSource>,
     pin: Option<Arc<SegmentPin>>,
 }
 
-impl Cursor {
+impl Reader {
     pub(crate) fn new(core: &Arc<Core>) -> Self {
         let source = Arc::new(ParentSource { core: Arc::clone(core) });
-        Cursor { lookup: core.lookup(), core: Arc::clone(core), source, pin: None }
+        Reader { lookup: core.lookup(), core: Arc::clone(core), source, pin: None }
     }
 
     /// The entry of a committed event.
@@ -98,9 +98,16 @@ impl Cursor {
         Ok(pin)
     }
 
+    /// Local sequence of the first event at or behind the global sequence `from`, of the stream whose
+    /// delivery `head`, which is not before `from`, is its newest.
+    pub(crate) fn first_local(&mut self, head: u64, from: u64) -> Result<u64, ReadError> {
+        self.entry(head)?;
+        Ok(self.lookup.seek_global(head, from)?.local)
+    }
+
     /// Global sequences of the local sequences `from..to` of the stream whose delivery `head` is
     /// not earlier.
-    fn locate(&mut self, head: u64, from: u64, to: u64) -> Result<Vec<u64>, ReadError> {
+    pub(crate) fn locate(&mut self, head: u64, from: u64, to: u64) -> Result<Vec<u64>, ReadError> {
         self.entry(head)?;
         let (mut global, mut entry) = self.lookup.seek(head, to - 1)?;
         let mut globals = vec![global];
@@ -200,7 +207,7 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
 /// An event that cannot be read is an error in its place; the events after it follow.
 #[derive(Debug)]
 pub struct Read {
-    cursor: Cursor,
+    reader: Reader,
     what: Range,
     next: u64,
     end: u64,
@@ -220,13 +227,13 @@ impl Read {
     pub(crate) fn global(core: &Arc<Core>, range: &impl RangeBounds<u64>) -> Self {
         let (from, to) = bounds(range);
         let end = to.min(core.delivered.get());
-        Read { cursor: Cursor::new(core), what: Range::Global, next: from, end }
+        Read { reader: Reader::new(core), what: Range::Global, next: from, end }
     }
 
     fn local(core: &Arc<Core>, head: u64, len: u64, range: &impl RangeBounds<u64>) -> Self {
         let (from, to) = bounds(range);
         let what = Range::Local { head, located: Vec::new() };
-        Read { cursor: Cursor::new(core), what, next: from, end: to.min(len) }
+        Read { reader: Reader::new(core), what, next: from, end: to.min(len) }
     }
 
     fn read_next(&mut self) -> Result<Event, ReadError> {
@@ -236,7 +243,7 @@ impl Read {
             Range::Local { head, located } => {
                 if located.is_empty() {
                     let to = self.end.min(next + LOCATED_MAX);
-                    match self.cursor.locate(*head, next, to) {
+                    match self.reader.locate(*head, next, to) {
                         Ok(globals) => *located = globals,
                         Err(error) => {
                             // Without the chain there is no way to the rest of the range.
@@ -250,7 +257,7 @@ impl Read {
             }
         };
         self.next += 1;
-        self.cursor.event(global)
+        self.reader.event(global)
     }
 }
 
@@ -279,7 +286,7 @@ pub struct StreamView {
 impl StreamView {
     /// The stream `name`, if anything of it is delivered.
     pub(crate) fn find(core: &Arc<Core>, name: &[u8]) -> Result<Option<Self>, ReadError> {
-        let head = Cursor::new(core).head(name)?;
+        let head = Reader::new(core).head(name)?;
         Ok(head.map(|(head, entry)| StreamView {
             core: Arc::clone(core),
             name: name.into(),
@@ -311,77 +318,5 @@ impl StreamView {
     /// None now; events that cannot be read are errors in their place.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Ok(Read::local(&self.core, self.head, self.len, &range))
-    }
-}
-
-/// Delivered events in global order, for ever.
-///
-/// The iterator blocks for the next event, and ends when the store is closed or its engine has
-/// stopped; [`Subscription::next_timeout`] tells which.
-#[derive(Debug)]
-pub struct Subscription {
-    cursor: Cursor,
-    next: u64,
-    /// The iterator has given the reason why nothing more will come.
-    ended: bool,
-}
-
-impl Subscription {
-    pub(crate) fn new(core: &Arc<Core>, from: u64) -> Self {
-        Subscription { cursor: Cursor::new(core), next: from, ended: false }
-    }
-
-    /// Global sequence of the next event.
-    pub fn position(&self) -> u64 {
-        self.next
-    }
-
-    /// The next event, if it is committed by now. Never blocks.
-    ///
-    /// # Errors
-    ///
-    /// The event cannot be read; the next call goes on after it.
-    pub fn try_next(&mut self) -> Result<Option<Event>, ReadError> {
-        if self.next >= self.cursor.core.delivered.get() {
-            return Ok(None);
-        }
-        self.next += 1;
-        self.cursor.event(self.next - 1).map(Some)
-    }
-
-    /// The next event; blocks until it is committed or `timeout` is over, then `None`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Subscription::try_next`]; or the store was closed, or its engine has stopped.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, ReadError> {
-        let wanted = self.next.saturating_add(1);
-        let deadline = deadline_in(timeout);
-        match self.cursor.core.delivered.wait_deadline(wanted, deadline) {
-            Ok(_) => self.try_next(),
-            Err(WaitError::TimedOut) => Ok(None),
-            Err(WaitError::Failed) => Err(self.cursor.core.ended()),
-        }
-    }
-}
-
-impl Iterator for Subscription {
-    type Item = Result<Event, ReadError>;
-
-    /// Blocks until the next event is committed.
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        match self.cursor.core.delivered.wait_for(self.next.saturating_add(1)) {
-            Ok(_) => self.try_next().transpose(),
-            Err(_) => {
-                self.ended = true;
-                match self.cursor.core.ended() {
-                    ReadError::Closed => None,
-                    error => Some(Err(error)),
-                }
-            }
-        }
     }
 }

@@ -122,6 +122,9 @@ fn push_record(batch: &mut EncodedBatch, record: &SerialRecord) {
         SerialRecord::Unseal(stream) => {
             return batch.push_unseal(stream).expect("within the limits");
         }
+        SerialRecord::Mark(mark) => {
+            return batch.push_mark(&mark.cursor, mark.change).expect("within the limits");
+        }
         SerialRecord::Event(event) => event,
     };
     let listed: Option<Vec<&[u8]>> =
@@ -147,10 +150,12 @@ fn push_record(batch: &mut EncodedBatch, record: &SerialRecord) {
 /// of the ids is the same however the frames are spread over segments.
 pub fn resolved(frames: &[Vec<TestEvent>]) -> Vec<Vec<SerialRecord>> {
     let mut machine = SerialMachine::default();
-    let mut position = 0;
-    let mut resolve = |previous: &mut Option<String>, event: &TestEvent| {
+    // No record stands at 0.
+    let mut position = 8;
+    let mut resolve = |previous: &mut Option<String>, index: usize, event: &TestEvent| {
         let made = format!("made-{position}").into_bytes();
-        let (stream, record) = event.resolve(&machine, previous.as_deref(), made);
+        let reach = 8 * index as u64;
+        let (stream, record) = event.resolve(&machine, previous.as_deref(), reach, made);
         *previous = matches!(record, SerialRecord::Event(_)).then_some(stream);
         machine.arrive(position..position + 8, record.clone());
         position += 8;
@@ -158,7 +163,8 @@ pub fn resolved(frames: &[Vec<TestEvent>]) -> Vec<Vec<SerialRecord>> {
     };
     let frames = frames.iter().map(|frame| {
         let mut previous = None;
-        frame.iter().map(|event| resolve(&mut previous, event)).collect()
+        let numbered = frame.iter().enumerate();
+        numbered.map(|(index, event)| resolve(&mut previous, index, event)).collect()
     });
     frames.collect()
 }
@@ -180,6 +186,7 @@ pub fn mixed(records: &[SerialRecord]) -> MixedBatch {
         let pushed = match record {
             SerialRecord::Seal(stream) => batch.push_seal(stream),
             SerialRecord::Unseal(stream) => batch.push_unseal(stream),
+            SerialRecord::Mark(mark) => batch.push_mark(&mark.cursor, mark.change),
             SerialRecord::Event(event) => batch.push(&event.stream, &super::to_new(event, true)),
         };
         pushed.expect("within the limits");

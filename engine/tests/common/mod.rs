@@ -10,9 +10,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialRecord};
+use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
 use thalweg::storage::{Access, MemoryStorage, Storage};
-use thalweg::{Ack, AppenderOptions, Event, MixedBatch, NewEvent, Placement, Store};
+use thalweg::{Ack, AppenderOptions, Event, MarkChange, MixedBatch, NewEvent, Placement, Store};
 use thalweg_wal::{LogReader, Record, RecordKind};
 
 /// An event of a test: which stream, and everything else by small numbers, so that ids collide,
@@ -46,15 +46,20 @@ pub enum Condition {
     Seal,
     /// No event: the end of a seal.
     Unseal,
+    /// No event: a mark, so far below what is one too many.
+    Mark(u8),
+    /// No event: a cursor is taken away.
+    Unmark,
 }
 
 impl TestEvent {
-    /// The record at `place` of a log that has come to `machine` so far, after an event of the stream
-    /// `previous` in the same batch. `made` is its id if it has none of its own.
+    /// The record at `place` of a log that has come to `machine` so far, after `reach` bytes of its batch, of
+    /// which an event of the stream `previous` is the last. `made` is its id if it has none of its own.
     fn resolve(
         &self,
         machine: &SerialMachine,
         previous: Option<&str>,
+        reach: u64,
         made: Vec<u8>,
     ) -> (String, SerialRecord) {
         let with_previous = self.with_previous && previous.is_some();
@@ -66,6 +71,11 @@ impl TestEvent {
         match self.condition {
             Condition::Seal => return (stream, SerialRecord::Seal(name)),
             Condition::Unseal => return (stream, SerialRecord::Unseal(name)),
+            Condition::Mark(_) | Condition::Unmark => {
+                let cursor = format!("cursor-{}", self.stream % 3).into_bytes();
+                let change = self.mark_change(machine.order.len() as u64);
+                return (stream, SerialRecord::Mark(SerialMark { cursor, change, reach }));
+            }
             _ => {}
         }
         let listed = self.parents.iter().flatten().map(|id| format!("e{id}").into_bytes());
@@ -104,6 +114,12 @@ impl TestEvent {
         };
         (stream, SerialRecord::Event(event))
     }
+
+    fn mark_change(&self, delivered: u64) -> MarkChange {
+        let Condition::Mark(below) = self.condition else { return MarkChange::Remove };
+        let next = (delivered + 1).saturating_sub(below.into());
+        if self.payload == 2 { MarkChange::Reset(next) } else { MarkChange::Advance(next) }
+    }
 }
 
 /// A batch of these events. What their conditions come to in the end depends on where the batch comes to
@@ -125,9 +141,10 @@ pub fn batch_of(events: &[TestEvent], storage: &dyn Storage) -> MixedBatch {
         machine.arrive(position..end + FRAME_HEADER_LEN + batch.byte_len(), record);
     }
     for event in events {
-        let position = end + FRAME_HEADER_LEN + batch.byte_len();
+        let reach = batch.byte_len();
+        let position = end + FRAME_HEADER_LEN + reach;
         let made = format!("{tag}-{position:x}").into_bytes();
-        let (stream, record) = event.resolve(&machine, previous.as_deref(), made);
+        let (stream, record) = event.resolve(&machine, previous.as_deref(), reach, made);
         match &record {
             SerialRecord::Event(serial) => {
                 let new = to_new(serial, event.id.is_some());
@@ -140,6 +157,10 @@ pub fn batch_of(events: &[TestEvent], storage: &dyn Storage) -> MixedBatch {
             }
             SerialRecord::Unseal(_) => {
                 batch.push_unseal(&stream).expect("within the limits");
+                previous = None;
+            }
+            SerialRecord::Mark(mark) => {
+                batch.push_mark(&mark.cursor, mark.change).expect("within the limits");
                 previous = None;
             }
         }
@@ -185,6 +206,8 @@ pub fn hostile_event(streams: u8, ids: u8) -> impl Strategy<Value = TestEvent> {
         4 => (0..4_u8).prop_map(Condition::Local),
         3 => Just(Condition::Seal),
         6 => Just(Condition::Unseal),
+        6 => (0..6_u8).prop_map(Condition::Mark),
+        1 => Just(Condition::Unmark),
     ];
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
     (0..streams, id, parents, flags, condition, 0..3_u8).prop_map(
@@ -225,7 +248,11 @@ impl Expected {
     }
 
     pub fn rejected(&self) -> u64 {
-        self.count(|arrival| matches!(arrival, Arrival::Rejected(_)))
+        // Of marks, only the receipts say so.
+        let rejected = |(position, arrival): &&(u64, Arrival)| {
+            matches!(arrival, Arrival::Rejected(_)) && self.events.contains_key(position)
+        };
+        self.arrivals.iter().filter(rejected).count() as u64
     }
 
     /// What became of the record at `position`, as a receipt has to say it.
@@ -246,6 +273,7 @@ impl Expected {
             }
             Arrival::Sealed(next) => Placement::Sealed { next },
             Arrival::Unsealed => Placement::Unsealed,
+            Arrival::Marked(at) => Placement::Marked { at },
         }
     }
 }
@@ -255,6 +283,12 @@ pub fn serial_record(record: &Record<'_>, tag: &str) -> SerialRecord {
         RecordKind::Event => SerialRecord::Event(serial_event(record, tag)),
         RecordKind::Seal => SerialRecord::Seal(record.stream().to_vec()),
         RecordKind::Unseal => SerialRecord::Unseal(record.stream().to_vec()),
+        RecordKind::Mark => {
+            let mark = record.mark().expect("a mark");
+            let reach = record.position() - mark.depends_from;
+            let cursor = mark.cursor.to_vec();
+            SerialRecord::Mark(SerialMark { cursor, change: mark.change, reach })
+        }
     }
 }
 
@@ -290,7 +324,11 @@ pub fn expected(storage: &dyn Storage) -> Expected {
             let arrival = machine.arrive(position..end, record.clone());
             arrivals.push((position, arrival));
             if matches!(arrival, Arrival::Rejected(_)) {
-                tips.insert(position, machine.tips(record.stream()));
+                let named = match &record {
+                    SerialRecord::Event(event) => machine.tips(&event.stream),
+                    _ => Vec::new(),
+                };
+                tips.insert(position, named);
             }
             if let SerialRecord::Event(event) = &record {
                 events.insert(position, event.clone());
@@ -351,6 +389,11 @@ pub fn check(store: &Store, expected: &Expected) {
         .map(|event| (event.position, event.missing.into_iter().collect()))
         .collect();
     assert_eq!(held, expected.held);
+    let cursors = store.cursors().into_iter().map(|cursor| {
+        assert_eq!(cursor.lag, expected.order.len() as u64 - cursor.at);
+        (cursor.name, cursor.at)
+    });
+    assert_eq!(cursors.collect::<BTreeMap<_, _>>(), expected.machine.cursors);
     let stats = store.stats();
     assert_eq!(stats.delivered, expected.order.len() as u64);
     assert_eq!(stats.held, expected.held.len() as u64);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use thalweg_wal::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
 use thalweg_wal::{
     Damage, EncodedBatch, EventFields, FrameBuf, LimitError, Lineage, LogOptions, LogReader,
-    LogWriter, OpenError, OpenedLog, Record, RecordKind, Segment, TailHint, name,
+    LogWriter, MarkChange, OpenError, OpenedLog, Record, RecordKind, Segment, TailHint, name,
 };
 
 pub const MIB: u64 = 1 << 20;
@@ -20,7 +20,7 @@ pub const OPTIONS: LogOptions = LogOptions { create: true, segment_len_max: MIB 
 /// A record that owns its bytes, as given or as read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Other kinds than events have a stream and nothing else.
+    /// Seals have a stream and nothing else. A mark has its cursor as stream, and its sequence as payload.
     pub kind: RecordKind,
     pub stream: Vec<u8>,
     pub id: Option<Vec<u8>>,
@@ -54,11 +54,20 @@ impl Event {
         Event { kind, id: None, parents: Some(vec![]), ..Event::new(stream, "", "") }
     }
 
+    /// A mark that takes a cursor up to a sequence.
+    pub fn mark(cursor: &str, next: u64) -> Self {
+        Event { payload: next.to_le_bytes().to_vec(), ..Self::control(RecordKind::Mark, cursor) }
+    }
+
     pub fn push_to(&self, batch: &mut EncodedBatch) -> Result<(), LimitError> {
         match self.kind {
             RecordKind::Event => {}
             RecordKind::Seal => return batch.push_seal(&self.stream),
             RecordKind::Unseal => return batch.push_unseal(&self.stream),
+            RecordKind::Mark => {
+                let next = u64::from_le_bytes(self.payload[..].try_into().expect("a sequence"));
+                return batch.push_mark(&self.stream, MarkChange::Advance(next));
+            }
         }
         let listed: Vec<&[u8]> = self.parents.iter().flatten().map(Vec::as_slice).collect();
         let lineage = match self.parents {
@@ -89,7 +98,11 @@ impl Event {
             if_tips: record.is_if_tips(),
             if_local: record.if_local(),
             with_previous: record.is_with_previous(),
-            payload: record.payload().to_vec(),
+            payload: match record.mark().map(|mark| mark.change) {
+                Some(MarkChange::Advance(next)) => next.to_le_bytes().to_vec(),
+                Some(other) => panic!("no test has this: {other:?}"),
+                None => record.payload().to_vec(),
+            },
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use thalweg::storage::{MemoryStorage, Storage, write_all_at};
 use thalweg_wal::format::{ALIGN, FrameHeader, SEGMENT_HEADER_LEN, SegmentHeader};
 use thalweg_wal::{
-    EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogReader, LogWriter, Record,
-    RecordKind, TailHint, name,
+    EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogReader, LogWriter, MarkChange,
+    Record, RecordKind, TailHint, name,
 };
 
 use super::fix_up;
@@ -46,8 +46,16 @@ fn fields(record: &Record<'_>) -> Fields {
         record.is_with_previous(),
     ];
     let (stream, id) = (record.stream().to_vec(), record.given_id().to_vec());
-    let payload = record.payload().to_vec();
+    let payload = match record.mark() {
+        Some(read) => mark(read.change, record.position() - read.depends_from),
+        None => record.payload().to_vec(),
+    };
     (record.position(), record.kind(), stream, id, parents, flags, record.if_local(), payload)
+}
+
+/// A mark that says how far back its batch begins.
+fn mark(change: MarkChange, reach: u64) -> Vec<u8> {
+    format!("{change:?} of {reach}").into_bytes()
 }
 
 /// All records of a log, and how many places are damaged.
@@ -187,11 +195,18 @@ pub fn batch(bytes: &[u8]) {
         let kind = match choice >> 6 {
             0 => RecordKind::Seal,
             1 => RecordKind::Unseal,
+            2 => RecordKind::Mark,
             _ => RecordKind::Event,
+        };
+        let change = match choice >> 1 & 3 {
+            0 => MarkChange::Advance(u64::from(choice)),
+            1 => MarkChange::Reset(u64::MAX - u64::from(choice)),
+            _ => MarkChange::Remove,
         };
         let pushed = match kind {
             RecordKind::Seal => batch.push_seal(&stream),
             RecordKind::Unseal => batch.push_unseal(&stream),
+            RecordKind::Mark => batch.push_mark(&stream, change),
             RecordKind::Event => batch.push(&event),
         };
         if let Err(error) = pushed {
@@ -214,7 +229,11 @@ pub fn batch(bytes: &[u8]) {
             listed.map(|parent| parent.to_vec()).collect::<Vec<_>>(),
             flags.map(|flag| flag && is_event),
             event.if_local.filter(|_| is_event),
-            if is_event { payload } else { Vec::new() },
+            match kind {
+                RecordKind::Event => payload,
+                RecordKind::Mark => mark(change, before.1),
+                RecordKind::Seal | RecordKind::Unseal => Vec::new(),
+            },
         ));
         position += batch.byte_len() - before.1;
     }

@@ -9,6 +9,9 @@ use thalweg::{AppendFailure, Cause, Event, Outcome, Placement, Receipt};
 
 use crate::common::Expected;
 
+/// A cursor of which the marks are not in batches of the model, and that only goes up.
+pub const SOLO: &[u8] = b"solo";
+
 /// A record as it was submitted, and whether with an id of its own.
 pub type Submitted = (SerialRecord, bool);
 
@@ -46,6 +49,17 @@ struct Seen {
     id: Vec<u8>,
 }
 
+/// What a subscription has shown.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// Of this stream; of all if there is none.
+    pub stream: Option<Vec<u8>>,
+    /// From this global sequence on, up to this one.
+    pub from: u64,
+    pub to: u64,
+    pub globals: Vec<u64>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     batches: Vec<Known>,
@@ -54,6 +68,10 @@ struct State {
     /// The first record of a batch names it.
     by_first: HashMap<(Vec<u8>, Vec<u8>), usize>,
     seen: BTreeMap<u64, Seen>,
+    /// What subscriptions have shown since the last recovery.
+    followed: Vec<Followed>,
+    /// Where [`SOLO`] was seen.
+    cursor_at: u64,
     acknowledged: u64,
 }
 
@@ -68,6 +86,7 @@ fn name_of(record: &SerialRecord) -> (Vec<u8>, Vec<u8>) {
         SerialRecord::Event(event) => (event.stream.clone(), event.id.clone()),
         SerialRecord::Seal(stream) => (stream.clone(), b"seal".to_vec()),
         SerialRecord::Unseal(stream) => (stream.clone(), b"unseal".to_vec()),
+        SerialRecord::Mark(_) => panic!("no batch begins with a mark"),
     }
 }
 
@@ -140,14 +159,18 @@ impl Model {
                 for (placement, (record, _)) in
                     receipt.placements.iter().zip(&state.batches[number].records)
                 {
-                    let is_event = matches!(record, SerialRecord::Event(_));
-                    let is_seal =
-                        matches!(placement, Placement::Sealed { .. } | Placement::Unsealed);
-                    let is_undecided = matches!(placement, Placement::Undecided);
-                    assert!(
-                        is_undecided || is_event != is_seal,
-                        "{record:?} came to {placement:?}"
-                    );
+                    let is_right = match placement {
+                        Placement::Undecided => true,
+                        Placement::Sealed { .. } | Placement::Unsealed => {
+                            matches!(record, SerialRecord::Seal(_) | SerialRecord::Unseal(_))
+                        }
+                        Placement::Marked { .. } => matches!(record, SerialRecord::Mark(_)),
+                        Placement::Rejected { .. } => {
+                            matches!(record, SerialRecord::Event(_) | SerialRecord::Mark(_))
+                        }
+                        _ => matches!(record, SerialRecord::Event(_)),
+                    };
+                    assert!(is_right, "{record:?} came to {placement:?}");
                 }
                 Fate::Stored(receipt)
             }
@@ -179,6 +202,17 @@ impl Model {
         );
     }
 
+    /// What a subscription was shown.
+    pub fn followed(&self, followed: Followed) {
+        self.state().followed.push(followed);
+    }
+
+    /// Where somebody has seen [`SOLO`].
+    pub fn cursor_at(&self, at: u64) {
+        let mut state = self.state();
+        state.cursor_at = state.cursor_at.max(at);
+    }
+
     /// Batches that were acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.state().acknowledged
@@ -201,7 +235,7 @@ impl Model {
 
     /// With buffered durability a power loss takes what was not synced, but nothing before something that
     /// stays.
-    pub fn lose_what_was_buffered(&self, since: usize, seen: u64) {
+    pub fn lose_what_was_buffered(&self, (since, seen, cursor_at): (usize, u64, u64)) {
         let mut state = self.state();
         for batch in &mut state.batches[since..] {
             if matches!(batch.fate, Fate::Stored(_) | Fate::Somewhere) {
@@ -209,14 +243,22 @@ impl Model {
             }
         }
         state.seen.split_off(&seen);
+        state.cursor_at = cursor_at;
+        for followed in &mut state.followed {
+            followed.globals.retain(|global| *global < seen);
+            followed.to = followed.to.min(seen).max(followed.from);
+        }
     }
 
     pub fn batch_count(&self) -> usize {
         self.state().batches.len()
     }
 
-    pub fn seen_end(&self) -> u64 {
-        self.state().seen.last_key_value().map_or(0, |(global, _)| global + 1)
+    /// How far everything has come: batches, global sequences that were seen, and [`SOLO`].
+    pub fn progress(&self) -> (usize, u64, u64) {
+        let state = self.state();
+        let seen = state.seen.last_key_value().map_or(0, |(global, _)| global + 1);
+        (state.batches.len(), seen, state.cursor_at)
     }
 
     /// Holds a log that has been recovered against everything that was said.
@@ -257,6 +299,9 @@ impl Model {
                 "of {accepted:?} something in between is gone: {found:?}"
             );
         }
+        state.followed.drain(..).for_each(|followed| followed.check(expected));
+        let at = expected.machine.cursors.get(SOLO).copied().unwrap_or(0);
+        assert!(at >= state.cursor_at, "a cursor was at {}, and is at {at}", state.cursor_at);
         for (global, seen) in &state.seen {
             let delivery = expected.order.get(*global as usize);
             let now = delivery.map(|delivery| Seen {
@@ -276,6 +321,18 @@ impl Model {
     }
 }
 
+impl Followed {
+    /// Everything that it was for came once, in order.
+    fn check(&self, expected: &Expected) {
+        let wants = |global: &u64| {
+            let stream = self.stream.as_ref();
+            stream.is_none_or(|stream| expected.order[*global as usize].stream == *stream)
+        };
+        let wanted: Vec<u64> = (self.from..self.to).filter(wants).collect();
+        assert_eq!(self.globals, wanted, "of {:?}, {}..{}", self.stream, self.from, self.to);
+    }
+}
+
 impl State {
     fn decide(&mut self, number: usize, fate: Fate) {
         let batch = &mut self.batches[number];
@@ -290,7 +347,8 @@ impl State {
     /// The batches in the log, each with its position: all of it is whole batches.
     fn find(&self, expected: &Expected) -> BTreeMap<usize, u64> {
         let mut found = BTreeMap::new();
-        let mut records = expected.records.iter();
+        let is_solo = |record: &SerialRecord| matches!(record, SerialRecord::Mark(mark) if mark.cursor == SOLO);
+        let mut records = expected.records.iter().filter(|(_, record)| !is_solo(record));
         while let Some((place, first)) = records.next() {
             let Some(&number) = self.by_first.get(&name_of(first)) else {
                 panic!("at {} no batch begins: {first:?}", place.start);
@@ -320,6 +378,9 @@ fn check_record(number: usize, found: &SerialRecord, (submitted, with_id): &Subm
         (SerialRecord::Event(found), SerialRecord::Event(submitted)) if !with_id => {
             // The engine has named it.
             *found == SerialEvent { id: found.id.clone(), ..submitted.clone() }
+        }
+        (SerialRecord::Mark(found), SerialRecord::Mark(submitted)) => {
+            (&found.cursor, found.change) == (&submitted.cursor, submitted.change)
         }
         (found, submitted) => found == submitted,
     };

@@ -118,9 +118,9 @@ struct Scenario {
     model: Arc<Model>,
     dice: Dice,
     report: Report,
-    /// Batches and global sequences from which on a power loss may take away what a session with buffered
+    /// How far everything had come from where on a power loss may take away what a session with buffered
     /// durability has shown; until the next recovery.
-    buffered: Option<(usize, u64)>,
+    buffered: Option<(usize, u64, u64)>,
 }
 
 /// Runs the scenario of a seed, in the world of the caller.
@@ -147,7 +147,7 @@ impl Scenario {
         let mut size = Size::of(&mut self.dice);
         let buffered = self.dice.once_in(if size.uniform { 2 } else { 6 });
         let durability = if buffered { Durability::Buffered } else { Durability::Sync };
-        let (since, seen) = (self.model.batch_count(), self.model.seen_end());
+        let since = self.model.progress();
         let opened = options(&mut self.dice).durability(durability).open_on(shared(&self.disk));
         let store = match opened {
             Ok(store) => store,
@@ -173,7 +173,7 @@ impl Scenario {
         workload::run(&store, &self.disk, &self.model, size, &mut self.dice);
         let is_closed = self.close(store);
         if buffered && !is_closed {
-            self.buffered = Some((since, seen));
+            self.buffered = Some(since);
         }
     }
 
@@ -207,10 +207,10 @@ impl Scenario {
         self.report.faults += happened.len() as u64;
         let crashes = self.dice.once_in(2) || self.disk.has_stopped() && !self.dice.once_in(4);
         let is_failed_sync = |(op, _, fault): &(_, _, _)| *op == Op::Sync && *fault != Fault::Stop;
-        if let Some((since, seen)) = self.buffered
+        if let Some(since) = self.buffered
             && (crashes || happened.iter().any(is_failed_sync))
         {
-            self.model.lose_what_was_buffered(since, seen);
+            self.model.lose_what_was_buffered(since);
         }
         if crashes {
             self.report.crashes += 1;

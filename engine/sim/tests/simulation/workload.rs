@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep::thread::{self, JoinHandle};
-use thalweg::reference::{SerialEvent, SerialRecord};
+use thalweg::reference::{SerialEvent, SerialMark, SerialRecord};
 use thalweg::{
-    Ack, AppenderOptions, Batch, Cause, LogOpenError, MixedAppender, MixedBatch, OpenError,
-    Options, ReadError, Refusal, SealError, Store, StreamAppender, Ticket,
+    Ack, AppenderOptions, Barrier, Batch, Cause, Cursor, CursorError, LogOpenError, MarkChange,
+    MixedAppender, MixedBatch, OpenError, Options, ReadError, Refusal, SealError, Store,
+    StreamAppender, Subscription, Ticket,
 };
 
 use crate::common::to_new;
 use crate::disk::{Dice, Disk};
-use crate::model::{Model, Submitted};
+use crate::model::{Followed, Model, SOLO, Submitted};
 
 /// How much of what.
 #[derive(Debug, Clone, Copy)]
@@ -271,6 +272,10 @@ impl<'a> Appending<'a> {
                 events.push((SerialRecord::Unseal(stream), true));
                 continue;
             }
+            if fixed.is_none() && self.dice.once_in(12) {
+                events.push(self.mark(false));
+                continue;
+            }
             let earlier = self.model.earlier(self.dice.next());
             let again = earlier.filter(|event| fixed.is_none_or(|fixed| event.stream == fixed));
             if let Some(again) = again.filter(|_| self.dice.once_in(6)) {
@@ -291,7 +296,23 @@ impl<'a> Appending<'a> {
             large.payload = vec![self.dice.below(256) as u8; len as usize];
             events.push((SerialRecord::Event(large), true));
         }
+        if self.dice.once_in(4) {
+            events.push(self.mark(fixed.is_some()));
+        }
         events
+    }
+
+    /// A mark, now and then beyond what is delivered.
+    fn mark(&mut self, only_up: bool) -> Submitted {
+        let cursor = format!("c{}", self.dice.below(3)).into_bytes();
+        let next = self.dice.below(2 + self.store.stats().delivered);
+        let change = match self.dice.below(6) {
+            0 if !only_up => MarkChange::Remove,
+            1 if !only_up => MarkChange::Reset(next),
+            _ => MarkChange::Advance(next),
+        };
+        // How far the batch reaches back is only known when it is encoded.
+        (SerialRecord::Mark(SerialMark { cursor, change, reach: 0 }), true)
     }
 
     fn name(&mut self) -> Vec<u8> {
@@ -339,11 +360,16 @@ fn event(stream: &[u8], id: Vec<u8>) -> SerialEvent {
 }
 
 fn batch_of(records: &[Submitted]) -> Batch {
-    let to_new = |(record, with_id): &Submitted| match record {
-        SerialRecord::Event(event) => to_new(event, *with_id),
-        _ => unreachable!("only mixed batches have seals"),
-    };
-    records.iter().map(to_new).collect()
+    records.iter().fold(Batch::new(), |mut batch, (record, with_id)| match record {
+        SerialRecord::Event(event) => {
+            batch.push(to_new(event, *with_id));
+            batch
+        }
+        SerialRecord::Mark(SerialMark { cursor, change: MarkChange::Advance(next), .. }) => {
+            batch.mark(cursor.clone(), *next)
+        }
+        _ => unreachable!("only mixed batches have seals, and resets"),
+    })
 }
 
 fn mixed_of(records: &[Submitted]) -> MixedBatch {
@@ -353,6 +379,7 @@ fn mixed_of(records: &[Submitted]) -> MixedBatch {
             SerialRecord::Event(event) => batch.push(&event.stream, &to_new(event, *with_id)),
             SerialRecord::Seal(stream) => batch.push_seal(stream),
             SerialRecord::Unseal(stream) => batch.push_unseal(stream),
+            SerialRecord::Mark(mark) => batch.push_mark(&mark.cursor, mark.change),
         }
         .expect("within the limits");
     }
@@ -361,8 +388,29 @@ fn mixed_of(records: &[Submitted]) -> MixedBatch {
 
 /// Follows the order, or reads what is there, and notes every number.
 fn read(store: &Store, model: &Model, mut dice: Dice) {
-    let mut following =
-        store.subscribe(dice.below(1 + store.stats().delivered)).expect("subscribes");
+    let mut followed = Followed { from: dice.below(1 + store.delivered()), ..Followed::default() };
+    let stream = format!("s{}", dice.below(3));
+    followed.stream = dice.once_in(2).then(|| stream.clone().into_bytes());
+    let following = match dice.below(3) {
+        _ if followed.stream.is_none() => store.subscribe(followed.from),
+        0 => store.subscribe_stream(&stream, followed.from),
+        1 => store.subscribe_prefix(&stream, followed.from),
+        _ => store.subscribe_streams([stream.as_str(), "never"], followed.from),
+    };
+    let mut following = following.expect("subscribes");
+    read_on(store, model, &mut following, &mut followed.globals, dice);
+    followed.to = following.next_sequence();
+    model.followed(followed);
+}
+
+fn read_on(
+    store: &Store,
+    model: &Model,
+    following: &mut Subscription,
+    globals: &mut Vec<u64>,
+    mut dice: Dice,
+) {
+    let Ok(cursor) = store.cursor(SOLO) else { return };
     for _ in 0..dice.below(60) {
         match dice.below(12) {
             0 => store.read(..).expect("reads").for_each(|event| saw(model, event)),
@@ -380,11 +428,13 @@ fn read(store: &Store, model: &Model, mut dice: Dice) {
                 }
             }
             _ => {
-                let next = following.position();
+                let next = following.next_sequence();
                 match following.next_timeout(Duration::from_millis(dice.below(5))) {
                     Ok(Some(event)) => {
-                        assert_eq!(event.global(), next, "without a gap");
+                        assert!(event.global() >= next, "never back");
+                        globals.push(event.global());
                         model.saw(&event);
+                        commit(&cursor, model, following.next_sequence(), &mut dice);
                     }
                     Ok(None) => {}
                     Err(ReadError::Closed | ReadError::Poisoned(_)) => return,
@@ -395,13 +445,30 @@ fn read(store: &Store, model: &Model, mut dice: Dice) {
     }
 }
 
+/// Says that a consumer has come to `next`, in one of the ways that there are.
+fn commit(cursor: &Cursor, model: &Model, next: u64, dice: &mut Dice) {
+    let committed = match dice.below(16) {
+        0 => cursor.commit(next).map(|()| assert!(cursor.at() >= next)),
+        1 => cursor.flush(),
+        2..8 => cursor.commit_relaxed(next),
+        _ => return,
+    };
+    model.cursor_at(cursor.at());
+    match committed {
+        Ok(()) | Err(CursorError::Failed(_) | CursorError::Undecided) => {}
+        Err(CursorError::Refused(Refusal::Closed | Refusal::Poisoned(_) | Refusal::Stopped(_))) => {
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 fn saw(model: &Model, event: Result<thalweg::Event, ReadError>) {
     model.saw(&event.expect("what is committed can be read"));
 }
 
 /// One of the other things that a store can be asked for.
 fn ask(store: &Store, disk: &Disk, model: &Model, dice: &mut Dice) {
-    match dice.below(12) {
+    match dice.below(14) {
         0..4 => drop(store.checkpoint()),
         4 => drop(store.held()),
         5 => drop(store.streams()),
@@ -421,6 +488,7 @@ fn ask(store: &Store, disk: &Disk, model: &Model, dice: &mut Dice) {
             }
         }
         9 => read_beside(disk, model),
+        10 | 11 => wait_for_own(store, model, dice),
         _ => seal(store, model, dice),
     }
 }
@@ -442,6 +510,46 @@ fn read_beside(disk: &Disk, model: &Model) {
     reader.wait_committed(reader.durable_end()).expect("a reader needs no disk");
     reader.read(..).expect("reads").for_each(|event| saw(model, event));
     assert_eq!(reader.stats().corrupt, 0);
+}
+
+/// Appends to a stream of its own, and waits until that can be read, with those who waited before.
+fn wait_for_own(store: &Store, model: &Model, dice: &mut Dice) {
+    let stream = format!("w{}", model.batch_count()).into_bytes();
+    let waiting = dice.once_in(2).then(|| {
+        let mut subscription = store.subscribe_stream(&stream, 0).expect("subscribes");
+        start(String::from("waiter"), move || match subscription.next() {
+            None | Some(Err(ReadError::Poisoned(_))) => {}
+            Some(event) => assert_eq!(event.expect("reads").local(), 0),
+        })
+    });
+    let lane = model.lane(false);
+    let name = format!("batch {:04}", model.batch_count()).into_bytes();
+    let first = vec![(SerialRecord::Event(event(&stream, name.clone())), true)];
+    let number = model.submit(lane, |_| first);
+    match store.submit(mixed_of(&model.records(number)), Ack::Durable) {
+        Ok(ticket) => {
+            model.accepted(number);
+            let outcome = ticket.wait();
+            let receipt = outcome.clone().ok();
+            model.outcome(number, outcome);
+            if let Some(receipt) = receipt {
+                let barrier = match dice.below(2) {
+                    0 => Barrier::from(&receipt),
+                    _ => Barrier::Event { stream: &stream, id: &name },
+                };
+                match store.wait_for(barrier) {
+                    Ok(()) => assert!(matches!(store.get(&stream, &name), Ok(Some(_)))),
+                    Err(ReadError::Poisoned(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                if let Some(thread) = waiting {
+                    thread.join().expect("it is woken, or the engine has stopped");
+                }
+            }
+        }
+        Err(_) => model.refused(number),
+    }
+    // The end of the store wakes the waiter.
 }
 
 /// Seals a stream of its own, and perhaps takes the seal off.
