@@ -40,8 +40,8 @@ use crate::sync::{self, Arc, Mutex, Watermark};
 const SPIN: Duration = Duration::from_micros(20);
 /// How often a checkpoint that is replaced under a reader's eyes is read again.
 pub(crate) const READ_ONLY_ATTEMPTS: usize = 8;
-/// Ordered windows that the committer may have in front of it.
-const WINDOWS_MAX: u64 = 2;
+/// Windows that the committer may have in front of it, with the one that is being ordered.
+const WINDOWS_MAX: u64 = 3;
 
 pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
     let storage: Arc<dyn Storage> = Arc::new(directory(path, options.create)?);
