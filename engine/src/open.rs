@@ -54,7 +54,7 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
     let lock = WriteLock::acquire(&*storage)?;
-    let checkpoint = Checkpoint::read(&*storage);
+    let checkpoint = Checkpoint::read(&*storage)?;
     let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
     let OpenedLog { writer, store_id, segments, tail } =
@@ -89,7 +89,7 @@ pub(crate) fn open_read_only_on(
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, state) = loop {
-        let checkpoint = Checkpoint::read(&*storage);
+        let checkpoint = Checkpoint::read(&*storage)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
         let log = LogReader::open(&*storage, hint)?;
         let restored = restore(&storage, &scratch, checkpoint.clone(), log.store_id, false)?;
@@ -97,7 +97,7 @@ pub(crate) fn open_read_only_on(
         match restored {
             Some(state) => break (log, state),
             // A store that is written meanwhile has taken away what its checkpoint listed a moment ago.
-            None if attempts > 0 && Checkpoint::read(&*storage) != checkpoint => {}
+            None if attempts > 0 && Checkpoint::read(&*storage)? != checkpoint => {}
             None => {
                 let state = State::empty(&scratch, log.store_id, &log.segments)?;
                 break (log, state);
