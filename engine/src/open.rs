@@ -291,6 +291,7 @@ fn start(
         known: state.partitions.iter().map(Partition::shared_known).collect(),
         heads: heads.iter().map(Table::shared).collect(),
         log_end,
+        unsealed: writing.as_ref().is_some_and(|(log, _)| log.must_roll()),
         ordered: state.ordered,
         delivered: state.frontier.global,
         timings: options.timings,
@@ -307,7 +308,10 @@ fn start(
             core.stop_orderer();
             threads.join();
             return Err(OpenError::Io {
-                context: String::from("starting the threads"),
+                context: String::from(
+                    "starting the threads; a higher limit (`ulimit -u`, `ulimit -v`), or fewer `scanners` and \
+                     `orderers`, may help",
+                ),
                 source: error,
             });
         }

@@ -153,7 +153,8 @@ impl Orderer {
         let new = self.core.checkpointed.get() < self.core.ordered.get();
         let is_closed = self.closed_before && self.core.reopened.get() == 0;
         if self.core.cause().is_none() && !self.core.read_only && (new || !is_closed) {
-            self.checkpoint(&mut progress, true, None);
+            let closed = self.core.unsealed.get() == 0;
+            self.checkpoint(&mut progress, closed, None);
         }
     }
 
