@@ -136,8 +136,11 @@ impl Writer {
         }
     }
 
-    /// Makes what was appended with buffered durability durable.
+    /// Makes what was appended with buffered durability durable, if there is something.
     fn sync_buffered(&mut self) {
+        if self.log.durable() == self.log.end() {
+            return;
+        }
         match self.log.sync() {
             Ok(durable) => self.core.synced.set(durable),
             Err(error) => self.core.fail(cause_of(error)),
