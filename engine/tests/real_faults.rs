@@ -551,6 +551,37 @@ fn a_reservation_that_fails_is_a_full_disk_or_is_written_instead() {
     assert!(said.outcomes.iter().any(|(outcome, _)| outcome != "ack"), "{said:?}");
 }
 
+// Memory that runs out.
+
+/// A process that runs out of address space ends, as if it were killed, or says what it could not do.
+#[test]
+fn a_process_that_runs_out_of_memory_loses_nothing() {
+    if cfg!(not(target_os = "linux")) {
+        return println!("skipped: limits on address space are Linux's");
+    }
+    let (mut aborted, mut refused, mut whole) = (0, 0, 0);
+    let step = if rounds().is_some() { 8 } else { 60 };
+    for limit in (60..700).step_by(step) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!(r#"ulimit -v {}; exec "$@""#, limit << 10), "sh"]);
+        command.arg(std::env::current_exe().expect("this test"));
+        run_only(&mut command, "child_that_appends");
+        let child = command.env(DIR, dir.path()).spawn().expect("starts");
+        let what = format!("{limit} MiB");
+        let (by_itself, said) = finish(child, &what);
+        check_fail_stop(&said, &what);
+        check_said(dir.path(), &said, &what);
+        match (by_itself, said.acked.len() as u64) {
+            (true, BATCHES) => whole += 1,
+            (true, _) => refused += 1,
+            (false, _) => aborted += 1,
+        }
+    }
+    println!("out of memory: {aborted} aborted, {refused} refused, {whole} had enough");
+    assert!(refused > 0 && whole > 0);
+}
+
 // A file system that is full.
 
 /// Runs an ignored test of this file in a mount namespace of its own, with a file system on `dir` that `mount` makes
