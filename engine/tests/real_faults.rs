@@ -619,6 +619,40 @@ fn a_file_system_without_inodes_refuses_serves_and_goes_on() {
     on_file_system("-t tmpfs -o nr_inodes=64 tmpfs", dir.path(), "child_without_inodes");
 }
 
+#[test]
+fn a_read_only_file_system_is_read_and_refuses_writers_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let child = "child_on_a_read_only_file_system";
+    on_file_system("-t tmpfs -o size=16m tmpfs", dir.path(), child);
+}
+
+#[test]
+#[ignore = "the process that `a_read_only_file_system_is_read_and_refuses_writers_by_name` starts"]
+fn child_on_a_read_only_file_system() {
+    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else { return };
+    let mut ledger = Ledger::default();
+    let store = options().open(&dir).expect("opens");
+    while ledger.next < 20 {
+        assert!(ledger.append(&store, 1000));
+    }
+    store.checkpoint().expect("a checkpoint");
+    assert!(ledger.append(&store, 1000));
+    store.close().expect("closes");
+    // Its maps, too.
+    drop(store);
+    run("mount", &["-o".as_ref(), "remount,ro".as_ref(), dir.as_os_str()]);
+    for _ in 0..2 {
+        let error = options().open(&dir).expect_err("nothing can be written");
+        assert!(error.to_string().contains("Read-only file system"), "{error}");
+        let reader = options().open_read_only(&dir).expect("opens for reading");
+        ledger.check(&dir, &reader);
+    }
+    run("mount", &["-o".as_ref(), "remount,rw".as_ref(), dir.as_os_str()]);
+    let store = options().open(&dir).expect("opens");
+    assert!(ledger.append(&store, 1000));
+    ledger.check(&dir, &store);
+}
+
 /// Takes all the room that is left.
 fn fill(dir: &Path) -> PathBuf {
     let path = dir.join("ballast");
