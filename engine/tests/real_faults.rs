@@ -424,7 +424,7 @@ fn fail_in_turn(
 
 #[test]
 fn a_failed_sync_is_final_at_every_call() {
-    fail_in_turn("fdatasync", &[EIO, ENOSPC], 16, |calls, said, what| {
+    fail_in_turn("fdatasync", &[EIO, ENOSPC], 8, |calls, said, what| {
         check_no_sync_is_tried_again(calls, what);
         // The log's own: the appends that were under way are not known to be stored.
         let failed = calls.iter().find(|call| call.injected);
@@ -436,12 +436,12 @@ fn a_failed_sync_is_final_at_every_call() {
             assert!(outcome == "unknown" && cause == "log", "{what}: {said:?}");
         }
     });
-    fail_in_turn("fsync", &[EIO], 12, |_, _, _| {});
+    fail_in_turn("fsync", &[EIO], 6, |_, _, _| {});
 }
 
 #[test]
 fn a_write_may_fail_at_every_call() {
-    fail_in_turn("pwrite", &["torn", ENOSPC, "zero"], 8, |_, _, _| {});
+    fail_in_turn("pwrite", &["torn", ENOSPC, "zero"], 5, |_, _, _| {});
 }
 
 #[test]
@@ -451,30 +451,30 @@ fn what_is_cut_short_or_interrupted_goes_on() {
         assert_eq!(said.end.as_deref(), Some("closed"), "{what}");
         assert_eq!(said.checkpoint.as_deref(), Some("done"), "{what}");
     };
-    fail_in_turn("pwrite", &["short", EINTR], 8, nothing_fails);
-    fail_in_turn("pread", &["short", EINTR], 6, nothing_fails);
-    fail_in_turn("fdatasync", &[EINTR], 6, nothing_fails);
+    fail_in_turn("pwrite", &["short", EINTR], 5, nothing_fails);
+    fail_in_turn("pread", &["short", EINTR], 3, nothing_fails);
+    fail_in_turn("fdatasync", &[EINTR], 4, nothing_fails);
 }
 
 #[test]
 fn what_cannot_be_opened_read_mapped_or_renamed_is_an_error_that_loses_nothing() {
-    fail_in_turn("open", &[EIO, EMFILE], 8, |_, _, _| {});
-    fail_in_turn("pread", &[EIO], 10, |_, said, what| {
+    fail_in_turn("open", &[EIO, EMFILE], 5, |_, _, _| {});
+    fail_in_turn("pread", &[EIO], 5, |_, said, what| {
         // It is read at the opening, and there alone.
         let end = said.end.as_deref().unwrap_or_default();
         assert!(end == "closed" || end.starts_with("not open"), "{what}: {end}");
     });
-    fail_in_turn("mmap", &[ENOMEM], 8, |_, _, _| {});
-    fail_in_turn("ftruncate", &[ENOSPC], 8, |_, _, _| {});
-    fail_in_turn("rename", &[EIO], 6, |_, _, _| {});
-    fail_in_turn("unlink", &[EIO], 6, |_, _, _| {});
+    fail_in_turn("mmap", &[ENOMEM], 5, |_, _, _| {});
+    fail_in_turn("ftruncate", &[ENOSPC], 4, |_, _, _| {});
+    fail_in_turn("rename", &[EIO], 3, |_, _, _| {});
+    fail_in_turn("unlink", &[EIO], 4, |_, _, _| {});
 }
 
 /// Before and behind each call that changes something: what `kill.rs` does at random moments.
 #[test]
 fn a_kill_at_every_call_loses_nothing() {
     for call in ["pwrite", "fdatasync", "fsync", "open", "rename", "ftruncate", "unlink"] {
-        fail_in_turn(call, &["kill", "killed"], 5, |_, said, what| {
+        fail_in_turn(call, &["kill", "killed"], 3, |_, said, what| {
             assert!(said.end.is_none(), "{what}: it has come to an end");
         });
     }
