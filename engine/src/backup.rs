@@ -297,7 +297,7 @@ pub fn backup_on(
 ) -> Result<BackupReport, BackupError> {
     let store_id = thalweg_wal::store_id(&*source);
     let derived = store_id.and_then(|id| Derived::plan(&*source, id));
-    let hint = Checkpoint::read(&*source).and_then(|checkpoint| checkpoint.tail_hint(&*source));
+    let hint = Checkpoint::read(&*source)?.and_then(|checkpoint| checkpoint.tail_hint(&*source));
     let log = LogReader::open(&*source, hint).map_err(OpenError::from)?;
     let first_damage = beyond_walks(&log).next().cloned();
     let damaged = beyond_walks(&log).count() as u64;
@@ -650,8 +650,9 @@ impl Derived {
     /// What there is to copy; nothing if there is no checkpoint, or it does not stand still.
     fn plan(storage: &dyn Storage, store_id: [u8; 16]) -> Option<Self> {
         for _ in 0..READ_ONLY_ATTEMPTS {
-            let checkpoint =
-                Checkpoint::read(storage).filter(|found| found.store_id == store_id)?;
+            // The log alone is enough, whatever is wrong with it.
+            let checkpoint = Checkpoint::read(storage).ok().flatten();
+            let checkpoint = checkpoint.filter(|found| found.store_id == store_id)?;
             let mut pieces = Vec::new();
             let run = |&number: &u64| {
                 let name = name::run(number);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use thalweg_wal::{Damage, LimitError};
+use thalweg_wal::{Damage, LimitError, WHEN_EXHAUSTED, is_exhausted};
 
 use crate::event::{Batch, MixedBatch, Receipt};
 
@@ -17,6 +17,9 @@ pub enum Cause {
     /// There was no room for a batch. Its appender stops, so that what is stored of its batches stays
     /// a prefix; the store goes on, and a new appender can go on when there is room.
     StorageFull(Arc<io::Error>),
+    /// The process had no file descriptors or no memory for the next segment of the log, which the batch
+    /// needs. As for a full disk: its appender stops, the store goes on, and so can a new appender.
+    Exhausted(Arc<io::Error>),
     /// The appender was aborted. The store goes on.
     Aborted,
     /// A write or a sync of the log failed. What was not acknowledged before is not known to be
@@ -41,6 +44,7 @@ impl fmt::Display for Cause {
             Cause::StorageFull(error) => {
                 write!(f, "there is no room: {error}; free some space and try again")
             }
+            Cause::Exhausted(error) => write!(f, "there is no room: {error}; {WHEN_EXHAUSTED}"),
             Cause::Aborted => f.write_str("the appender was aborted"),
             Cause::Log(error) => write!(f, "the log could not be written: {error}"),
             Cause::Derived(error) => write!(
@@ -109,6 +113,9 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Option { name, detail } => write!(f, "option {name}: {detail}"),
             OpenError::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),
+            OpenError::Io { context, source } if is_exhausted(source) => {
+                write!(f, "{context}: {source}; {WHEN_EXHAUSTED}")
+            }
             OpenError::Io { context, source } => write!(f, "{context}: {source}"),
         }
     }
@@ -407,6 +414,9 @@ impl fmt::Display for ReadError {
             ReadError::Closed => f.write_str("the store is closed"),
             ReadError::ReadOnly => f.write_str("the store is open for reading only"),
             ReadError::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),
+            ReadError::Io(error) if is_exhausted(error) => {
+                write!(f, "a file of the store cannot be read: {error}; {WHEN_EXHAUSTED}")
+            }
             ReadError::Io(error) => write!(f, "a file of the store cannot be read: {error}"),
             ReadError::Open(error) => error.fmt(f),
         }

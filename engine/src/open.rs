@@ -42,8 +42,8 @@ use crate::sync::{self, Arc, Mutex, Watermark};
 const SPIN: Duration = Duration::from_micros(20);
 /// How often a checkpoint that is replaced under a reader's eyes is read again.
 pub(crate) const READ_ONLY_ATTEMPTS: usize = 8;
-/// Ordered windows that the committer may have in front of it.
-const WINDOWS_MAX: u64 = 2;
+/// Windows that the committer may have in front of it, with the one that is being ordered.
+const WINDOWS_MAX: u64 = 3;
 
 pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
     let storage: Arc<dyn Storage> = Arc::new(directory(path, options.create)?);
@@ -57,7 +57,7 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     probe(&*storage, options.create)?;
     let lock = WriteLock::acquire(&*storage)?;
     backup::forget(&*storage).map_err(io_error("removing the manifest of a backup"))?;
-    let checkpoint = Checkpoint::read(&*storage);
+    let checkpoint = Checkpoint::read(&*storage)?;
     let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
     let OpenedLog { writer, store_id, segments, tail } =
@@ -94,7 +94,7 @@ pub(crate) fn open_read_only_on(
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, state) = loop {
-        let checkpoint = Checkpoint::read(&*storage);
+        let checkpoint = Checkpoint::read(&*storage)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
         let log = LogReader::open(&*storage, hint)?;
         let restored = restore(&storage, &scratch, checkpoint.clone(), log.store_id, false)?;
@@ -102,7 +102,7 @@ pub(crate) fn open_read_only_on(
         match restored {
             Some(state) => break (log, state),
             // A store that is written meanwhile has taken away what its checkpoint listed a moment ago.
-            None if attempts > 0 && Checkpoint::read(&*storage) != checkpoint => {}
+            None if attempts > 0 && Checkpoint::read(&*storage)? != checkpoint => {}
             None => {
                 let state = State::empty(&scratch, log.store_id, &log.segments)?;
                 break (log, state);
@@ -311,6 +311,7 @@ fn start(
         known: state.partitions.iter().map(Partition::shared_known).collect(),
         heads: heads.iter().map(Table::shared).collect(),
         log_end,
+        unsealed: writing.as_ref().is_some_and(|(log, _)| log.must_roll()),
         ordered: state.ordered,
         delivered: state.frontier.global,
         cursors: state.cursors.at().clone(),
@@ -328,7 +329,10 @@ fn start(
             core.stop_orderer();
             threads.join();
             return Err(OpenError::Io {
-                context: String::from("starting the threads"),
+                context: String::from(
+                    "starting the threads; a higher limit (`ulimit -u`, `ulimit -v`), or fewer `scanners` and \
+                     `orderers`, may help",
+                ),
                 source: error,
             });
         }

@@ -94,7 +94,7 @@ fn count_damage(
 ) -> Result<Option<u64>, OpenError> {
     // Only the checkpoint may know how far the log went: without it, damage to the newest frame is
     // a torn tail, to be cut.
-    let hint = Checkpoint::read(storage).and_then(|checkpoint| checkpoint.tail_hint(storage));
+    let hint = Checkpoint::read(storage)?.and_then(|checkpoint| checkpoint.tail_hint(storage));
     let log = LogReader::open(storage, hint)?;
     let mut corrupt = beyond_walks(&log).count() as u64;
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();

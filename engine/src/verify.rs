@@ -160,7 +160,8 @@ pub fn verify_on(
         .map_err(|error| ReadError::Open(Arc::new(error)))?;
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, mut derived, mut report) = loop {
-        let checkpoint = Checkpoint::read(&*storage);
+        let unreadable = |error| ReadError::Open(Arc::new(error));
+        let checkpoint = Checkpoint::read(&*storage).map_err(unreadable)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
         let log = LogReader::open(&*storage, hint)
             .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
@@ -168,7 +169,8 @@ pub fn verify_on(
         let derived = Derived::open(&storage, checkpoint.clone(), &log, &mut report);
         attempts -= 1;
         // A store that is written meanwhile has taken away what its checkpoint listed a moment ago.
-        if derived.is_some() || attempts == 0 || Checkpoint::read(&*storage) == checkpoint {
+        let is_same = || Checkpoint::read(&*storage).is_ok_and(|newest| newest == checkpoint);
+        if derived.is_some() || attempts == 0 || is_same() {
             break (log, derived, report);
         }
     };

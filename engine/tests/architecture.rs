@@ -78,6 +78,26 @@ fn every_test_of_discovery_is_named() {
     assert!(count > 30, "only {count} tests were found");
 }
 
+/// Nothing is decided by the time of day: no order, no recovery, no wait. What clocks there are only go forward.
+#[test]
+fn no_clock_that_can_be_set_is_read() {
+    fn look(directory: &Path) -> usize {
+        let entries = std::fs::read_dir(directory).expect("lists");
+        let count = |path: std::path::PathBuf| {
+            if path.is_dir() {
+                return look(&path);
+            }
+            let source = std::fs::read_to_string(&path).expect("reads");
+            assert!(!source.contains("SystemTime"), "{} reads the time of day", path.display());
+            1
+        };
+        entries.map(|entry| count(entry.expect("an entry").path())).sum()
+    }
+    let engine = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = look(&engine.join("src")) + look(&engine.join("../wal/src"));
+    assert!(files > 50, "only {files} files were found");
+}
+
 #[test]
 fn every_source_file_that_is_named_exists() {
     let words = PAGE.split(|letter: char| letter.is_whitespace() || "`(),;]".contains(letter));

@@ -16,8 +16,8 @@ use disk::Disk;
 use faulty::{Fault, Faulty, Op, open as open_faulty, options};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
-    Ack, AppendFailure, Batch, Cause, CloseError, Durability, Event, MixedBatch, NewEvent,
-    OpenError, Options, ReadError, Store, rebuild,
+    Ack, AppendFailure, Batch, Cause, CloseError, Durability, Event, LogOpenError, MixedBatch,
+    NewEvent, OpenError, Options, ReadError, Store, rebuild,
 };
 
 const SEGMENT: &str = "segment-0000000000000001";
@@ -469,6 +469,44 @@ fn an_error_at_any_look_while_opening_loses_nothing() {
         assert_eq!(store.verify().expect("verifies").problems, [], "read {read}");
         if read > reads {
             break;
+        }
+    }
+}
+
+/// A checkpoint that could not be read was taken for none: the derived files were thrown away, and damage to the
+/// end of the log, which only the checkpoint can tell from a torn tail, would have been cut.
+#[test]
+fn what_cannot_be_read_is_not_taken_for_absent() {
+    let disk = Disk::new();
+    let store = options().memory_budget(0).open_on(Arc::new(disk.clone())).expect("opens");
+    let batch: thalweg::Batch = (0..100).map(|_| Event::new("x")).collect();
+    let appender = store.appender("s").expect("an appender");
+    appender.submit(batch).expect("accepted").wait().expect("appended");
+    store.close().expect("closes");
+    let uses_the_checkpoint =
+        |store: &Store| store.discovery().wait().expect("is done").scanned == 0;
+    let mut refused = 0;
+    for read in 1.. {
+        for read_only in [false, true] {
+            let disk = disk.power_loss(|| true);
+            disk.fail_read_at(read, disk::Fault::Error);
+            let storage = Arc::new(disk.clone());
+            let opened = match read_only {
+                true => options().open_read_only_on(storage),
+                false => options().open_on(storage),
+            };
+            match opened {
+                Ok(store) => assert!(uses_the_checkpoint(&store), "read {read}: thrown away"),
+                Err(OpenError::Io { .. } | OpenError::Log(LogOpenError::Io { .. })) => refused += 1,
+                Err(other) => panic!("read {read}: {other}"),
+            }
+            disk.heal();
+            let store = options().open_on(Arc::new(disk.clone())).expect("opens");
+            assert!(uses_the_checkpoint(&store), "read {read}: thrown away for good");
+            if read > disk.reads() {
+                assert!(refused > 10, "only {refused} errors were met");
+                return;
+            }
         }
     }
 }

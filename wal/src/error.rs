@@ -104,6 +104,9 @@ impl fmt::Display for OpenError {
                      space and try again"
                 )
             }
+            OpenError::Io { context, source } if is_exhausted(source) => {
+                write!(f, "{context}: {source}; {WHEN_EXHAUSTED}")
+            }
             OpenError::Io { context, source } => write!(f, "{context}: {source}"),
         }
     }
@@ -119,6 +122,21 @@ impl std::error::Error for OpenError {
     }
 }
 
+/// What to do about an [exhausted](is_exhausted) limit, for messages.
+pub const WHEN_EXHAUSTED: &str = "a store takes a file descriptor and a map for each of its files: raise the limit of the process \
+     (`ulimit -n`, `ulimit -v`), or let go of what it does not need, and try again";
+
+/// Whether the process, or the machine, has no descriptors or no memory left: nothing is wrong with the
+/// files, and the same works when there are.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    /// Without a kind of their own, by their numbers on every Unix: too many open files in the system, in
+    /// the process.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    error.kind() == io::ErrorKind::OutOfMemory
+        || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
 /// Why a frame was not appended.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -126,6 +144,9 @@ pub enum AppendError {
     /// There is no room for the next segment. Nothing was written; the log takes appends again as
     /// soon as there is room.
     StorageFull(io::Error),
+    /// There were no descriptors or no memory for the next segment. Nothing was written; the log takes
+    /// appends again as soon as there are.
+    Exhausted(io::Error),
     /// A write or a sync failed. The log takes no more appends: reopen it.
     Failed(io::Error),
     /// An earlier write or sync failed.
@@ -138,6 +159,9 @@ impl fmt::Display for AppendError {
             AppendError::StorageFull(error) => {
                 write!(f, "no room for the next segment ({error}); free some space and try again")
             }
+            AppendError::Exhausted(error) => {
+                write!(f, "the next segment cannot be made: {error}; {WHEN_EXHAUSTED}")
+            }
             AppendError::Failed(error) => write!(f, "writing the log failed: {error}"),
             AppendError::Poisoned => f.write_str("the log failed before; reopen the store"),
         }
@@ -147,7 +171,9 @@ impl fmt::Display for AppendError {
 impl std::error::Error for AppendError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            AppendError::StorageFull(error) | AppendError::Failed(error) => Some(error),
+            AppendError::StorageFull(error)
+            | AppendError::Exhausted(error)
+            | AppendError::Failed(error) => Some(error),
             AppendError::Poisoned => None,
         }
     }

@@ -29,7 +29,7 @@ mod segment;
 pub mod storage;
 
 pub use batch::{EncodedBatch, EventFields, LimitError, Lineage};
-pub use error::{AppendError, OpenError};
+pub use error::{AppendError, OpenError, WHEN_EXHAUSTED, is_exhausted};
 pub use frame::FrameBuf;
 pub use log::{
     Appended, LogOptions, LogReader, LogWriter, OpenedLog, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, Spare,

@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::error::{AppendError, OpenError};
+use crate::error::{AppendError, OpenError, is_exhausted};
 use crate::format::{FRAME_HEADER_LEN, FRAME_LEN_MAX, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::frame::FrameBuf;
 use crate::name;
@@ -113,6 +113,9 @@ pub struct LogWriter {
     durable: u64,
     /// Syncs of the active segment.
     syncs: u64,
+    /// The log has to go on in a new segment, for which there was no room when it was opened. Until there
+    /// is one, nothing is written.
+    must_roll: bool,
     failed: bool,
 }
 
@@ -273,33 +276,43 @@ impl LogWriter {
             remove_if_there(&*storage, &name)
                 .map_err(OpenError::io(format!("removing {}", storage.describe(&name))))?;
         }
-        let active = if appendable {
+        let go_on_in = |segments: &mut Vec<Arc<Segment>>| {
             let name = name::segment(number);
             let published = end - last.base();
             let file = MappedWriter::open(&*storage, &name, published)
                 .map_err(OpenError::io(format!("opening {}", storage.describe(&name))))?;
             segments.pop();
             let segment = Segment::new(last.header().clone(), Arc::clone(file.shared()));
-            Active { segment: mapped_whole(&*storage, segment)?, file }
+            Ok(Active { segment: mapped_whole(&*storage, segment)?, file })
+        };
+        let mut must_roll = false;
+        let active = if appendable {
+            go_on_in(&mut segments)?
         } else {
             // Going on in a new segment seals the old one at `end`: whatever follows there is cut.
             let len = segment_len(last.limit(), &options, 0);
             let preparation = Preparation::Fill;
             let request = SpareRequest { number: number + 1, len, preparation };
-            request
-                .prepare(&*storage, &|| true)
-                .and_then(|spare| {
-                    activate(&*storage, spare, last.header().store_id, Some(last.header()), end)
-                })
-                .map_err(OpenError::io(format!(
-                    "creating {}",
-                    storage.describe(&name::segment(number + 1))
-                )))?
+            let context = format!("creating {}", storage.describe(&name::segment(number + 1)));
+            match request.prepare(&*storage, &|| true) {
+                // What there is can be read. The first frame that finds room seals the old one.
+                Err(error) if is_full(&error) => {
+                    must_roll = true;
+                    go_on_in(&mut segments)?
+                }
+                prepared => {
+                    let (store_id, last) = (last.header().store_id, Some(last.header()));
+                    prepared
+                        .and_then(|spare| activate(&*storage, spare, store_id, last, end))
+                        .map_err(OpenError::io(context))?
+                }
+            }
         };
         let end = end.max(active.segment.first());
         let store_id = active.header().store_id;
         segments.push(Arc::clone(&active.segment));
-        let writer = Self::over(storage, options, active, end);
+        let mut writer = Self::over(storage, options, active, end);
+        writer.must_roll = must_roll;
         Ok(OpenedLog { writer, store_id, segments, tail: report })
     }
 
@@ -313,8 +326,19 @@ impl LogWriter {
             end,
             durable: end,
             syncs: 0,
+            must_roll: false,
             failed: false,
         }
+    }
+
+    /// Whether the log has to go on in a new segment, for which there was no room when it was opened. It is
+    /// not sealed at its end before that, so nobody may vouch for what stands behind it.
+    pub fn must_roll(&self) -> bool {
+        self.must_roll
+    }
+
+    fn has_room_for(&self, frame: &FrameBuf) -> bool {
+        !self.must_roll && frame.byte_len() <= self.active.segment.limit() - self.end
     }
 
     /// Position at which the next frame begins, unless it starts a new segment.
@@ -331,8 +355,8 @@ impl LogWriter {
     ///
     /// # Errors
     ///
-    /// After [`AppendError::StorageFull`] nothing was written and the writer is as before. After
-    /// any other error it takes nothing more.
+    /// After [`AppendError::StorageFull`] and [`AppendError::Exhausted`] nothing was written and the writer
+    /// is as before. After any other error it takes nothing more.
     ///
     /// # Panics
     ///
@@ -342,10 +366,9 @@ impl LogWriter {
         if self.failed {
             return Err(AppendError::Poisoned);
         }
-        let rolled = if frame.byte_len() > self.active.segment.limit() - self.end {
-            Some(self.roll(frame.byte_len())?)
-        } else {
-            None
+        let rolled = match self.has_room_for(frame) {
+            true => None,
+            false => Some(self.roll(frame.byte_len())?),
         };
         let position = self.end;
         let header = self.active.header();
@@ -390,7 +413,7 @@ impl LogWriter {
     /// late enough that a store which is opened for a few appends prepares none.
     pub fn is_spare_due(&self) -> bool {
         let segment = &self.active.segment;
-        self.end - segment.base() >= (segment.limit() - segment.base()) / 4
+        self.must_roll || self.end - segment.base() >= (segment.limit() - segment.base()) / 4
     }
 
     /// The segment that should be prepared now, if there is one and nobody was asked before.
@@ -412,7 +435,7 @@ impl LogWriter {
 
     /// Whether a roll would have to wait for a spare that is being prepared.
     pub fn awaits_spare(&self, frame: &FrameBuf) -> bool {
-        self.spare_requested && frame.byte_len() > self.active.segment.limit() - self.end
+        self.spare_requested && !self.has_room_for(frame)
     }
 
     fn next_request(&self, frame_len: u64) -> SpareRequest {
@@ -439,6 +462,7 @@ impl LogWriter {
             Ok(spare) => spare,
             // Nothing is at stake yet: the log ends where it ended.
             Err(error) if is_full(&error) => return Err(AppendError::StorageFull(error)),
+            Err(error) if is_exhausted(&error) => return Err(AppendError::Exhausted(error)),
             Err(error) => {
                 self.failed = true;
                 return Err(AppendError::Failed(error));
@@ -448,6 +472,7 @@ impl LogWriter {
         match activate(&*self.storage, spare, header.store_id, Some(&header), self.end) {
             Ok(active) => {
                 self.active = active;
+                self.must_roll = false;
                 self.end = self.active.segment.first();
                 self.durable = self.end;
                 self.syncs = 0;

@@ -161,6 +161,36 @@ fn a_stop_during_recovery_changes_nothing() {
     });
 }
 
+/// A store that had not been closed did not open on a full disk: the log could not go on where it ended, and there
+/// was no room for the next segment. Nor did it open to be read by whoever might have made room.
+#[test]
+fn a_log_opens_without_room_for_its_next_segment_and_goes_on_when_there_is() {
+    let (disk, mut history) = earlier();
+    disk.full_during(0..u64::MAX);
+    for _ in 0..2 {
+        let OpenedLog { mut writer, segments, .. } = open(&disk).expect("opens");
+        assert!(writer.must_roll());
+        history.check(&whole(&segments));
+        for _ in 0..2 {
+            let refused = writer.append(&mut frame_of(&frame(99)));
+            assert!(matches!(refused, Err(AppendError::StorageFull(_))), "{refused:?}");
+            assert_eq!(writer.sync().expect("nothing to sync"), writer.end());
+        }
+        drop(writer);
+        for lost in losses(&disk, 1) {
+            history.clone().live(&lost, 20..21);
+        }
+    }
+    let mut writer = open(&disk).expect("opens").writer;
+    writer.append(&mut frame_of(&frame(99))).expect_err("full");
+    disk.heal();
+    history.append(&mut writer, 30..32);
+    assert!(!writer.must_roll());
+    assert_eq!(history.submitted, [0, 1, 2, 30, 31]);
+    history.live(&disk.power_loss(|| false), 40..41);
+    assert_eq!(history.submitted, [0, 1, 2, 30, 31, 40]);
+}
+
 /// An error leaves the process running and the cache full of bytes that the device may not have.
 /// The store is opened again in the same process, goes on, and loses power.
 #[test]

@@ -12,6 +12,7 @@ use std::io;
 use thalweg_wal::storage::{Storage, read_file, remove_if_there, write_all_at};
 use thalweg_wal::{TailHint, name};
 
+use crate::error::OpenError;
 use crate::order::keys::PARTITION_COUNT;
 use crate::order::partition::PartitionCounts;
 use crate::order::window::Frontier;
@@ -156,9 +157,26 @@ impl Checkpoint {
         storage.sync_dir()
     }
 
-    /// Reads the checkpoint in `storage`: `None` if there is none that can be used.
-    pub(crate) fn read(storage: &dyn Storage) -> Option<Self> {
-        Self::decode(&read_file(storage, name::checkpoint()).ok()?)
+    /// Reads the checkpoint in `storage`: `None` if there is none, or if it is damaged.
+    ///
+    /// # Errors
+    ///
+    /// It could not be read, so nobody knows what it says. That is not taken for absence: the checkpoint can
+    /// reveal that the end of the log is missing, and the files that it lists would be thrown away.
+    pub(crate) fn read(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
+        use io::ErrorKind::{NotFound, UnexpectedEof};
+        match read_file(storage, name::checkpoint()) {
+            Ok(bytes) => Ok(Self::decode(&bytes)),
+            Err(error) if matches!(error.kind(), NotFound | UnexpectedEof) => Ok(None),
+            Err(source) => Err(OpenError::Io {
+                context: format!(
+                    "reading {}, which is derived from the log: if it stays unreadable, remove it, and the \
+                     order is made again",
+                    storage.describe(name::checkpoint())
+                ),
+                source,
+            }),
+        }
     }
 
     /// What the checkpoint knows of the end of the log in `storage`: nothing if it is another

@@ -115,10 +115,16 @@ impl Drop for Committer {
     /// However it ends: the orderer must not wait for a thread that is gone, or was never started.
     fn drop(&mut self) {
         self.windows.close();
+        self.core.orderer_work.notify_all();
     }
 }
 
 impl Committer {
+    fn give_window_back(&self) {
+        self.windows.give_back(0);
+        self.core.orderer_work.notify_all();
+    }
+
     /// Runs until orderer and writer have ended. If the committer panics, what waits for it is
     /// answered all the same, and in its order, so nobody else has to.
     pub(crate) fn run(&mut self) {
@@ -148,7 +154,7 @@ impl Committer {
                 self.complete_due();
             }
             Commit::Window { ordered, positions, to } => {
-                self.windows.give_back(0);
+                self.give_window_back();
                 let start = self.core.now();
                 self.commit(&ordered, to)?;
                 self.core.record(start, |timings| &timings.commit);
@@ -179,7 +185,7 @@ impl Committer {
         while let Some(commit) = self.commits.recv() {
             match commit {
                 Commit::Awaiting(awaiting) => awaiting.complete_undecided(),
-                Commit::Window { .. } => self.windows.give_back(0),
+                Commit::Window { .. } => self.give_window_back(),
                 Commit::Checkpoint { .. } | Commit::Forget { .. } | Commit::Ended => {}
             }
         }

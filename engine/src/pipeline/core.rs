@@ -142,6 +142,10 @@ pub(crate) struct Core {
     /// where the log has ended. Written by the keeper.
     pub(crate) reopened: Gauge,
 
+    /// 1 while the log is not sealed at the end that its opening has found, because there was no room for
+    /// the next segment: a checkpoint must not say that it was closed there. Written by the writer.
+    pub(crate) unsealed: Gauge,
+
     /// Ends the orderer; see [`Core::stop_orderer`].
     pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
@@ -285,6 +289,8 @@ pub(crate) struct CoreParts {
     pub(crate) heads: Vec<Arc<SharedTable>>,
     /// End of the log.
     pub(crate) log_end: u64,
+    /// See [`Core::unsealed`].
+    pub(crate) unsealed: bool,
     /// Position up to which the order is known already.
     pub(crate) ordered: u64,
     /// Number of events delivered already.
@@ -328,6 +334,7 @@ impl Core {
             cursors: Mutex::new(parts.cursors),
             checkpointed: Gauge::new(parts.ordered),
             reopened: Gauge::new(0),
+            unsealed: Gauge::new(parts.unsealed.into()),
             ending: Arc::default(),
             orderer_work: EventCount::new(),
             between_attempts: EventCount::new(),

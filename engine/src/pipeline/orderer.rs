@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thalweg_wal::Damage;
 
@@ -26,7 +26,7 @@ use crate::pipeline::core::Core;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::lane::Request;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
-use crate::pipeline::permits::{Budget, Patience};
+use crate::pipeline::permits::{Budget, Denied, Patience};
 use crate::pipeline::scanner::{self, Cut, ScannedCut};
 use crate::questions::{Question, answer};
 use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
@@ -199,7 +199,8 @@ impl Orderer {
         let new = self.core.checkpointed.get() < self.core.ordered.get();
         let is_closed = self.closed_before && self.core.reopened.get() == 0;
         if self.core.cause().is_none() && !self.core.read_only && (new || !is_closed) {
-            self.checkpoint(&mut progress, true, None);
+            let closed = self.core.unsealed.get() == 0;
+            self.checkpoint(&mut progress, closed, None);
         }
     }
 
@@ -269,6 +270,7 @@ impl Orderer {
     /// Orders the cuts whose turn it is.
     fn order_scanned(&mut self, progress: &mut Progress) -> Result<(), Stopped> {
         while let Some(window) = self.take_window(progress) {
+            self.await_committer(progress);
             if let Some(cause @ (Cause::Derived(_) | Cause::Panic { .. })) = self.core.cause() {
                 // The committer may write nothing more, and the windows would pile up.
                 return Err(Stopped::Cause(cause.clone()));
@@ -362,10 +364,17 @@ impl Orderer {
         }
         progress.lookup.in_flight.push_back(Arc::clone(&ordered));
         let commit = Commit::Window { ordered, positions: window.positions, to: window.to };
-        // The committer gives back what it takes, also when it has failed.
-        let _ = self.windows.take(0, Patience::Endless);
         let _ = self.committer.send(commit);
         Ok(())
+    }
+
+    /// Takes the permit for a window. The committer may wait for room on the disk meanwhile, so whoever asks
+    /// is answered; it gives back what it takes, also when it has failed.
+    fn await_committer(&mut self, progress: &mut Progress) {
+        while self.windows.take(0, Patience::None) == Err(Denied::Full) {
+            self.core.orderer_work.wait_until(|| !self.windows.is_full() || !self.calls.is_empty());
+            self.take_calls(progress);
+        }
     }
 
     /// Forgets windows that are in the order log by now, and sees what was added to it.
@@ -456,17 +465,40 @@ impl Orderer {
                 return;
             }
             // The order waits; what is appended is durable all the same.
-            let has_ended = || self.core.is_stopping() || self.core.cause().is_some();
-            let written = || !self.is_checkpointing() || has_ended();
-            self.core.orderer_work.wait_until(written);
+            self.answer_until(progress, None, |orderer| !orderer.is_checkpointing());
             if self.core.checkpointed.get() < progress.sealed.0 {
                 let unwritable = self.core.unwritable.lock().clone();
                 if let Some(error) = unwritable {
                     return self.core.fail(Cause::Derived(error));
                 }
-                let again = now() + RETRY_AFTER;
-                self.core.orderer_work.wait_deadline(has_ended, again);
+                self.answer_until(progress, Some(now() + RETRY_AFTER), |_| false);
             }
+        }
+    }
+
+    /// Waits until `is_over` says so, the deadline has come, or the engine ends. Whoever asks is answered
+    /// meanwhile: a question needs no room, neither in memory nor on the disk.
+    fn answer_until(
+        &mut self,
+        progress: &mut Progress,
+        deadline: Option<Instant>,
+        is_over: impl Fn(&Self) -> bool,
+    ) {
+        loop {
+            let has_ended = || self.core.is_stopping() || self.core.cause().is_some();
+            let is_over = || is_over(self) || has_ended();
+            let ready = || is_over() || !self.calls.is_empty();
+            let in_time = match deadline {
+                Some(deadline) => self.core.orderer_work.wait_deadline(ready, deadline),
+                None => {
+                    self.core.orderer_work.wait_until(ready);
+                    true
+                }
+            };
+            if !in_time || is_over() {
+                return;
+            }
+            self.take_calls(progress);
         }
     }
 

@@ -150,6 +150,12 @@ impl Budget {
         closed || alone || room
     }
 
+    /// Whether a batch without bytes would have to wait now.
+    pub fn is_full(&self) -> bool {
+        // Relaxed: who takes a permit looks again.
+        !self.is_worth_a_try(self.used.load(Ordering::Relaxed), 0)
+    }
+
     /// Gives a permit back.
     pub fn give_back(&self, byte_len: u64) {
         // Release: pairs with the Acquire load in `is_idle`.

@@ -136,8 +136,11 @@ impl Writer {
         }
     }
 
-    /// Makes what was appended with buffered durability durable.
+    /// Makes what was appended with buffered durability durable, if there is something.
     fn sync_buffered(&mut self) {
+        if self.log.durable() == self.log.end() {
+            return;
+        }
         match self.log.sync() {
             Ok(durable) => self.core.synced.set(durable),
             Err(error) => self.core.fail(cause_of(error)),
@@ -248,6 +251,7 @@ impl GroupCommit for Writer {
         let appended = self.log.append(&mut self.group.frame)?;
         if let Some(segment) = appended.rolled {
             self.core.segments.push(segment);
+            self.core.unsealed.set(0);
         }
         self.core.written.set(appended.end);
         self.group.written = (appended.position, appended.end);
@@ -312,6 +316,9 @@ impl GroupCommit for Writer {
             AppendError::StorageFull(error) => {
                 AppendFailure::NotAppended(Cause::StorageFull(Arc::new(error)))
             }
+            AppendError::Exhausted(error) => {
+                AppendFailure::NotAppended(Cause::Exhausted(Arc::new(error)))
+            }
             // The frame is perhaps on the device and perhaps not; nothing after it will be.
             error => {
                 self.core.fail(cause_of(error));
@@ -338,7 +345,9 @@ impl Records {
 
 fn cause_of(error: AppendError) -> Cause {
     match error {
-        AppendError::StorageFull(error) | AppendError::Failed(error) => Cause::Log(Arc::new(error)),
+        AppendError::StorageFull(error)
+        | AppendError::Exhausted(error)
+        | AppendError::Failed(error) => Cause::Log(Arc::new(error)),
         error => Cause::Log(Arc::new(std::io::Error::other(error.to_string()))),
     }
 }

@@ -105,8 +105,8 @@ impl Storage for OsStorage {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_len(0)?;
-                file.write_all(holder.as_bytes())?;
+                // For people, so a full disk is no reason to refuse.
+                let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
                 Ok(LockAttempt::Held(Box::new(file)))
             }
             Err(TryLockError::WouldBlock) => {
