@@ -205,6 +205,7 @@ mod pipeline;
 mod questions;
 mod rebuild;
 pub mod reference;
+mod repair;
 mod store;
 #[allow(dead_code, unused_imports)]
 mod sync;
@@ -224,6 +225,7 @@ pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView, Subscription};
 pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, rebuild};
+pub use repair::{KnownBy, LostEvent, RepairOptions, RepairReport, Unproven, repair, repair_on};
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, storage};
 pub use timings::{Histogram, StageTimes, Timings};

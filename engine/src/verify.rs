@@ -21,7 +21,7 @@ use crate::derived::checkpoint::Checkpoint;
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER};
 use crate::derived::run::{DamagedRun, Item, KnownItem, Run, StreamItem, WatchItem};
 use crate::error::ReadError;
-use crate::event::EventId;
+use crate::event::{EventId, Rejection};
 use crate::open::{READ_ONLY_ATTEMPTS, State, restore};
 use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
@@ -187,8 +187,7 @@ pub fn verify_on(
                 derived.pass(record.position(), &machine, &mut report);
             }
             report.records += 1;
-            let place = record.position()..record.position() + record.len();
-            match machine.arrive(place, serial_record(&record, &log.store_id)) {
+            match arrive(&mut machine, &record, &log.store_id) {
                 Arrival::Delivered | Arrival::Held(_) => {}
                 Arrival::Sealed(_) | Arrival::Unsealed => {}
                 Arrival::Duplicate => report.duplicates += 1,
@@ -237,13 +236,30 @@ pub(crate) fn beyond_walks(log: &LogReader) -> impl Iterator<Item = &Damage> {
     log.damage.iter().filter(move |damage| !is_walked(damage.position))
 }
 
+/// Has the serial machine take a record, or what stands in for one.
+pub(crate) fn arrive(
+    machine: &mut SerialMachine,
+    record: &Record<'_>,
+    store_id: &[u8; 16],
+) -> Arrival {
+    let place = record.position()..record.position() + record.len();
+    if record.kind() == RecordKind::Refused {
+        machine.refuse(place.end, record.stream());
+        return Arrival::Rejected(Rejection::Previous);
+    }
+    match serial_record(record, store_id) {
+        SerialRecord::Event(event) if record.is_lost() => machine.arrive_lost(place.start, event),
+        record => machine.arrive(place, record),
+    }
+}
+
 /// A record for the serial machine; a digest stands for the payload, to save memory.
 pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialRecord {
     let stream = record.stream().to_vec();
     match record.kind() {
         RecordKind::Event => {}
         RecordKind::Seal => return SerialRecord::Seal(stream),
-        RecordKind::Unseal => return SerialRecord::Unseal(stream),
+        RecordKind::Unseal | RecordKind::Refused => return SerialRecord::Unseal(stream),
     }
     let parents = record.parents().map(<[u8]>::to_vec).collect();
     SerialRecord::Event(SerialEvent {
@@ -282,12 +298,12 @@ impl Derived {
             }
             return None;
         };
-        if checkpoint.store_id != log.store_id {
+        if checkpoint.store_id != log.identity() {
             report.problem(name::checkpoint(), None, "the checkpoint belongs to another store");
             return None;
         }
         let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-        let restored = restore(storage, &scratch, Some(checkpoint.clone()), log.store_id, false);
+        let restored = restore(storage, &scratch, Some(checkpoint.clone()), log.identity(), false);
         let detail = match restored {
             Ok(Some(state)) => {
                 let lookup = Lookup {

@@ -22,6 +22,7 @@ mod held;
 mod import;
 mod order;
 mod read;
+mod repair;
 mod seal;
 mod stat;
 mod streams;
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     Why(why::Why),
     Stat(stat::Stat),
     Verify(verify::Verify),
+    Repair(repair::Repair),
     Order(order::Order),
     Graph(graph::Graph),
     Bench(bench::Bench),
@@ -58,6 +60,7 @@ impl Command {
             Command::Why(command) => command.run(),
             Command::Stat(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Repair(command) => command.run(),
             Command::Order(command) => command.run(),
             Command::Graph(command) => command.run(),
             Command::Bench(command) => command.run(),

@@ -255,6 +255,7 @@ pub fn serial_record(record: &Record<'_>, tag: &str) -> SerialRecord {
         RecordKind::Event => SerialRecord::Event(serial_event(record, tag)),
         RecordKind::Seal => SerialRecord::Seal(record.stream().to_vec()),
         RecordKind::Unseal => SerialRecord::Unseal(record.stream().to_vec()),
+        RecordKind::Refused => unreachable!("only in place of what is lost"),
     }
 }
 

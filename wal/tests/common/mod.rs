@@ -59,6 +59,7 @@ impl Event {
             RecordKind::Event => {}
             RecordKind::Seal => return batch.push_seal(&self.stream),
             RecordKind::Unseal => return batch.push_unseal(&self.stream),
+            RecordKind::Refused => unreachable!("never appended"),
         }
         let listed: Vec<&[u8]> = self.parents.iter().flatten().map(Vec::as_slice).collect();
         let lineage = match self.parents {
