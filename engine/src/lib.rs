@@ -229,4 +229,4 @@ pub use repair::{KnownBy, LostEvent, RepairOptions, RepairReport, Unproven, repa
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, storage};
 pub use timings::{Histogram, StageTimes, Timings};
-pub use verify::{Problem, VerifyProgress, VerifyReport, verify, verify_on};
+pub use verify::{Problem, Remedy, VerifyProgress, VerifyReport, verify, verify_on};

@@ -204,14 +204,17 @@ pub fn repair_on(
     let store_id = first_look.store_id;
     let checkpoint = checkpoint.filter(|checkpoint| is_of(&checkpoint.store_id, &store_id));
     let evidence = Evidence::read(&*storage, &store_id, checkpoint);
-    let survey = match evidence.checkpointed() {
-        [] => first_look,
-        entries => {
-            let delivered: Vec<u64> =
-                entries.iter().flatten().map(|entry| entry.position).collect();
-            Survey::open(&*storage, hint, &delivered)?
-        }
+    let delivered = evidence.delivered(&|global| global < evidence.certain());
+    let mut survey = match delivered.is_empty() {
+        true => first_look,
+        false => Survey::open(&*storage, hint, &delivered)?,
     };
+    if !survey.is_whole() {
+        // Something is lost, so what the order log has behind the checkpoint tells of more: it is written when
+        // the log is durable. In a log that is whole it may be what a buffered store has lost.
+        let delivered = evidence.delivered(&|_| true);
+        survey = Survey::open(&*storage, hint, &delivered)?;
+    }
     let mut report = RepairReport {
         damage: survey.damage.clone(),
         lost_before: survey.losses.as_ref().map_or(0, |losses| losses.lost_len()),
@@ -291,10 +294,31 @@ impl Evidence {
         evidence
     }
 
-    /// The entries that the checkpoint counts.
-    fn checkpointed(&self) -> &[Option<Entry>] {
+    /// So many entries the checkpoint counts, that are there.
+    fn certain(&self) -> usize {
         let count = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.frontier.global);
-        &self.entries[..(count as usize).min(self.entries.len())]
+        (count as usize).min(self.entries.len())
+    }
+
+    /// Positions of the deliveries that are `wanted`, by their global sequence, up to the first that does not
+    /// follow from those before it.
+    fn delivered(&self, wanted: &dyn Fn(usize) -> bool) -> Vec<u64> {
+        let is_sound = |global: &usize| *global < self.certain() || self.follows(*global);
+        let sound =
+            (0..self.entries.len()).take_while(|global| wanted(*global) && is_sound(global));
+        sound.filter_map(|global| self.entries[global]).map(|entry| entry.position).collect()
+    }
+
+    /// Whether an entry continues its stream.
+    fn follows(&self, global: usize) -> bool {
+        let Some(entry) = self.entries[global] else { return false };
+        match entry.previous {
+            NONE => entry.local == 0,
+            previous if previous >= global as u64 => false,
+            previous => {
+                self.entries[previous as usize].is_none_or(|before| before.local + 1 == entry.local)
+            }
+        }
     }
 
     /// Leaves out what is behind the checkpoint and is not of this log: what a crash has left may be.
@@ -302,17 +326,11 @@ impl Evidence {
         let is_there = |position: u64| {
             extents.iter().any(|extent| (extent.from..extent.to).contains(&position))
         };
-        let certain = self.checkpointed().len();
+        let certain = self.certain();
         let mut sound = certain;
         for global in certain..self.entries.len() {
-            let Some(entry) = self.entries[global] else { break };
-            let follows = match entry.previous {
-                NONE => entry.local == 0,
-                previous if previous >= global as u64 => false,
-                previous => self.entries[previous as usize]
-                    .is_none_or(|before| before.local + 1 == entry.local),
-            };
-            if !follows || !is_there(entry.position) {
+            let is_here = self.entries[global].is_some_and(|entry| is_there(entry.position));
+            if !is_here || !self.follows(global) {
                 break;
             }
             sound = global + 1;
@@ -700,6 +718,7 @@ impl<'a> Repair<'a> {
         survey.walk(&losses, |record| run.take(&record))?;
         if !run.outcome.is_tried_again {
             run.compare_seals(u64::MAX);
+            run.miss(u64::MAX);
         }
         let TryOrder { machine, fixes, mut outcome, broken_at, .. } = run;
         outcome.unproven = broken_at.map(|global| Unproven::Contradiction {
@@ -798,6 +817,7 @@ impl TryOrder<'_, '_> {
         }
         arrive(&mut self.machine, record, store_id);
         self.compare();
+        self.miss(record.position());
         ControlFlow::Continue(())
     }
 
@@ -887,6 +907,15 @@ impl TryOrder<'_, '_> {
                 }
             }
             self.next += 1;
+        }
+    }
+
+    /// Triggers come at rising positions: what was delivered at or before `position` and has not come by now
+    /// does not come.
+    fn miss(&mut self, position: u64) {
+        let entry = self.repair.evidence.entries.get(self.next).copied().flatten();
+        if entry.is_some_and(|entry| entry.position <= position) && self.broken_at.is_none() {
+            self.broken_at = Some(self.next as u64);
         }
     }
 

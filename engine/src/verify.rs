@@ -8,7 +8,7 @@
 //! The serial machine keeps what it has seen in memory: about 1.2 KiB for an event with an id and a
 //! parent of 40 bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,7 +18,8 @@ use thalweg_wal::{Damage, LogReader, Record, RecordKind, name};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::derived::checkpoint::Checkpoint;
-use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER};
+use crate::derived::chunks;
+use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::{DamagedRun, Item, KnownItem, Run, StreamItem, WatchItem};
 use crate::error::ReadError;
 use crate::event::{EventId, Rejection};
@@ -26,8 +27,9 @@ use crate::open::{READ_ONLY_ATTEMPTS, State, restore};
 use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
 use crate::order::partition::KnownAs;
+use crate::order::window::Frontier;
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
-use crate::reference::{Arrival, SerialEvent, SerialMachine, SerialRecord};
+use crate::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialRecord};
 use crate::sync::Arc;
 
 /// Most problems that a report lists; the rest is only counted.
@@ -53,18 +55,50 @@ pub struct VerifyProgress {
 pub struct Problem {
     /// Name of the file in the store's directory.
     pub file: String,
+    /// Offset in the file, in bytes, where one place is concerned.
+    pub offset: Option<u64>,
     /// Position in the log that is concerned, in bytes.
     pub position: Option<u64>,
     /// What is wrong.
     pub detail: String,
+    /// What to do about it.
+    pub remedy: Remedy,
+}
+
+/// What to do about a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// The file is derived: [`rebuild`](crate::rebuild) makes it again. It costs time.
+    Rebuild,
+    /// The log is damaged: put the file back from a copy, or have [`repair`](crate::repair) record the loss.
+    Repair,
+}
+
+impl Remedy {
+    /// The command that does it.
+    pub fn command(self) -> &'static str {
+        match self {
+            Remedy::Rebuild => "order --rebuild",
+            Remedy::Repair => "repair",
+        }
+    }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.position {
-            Some(position) => write!(f, "{}: position {position}: {}", self.file, self.detail),
-            None => write!(f, "{}: {}", self.file, self.detail),
+        write!(f, "{}: ", self.file)?;
+        if let Some(offset) = self.offset {
+            write!(f, "offset {offset}: ")?;
         }
+        if let Some(position) = self.position {
+            write!(f, "position {position}: ")?;
+        }
+        let remedy = match self.remedy {
+            Remedy::Rebuild => "derived, so it costs time only: `order --rebuild`",
+            Remedy::Repair => "put it back from a copy, or `repair`",
+        };
+        write!(f, "{}; {remedy}", self.detail)
     }
 }
 
@@ -90,6 +124,16 @@ pub struct VerifyReport {
     pub damaged: u64,
     /// Deliveries that the order log had and that were compared.
     pub compared: u64,
+    /// Stretches of the log that a repair has recorded as lost. They are no problems any more.
+    pub lost_stretches: u64,
+    /// Bytes in them.
+    pub lost_bytes: u64,
+    /// Delivered events in them: they have their numbers, and cannot be read.
+    pub lost_events: u64,
+    /// Files in the directory that are none of the store's, which nobody touches.
+    pub unknown_files: Vec<String>,
+    /// Files that a crash or a repair has left, which nobody reads: they may be deleted.
+    pub left_files: Vec<String>,
     /// The first problems.
     pub problems: Vec<Problem>,
     /// How many problems there are in all.
@@ -101,22 +145,54 @@ pub struct VerifyReport {
 impl VerifyReport {
     fn damage(&mut self, damage: &Damage) {
         self.damaged += 1;
-        let Damage { offset, fault, resumes, .. } = damage;
-        let detail = format!("damaged at offset {offset}: {fault}; readable again from {resumes}");
-        self.problem(&damage.file, Some(damage.position), detail);
+        let Damage { file, offset, position, fault, resumes, .. } = damage.clone();
+        let mut detail = fault.to_string();
+        if resumes > position {
+            detail.push_str(&format!("; readable again from position {resumes}"));
+        }
+        let (offset, position, remedy) = (Some(offset), Some(position), Remedy::Repair);
+        self.add(Problem { file, offset, position, detail, remedy });
     }
 
+    /// A problem of a derived file.
     fn problem(
         &mut self,
         file: impl Into<String>,
         position: Option<u64>,
         detail: impl Into<String>,
     ) {
+        let (file, detail) = (file.into(), detail.into());
+        self.add(Problem { file, offset: None, position, detail, remedy: Remedy::Rebuild });
+    }
+
+    /// A place in a derived file whose checksum is wrong.
+    fn damaged_derived(&mut self, file: String, offset: u64, detail: String) {
+        let (offset, remedy) = (Some(offset), Remedy::Rebuild);
+        self.add(Problem { file, offset, position: None, detail, remedy });
+    }
+
+    fn add(&mut self, problem: Problem) {
         self.problem_count += 1;
         if self.problems.len() < PROBLEMS_MAX {
-            let (file, detail) = (file.into(), detail.into());
-            self.problems.push(Problem { file, position, detail });
+            self.problems.push(problem);
         }
+    }
+
+    /// Says what files there are that are no part of a whole store.
+    fn note_files(&mut self, names: Vec<String>, runs: &[u64]) {
+        for file in names {
+            match name::kind(&file) {
+                name::Kind::Unknown => self.unknown_files.push(file),
+                name::Kind::SegmentNew(_) | name::Kind::LossesNew | name::Kind::Quarantine => {
+                    self.left_files.push(file);
+                }
+                name::Kind::Checkpoint if file != name::checkpoint() => self.left_files.push(file),
+                name::Kind::Run(number) if !runs.contains(&number) => self.left_files.push(file),
+                _ => {}
+            }
+        }
+        self.unknown_files.sort();
+        self.left_files.sort();
     }
 }
 
@@ -170,7 +246,16 @@ pub fn verify_on(
             break (log, derived, report);
         }
     };
+    let runs = derived.as_ref().map(|derived| derived.checkpoint.runs.clone()).unwrap_or_default();
+    report.note_files(storage.list().unwrap_or_default(), &runs);
+    if let Some(losses) = &log.losses {
+        report.lost_stretches = losses.stretches().len() as u64;
+        report.lost_bytes = losses.lost_len();
+    }
     beyond_walks(&log).for_each(|damage| report.damage(damage));
+    if let Some(derived) = &derived {
+        derived.check_sums(&mut report);
+    }
     let mut machine = SerialMachine::default();
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
     let mut bytes_before = 0;
@@ -208,16 +293,27 @@ pub fn verify_on(
     match &mut derived {
         // Without the damaged records the machine comes to another order. What the derived files
         // say is then not wrong: it is the evidence for the numbers that events have.
-        Some(_) if report.damaged > 0 => report.problem(
-            "the order log and the checkpoint",
-            None,
-            "not compared, since the log is damaged; keep them: they hold the order as it was",
-        ),
+        Some(_) if report.damaged > 0 => report.add(Problem {
+            file: String::from("the order log and the checkpoint"),
+            offset: None,
+            position: None,
+            detail: String::from(
+                "not compared, since the log is damaged; keep them: they hold the order as it was, and a \
+                 repair needs them",
+            ),
+            remedy: Remedy::Repair,
+        }),
         Some(derived) => {
             derived.pass(u64::MAX, &machine, &mut report);
             derived.compare_order(&machine, &mut report);
         }
         None => {}
+    }
+    if let Some(losses) = &log.losses {
+        let substitutes: HashSet<u64> = losses.substitutes().map(|lost| lost.position()).collect();
+        let is_lost = |delivery: &&Delivery| substitutes.contains(&delivery.position);
+        let lost = machine.order.iter().filter(is_lost);
+        report.lost_events = lost.count() as u64;
     }
     report.delivered = machine.order.len() as u64;
     report.held = machine.held().len() as u64;
@@ -294,7 +390,11 @@ impl Derived {
         let names = storage.list().unwrap_or_default();
         let Some(checkpoint) = checkpoint else {
             if names.iter().any(|other| other == name::checkpoint()) {
-                report.problem(name::checkpoint(), None, "the checkpoint is damaged; rebuild it");
+                report.problem(
+                    name::checkpoint(),
+                    None,
+                    "the checkpoint is damaged, or of another version",
+                );
             }
             return None;
         };
@@ -319,11 +419,36 @@ impl Derived {
                 };
                 return Some(Derived { state, checkpoint, lookup, state_compared: false });
             }
-            Ok(None) => String::from("a file that it lists is missing or wrong; rebuild them"),
-            Err(error) => format!("a file that it lists cannot be opened: {error}; rebuild them"),
+            Ok(None) => String::from("a file that it lists is missing or wrong"),
+            Err(error) => format!("a file that it lists cannot be opened: {error}"),
         };
         report.problem(name::checkpoint(), None, detail);
         None
+    }
+
+    /// Verifies every checksum of the derived files, whatever the log has come to.
+    fn check_sums(&self, report: &mut VerifyReport) {
+        let Frontier { global, tips } = self.checkpoint.frontier;
+        for global in 0..global {
+            if order_log::entry(&self.lookup.order, global).is_err() {
+                let (file, offset) = chunks::place(ORDER, global);
+                let detail = format!("the checksum of entry {global} does not match");
+                report.damaged_derived(file, offset, detail);
+            }
+        }
+        for item in 0..tips {
+            if self.lookup.tips.item(item).and_then(|bytes| order_log::tip(item, bytes)).is_none() {
+                let (file, offset) = chunks::place(TIPS, item);
+                let detail = format!("the checksum of item {item} does not match");
+                report.damaged_derived(file, offset, detail);
+            }
+        }
+        for run in &self.state.runs {
+            if let Err(DamagedRun { file, offset }) = verify_run(run) {
+                let detail = String::from("the checksum does not match");
+                report.damaged_derived(file, offset, detail);
+            }
+        }
     }
 
     /// Compares the state of the checkpoint when the machine comes to its position.
@@ -338,7 +463,6 @@ impl Derived {
             self.problem(report, format!("it counts {counted} delivered events, not {delivered}"));
         }
         let mut compare = || -> Result<(), Fault> {
-            self.state.runs.iter().try_for_each(verify_run)?;
             self.compare_known(machine, report)?;
             self.compare_held(machine, report)?;
             self.compare_streams(machine, report)
@@ -456,11 +580,8 @@ impl Derived {
             path.push(global);
             report.compared += 1;
             let file = name::order(global / ORDER.chunk_items);
-            let Ok(entry) = order_log::entry(order, global) else {
-                let detail = format!("entry {global} is damaged; rebuild the order log");
-                report.problem(file, Some(delivery.position), detail);
-                continue;
-            };
+            // What is damaged is known already.
+            let Ok(entry) = order_log::entry(order, global) else { continue };
             if (Entry { lineage: Lineage::Listed, ..entry }) != expected {
                 let detail = format!(
                     "entry {global} names position {} and place {} of its stream, not {} and {local}, or \
@@ -491,12 +612,12 @@ impl Derived {
 }
 
 /// Verifies every checksum of a run.
-fn verify_run(run: &Arc<Run>) -> Result<(), Fault> {
+fn verify_run(run: &Arc<Run>) -> Result<(), DamagedRun> {
     fn table<I: Item>(run: &Arc<Run>) -> Result<(), DamagedRun> {
         run.verify_filter::<I>()?;
         run.items::<I>(0).try_for_each(|item| item.map(drop))
     }
     table::<KnownItem>(run)?;
     table::<StreamItem>(run)?;
-    Ok(table::<WatchItem>(run)?)
+    table::<WatchItem>(run)
 }

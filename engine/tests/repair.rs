@@ -474,6 +474,58 @@ fn without_evidence_a_repair_asks_first() {
     assert!(!repaired(&storage).is_needed);
 }
 
+/// Damage of any shape to a store of any shape, closed or as a kill leaves it. A repair that says that all
+/// numbers stay is right; that it cannot say so is the exception.
+#[test]
+fn random_damage_is_repaired_or_asked_about() {
+    let mut rng = Rng::from_env();
+    let (mut asked, rounds) = (0, 24);
+    for round in 0..rounds {
+        let storage = MemoryStorage::new();
+        let store = open(&storage).expect("opens");
+        fill(&store, &mut Rng(rng.next()), 12);
+        let killed = storage.fork();
+        store.close().expect("closes");
+        let storage = if rng.once_in(3) { killed } else { storage };
+        let before = expected(&storage);
+        let segment = name::segment(1);
+        for _ in 0..1 + rng.below(3) {
+            let (place, _) = &before.records[rng.below(before.records.len() as u64) as usize];
+            match rng.below(3) {
+                0 => flip(&storage, &segment, place.start + rng.below(24), 1 << rng.below(8)),
+                1 => overwrite(&storage, &segment, place.start as usize, &[0; 24]),
+                _ => {
+                    // In front of the last record, so that what was killed does not look like a torn tail.
+                    let len = (before.end - place.start).min(rng.below(400)) as usize;
+                    overwrite(&storage, &segment, place.start as usize, &vec![0xA5; len]);
+                }
+            }
+        }
+        let report = repaired(&storage);
+        if !report.is_needed {
+            continue;
+        }
+        let what = format!("round {round}");
+        println!("{what}: log to {}, {} delivered: {report:?}", before.end, before.order.len());
+        match &report.unproven {
+            None => check_repaired(&storage, &before, &report, &what),
+            // Of what a kill has left behind the last delivery nothing is known, as it should be.
+            Some(Unproven::NoEvidence { lost_from, .. }) => {
+                let newest = before.order.iter().map(|delivery| delivery.position).max();
+                assert!(
+                    newest.is_some_and(|newest| report.lost.iter().any(|lost| lost.end > newest))
+                );
+                assert!(report.lost.iter().any(|lost| lost.contains(lost_from)), "{what}");
+            }
+            Some(unproven) => {
+                println!("{what}: {unproven}");
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked * 6 <= rounds, "{asked} of {rounds} could not be shown to keep their numbers");
+}
+
 /// What is recorded as lost is a part of the log: without it, nothing may be made of the rest.
 #[test]
 fn losses_that_are_lost_are_missed() {

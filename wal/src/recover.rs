@@ -827,7 +827,11 @@ fn whole_frames(run: &Run<'_>, losses: Option<&Losses>, start: u64) -> (u64, Fau
             continue;
         }
         match whole_frame(run, losses, position) {
-            Ok(header) => (position, is_behind_loss) = (header.end(), false),
+            Ok(header) => {
+                position = header.end();
+                // A stretch can begin in one frame and end in another.
+                is_behind_loss = end_of_loss(losses, position - ALIGN).is_some();
+            }
             Err(fault) => match run.record_whole(position) {
                 Ok(record) if is_behind_loss => position += record.len(),
                 Ok(_) | Err(_) => return (position, fault),

@@ -230,6 +230,12 @@ pub(crate) fn read_chunk(
     (is_whole && is_ours(&identity)).then_some(bytes)
 }
 
+/// The file of an item, and its offset there.
+pub(crate) fn place(layout: Layout, index: u64) -> (String, u64) {
+    let offset = HEADER_LEN + index % layout.chunk_items * layout.item_len as u64;
+    ((layout.name)(index / layout.chunk_items), offset)
+}
+
 /// Item `index` of a chunk, if there is so much of it.
 pub(crate) fn item_of(chunk: &[u8], layout: Layout, index: u64) -> Option<&[u8]> {
     let at = HEADER_LEN as usize + index as usize * layout.item_len;
