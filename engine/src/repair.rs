@@ -815,6 +815,18 @@ impl TryOrder<'_, '_> {
                 return ControlFlow::Break(());
             }
         }
+        if record.is_lost() && self.broken_at.is_none() {
+            // It was delivered, so its stream was not sealed.
+            let serial = serial_record(record, store_id);
+            let verdict = self.machine.peek(record.position(), &serial);
+            if verdict == Arrival::Rejected(Rejection::Sealed) {
+                let stream = record.stream().to_vec();
+                self.put_last_before(record.position(), stream, Substitute::Unseal);
+                if self.outcome.is_tried_again {
+                    return ControlFlow::Break(());
+                }
+            }
+        }
         arrive(&mut self.machine, record, store_id);
         self.compare();
         self.miss(record.position());
@@ -873,13 +885,14 @@ impl TryOrder<'_, '_> {
         true
     }
 
-    /// Puts a control record into the last stretch before `position`, at its end, and has all of it tried
-    /// again.
+    /// Puts a control record into what is lost before `position`, as late as there is room, and has all of it
+    /// tried again.
     fn put_last_before(&mut self, position: u64, stream: Vec<u8>, substitute: Substitute) {
         let builder = &self.repair.builder;
-        let before = builder.stretches().iter().rev().filter(|lost| lost.to <= position);
+        let before = builder.stretches().iter().rev().filter(|lost| lost.from < position);
         let mut places = before.flat_map(|lost| {
-            (1..=(lost.to - lost.from) / PLACE_LEN).map(move |back| lost.to - back * PLACE_LEN)
+            let to = lost.to.min(position);
+            (1..=(to - lost.from) / PLACE_LEN).map(move |back| to - back * PLACE_LEN)
         });
         let taken: Vec<u64> = self.fixes.iter().map(Fix::from).collect();
         let free = places.find(|&at| !builder.has(at) && !taken.contains(&at));

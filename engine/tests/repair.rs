@@ -13,8 +13,8 @@ use common::{Expected, Rng, expected, flip, shared, wild_event};
 use disk::{Disk, Fault};
 use thalweg::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
 use thalweg::{
-    Ack, Event, LogOpenError, LostEvent, MixedBatch, OpenError, Options, ReadError, RepairOptions,
-    RepairReport, Store, Unproven, repair_on, verify_on,
+    Ack, Event, KnownBy, LogOpenError, LostEvent, MixedBatch, OpenError, Options, ReadError,
+    RepairOptions, RepairReport, Store, Unproven, repair_on, verify_on,
 };
 use thalweg_wal::name;
 
@@ -184,7 +184,7 @@ fn check_repaired(storage: &MemoryStorage, before: &Expected, report: &RepairRep
     let again = repaired(storage);
     assert!(!again.is_needed && again.is_done, "{what}: {again:?}");
     let reader = read_only(storage);
-    let is_nameless = |event: &&LostEvent| event.id.is_none();
+    let is_nameless = |event: &&LostEvent| event.known_by != KnownBy::Proof;
     let nameless = report.lost_events.iter().filter(is_nameless);
     let nameless: Vec<u64> = nameless.map(|event| event.global).collect();
     let lost = check_numbers(&reader, before, &nameless);
