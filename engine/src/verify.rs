@@ -13,7 +13,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
+use thalweg_wal::storage::{Access, MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{Damage, LogReader, Record, RecordKind, name};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -23,7 +23,7 @@ use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::{DamagedRun, Item, KnownItem, Run, StreamItem, WatchItem};
 use crate::error::ReadError;
 use crate::event::{EventId, Rejection};
-use crate::open::{READ_ONLY_ATTEMPTS, State, restore};
+use crate::open::{READ_ONLY_ATTEMPTS, State, is_of, restore};
 use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
 use crate::order::partition::KnownAs;
@@ -398,6 +398,20 @@ impl Derived {
             }
             return None;
         };
+        if checkpoint.store_id != log.identity() && is_of(&checkpoint.store_id, &log.store_id) {
+            // From before a repair: the next opening for writing makes them again. Unless what it knows to be
+            // lost is itself lost.
+            if log.losses.is_none() && storage.open(name::losses(), Access::Read).is_err() {
+                report.add(Problem {
+                    file: name::losses().to_owned(),
+                    offset: None,
+                    position: None,
+                    detail: String::from("it is missing, and the checkpoint knows of it"),
+                    remedy: Remedy::Repair,
+                });
+            }
+            return None;
+        }
         if checkpoint.store_id != log.identity() {
             report.problem(name::checkpoint(), None, "the checkpoint belongs to another store");
             return None;

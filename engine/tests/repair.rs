@@ -544,6 +544,8 @@ fn losses_that_are_lost_are_missed() {
         }
         let Err(OpenError::Log(error)) = open(&storage) else { panic!("opens") };
         assert!(matches!(error, LogOpenError::Losses { .. }), "{error:?}");
+        let verified = verify_on(shared(&storage), &|_| ControlFlow::Continue(())).expect("runs");
+        assert!(verified.problems.iter().any(|problem| problem.file == name::losses()));
         assert_eq!(check_numbers(&read_only(&storage), &before, &[]), BTreeSet::from([9]));
         let again = repaired(&storage);
         assert_eq!(again.lost_events.len(), 1);
