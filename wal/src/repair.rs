@@ -24,6 +24,8 @@ use crate::recover::{Link, Recovered, TailHint, recover};
 use crate::segment::{Damage, Segment};
 use crate::storage::{Access, Storage, StorageFile, read_exact_at, remove_if_there, write_all_at};
 
+/// More bytes than this are not taken to be lost at the end of the log.
+const LOST_END_MAX: u64 = 1 << 40;
 /// Files are copied in pieces of this many bytes.
 const COPY_LEN: u64 = 1 << 20;
 
@@ -248,6 +250,10 @@ impl Survey {
             }
             None => {
                 let lost = self.durable_end.saturating_sub(base).max(SEGMENT_HEADER_LEN + 8);
+                // No log has lost so much at its end; a checkpoint that says so is wrong.
+                if lost > LOST_END_MAX {
+                    return Err(unusable());
+                }
                 (lost.next_multiple_of(SEGMENT_LEN_MIN), (base + lost).next_multiple_of(8))
             }
         };
