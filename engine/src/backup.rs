@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use thalweg_wal::format::Fault;
 use thalweg_wal::storage::{
     self, Access, MemoryStorage, OsStorage, Storage, StorageFile, read_exact_at, read_file,
     remove_if_there, write_all_at,
@@ -29,12 +30,12 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::Layout;
 use crate::derived::order_log::{self, ORDER, TIPS};
-use crate::error::{Cause, OpenError};
-use crate::open::{READ_ONLY_ATTEMPTS, directory, probe, restore as restore_state};
+use crate::error::{Cause, LogOpenError, OpenError};
+use crate::open::{READ_ONLY_ATTEMPTS, directory, is_of, probe, restore as restore_state};
 use crate::order::window::Frontier;
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
-use crate::verify::{Problem, beyond_walks};
+use crate::verify::{Problem, Remedy, beyond_walks};
 
 mod manifest;
 mod place;
@@ -299,10 +300,16 @@ pub fn backup_on(
     let derived = store_id.and_then(|id| Derived::plan(&*source, id));
     let hint = Checkpoint::read(&*source)?.and_then(|checkpoint| checkpoint.tail_hint(&*source));
     let log = LogReader::open(&*source, hint).map_err(OpenError::from)?;
+    // A reader finds its way among files that are missing or have each other's names; a copy by names would not.
+    if let Some(found) = log.damage.iter().find(|damage| is_of_a_file(damage.fault)) {
+        return Err(OpenError::from(LogOpenError::Damaged(found.clone())).into());
+    }
+    let derived = derived.filter(|derived| derived.checkpoint.store_id == log.identity());
     let first_damage = beyond_walks(&log).next().cloned();
     let damaged = beyond_walks(&log).count() as u64;
     let plan = Plan {
         store_id: log.store_id,
+        losses: losses_of(&*source)?,
         segments: log.segments,
         end: log.end,
         derived,
@@ -334,6 +341,8 @@ pub(crate) fn backup_core(
 ) -> Result<BackupReport, BackupError> {
     // The checkpoint first: what it counts is durable, so it is below the position that is taken next.
     let derived = Derived::plan(&*core.storage, core.store_id);
+    let derived = derived.filter(|derived| derived.checkpoint.store_id == core.store_id);
+    let losses = losses_of(&*core.storage)?;
     let end = core.durable.get();
     // A segment is in the list before anything in it is durable.
     let segments = core.segments.snapshot().to_vec();
@@ -344,8 +353,9 @@ pub(crate) fn backup_core(
         core.fail(Cause::Log(Arc::new(io::Error::new(source.kind(), source.to_string()))));
         return Err(BackupError::Io { context: String::from("syncing the log"), source });
     }
-    let plan =
-        Plan { store_id: core.store_id, segments, end, derived, damaged: 0, first_damage: None };
+    // Without what is mixed in for its losses.
+    let store_id = thalweg_wal::store_id(&*core.storage).unwrap_or(core.store_id);
+    let plan = Plan { store_id, losses, segments, end, derived, damaged: 0, first_damage: None };
     plan.run(Arc::clone(&core.storage), target, options, progress, &|checkpoint| {
         delivered_up_to(core, end, checkpoint.map_or(0, |found| found.frontier.global))
     })
@@ -401,7 +411,8 @@ pub fn verify_backup_on(
     let mut problem = |file: &str, detail: String| {
         check.problem_count += 1;
         if check.problems.len() < PROBLEMS_MAX {
-            check.problems.push(Problem { file: file.to_owned(), position: None, detail });
+            let (file, remedy) = (file.to_owned(), Remedy::Backup);
+            check.problems.push(Problem { file, offset: None, position: None, detail, remedy });
         }
     };
     let names = storage.list().map_err(io_error("listing the backup"))?;
@@ -652,7 +663,7 @@ impl Derived {
         for _ in 0..READ_ONLY_ATTEMPTS {
             // The log alone is enough, whatever is wrong with it.
             let checkpoint = Checkpoint::read(storage).ok().flatten();
-            let checkpoint = checkpoint.filter(|found| found.store_id == store_id)?;
+            let checkpoint = checkpoint.filter(|found| is_of(&found.store_id, &store_id))?;
             let mut pieces = Vec::new();
             let run = |&number: &u64| {
                 let name = name::run(number);
@@ -675,6 +686,25 @@ impl Derived {
     }
 }
 
+/// Whether this is wrong with a file of the log as a whole.
+fn is_of_a_file(fault: Fault) -> bool {
+    use Fault::{Foreign, Long, Misnamed, Missing, Short};
+    matches!(fault, Missing | Foreign | Short | Long | Misnamed)
+}
+
+/// The file with what is lost of the log, if there is one. It is replaced, and never written again.
+fn losses_of(storage: &dyn Storage) -> Result<Option<Piece>, BackupError> {
+    let name = name::losses().to_owned();
+    let file = storage.open(&name, Access::Read);
+    match file.and_then(|file| Ok((file.len()?, file))) {
+        Ok((len, file)) => {
+            Ok(Some(Piece { name, taken: len, len, sealed: true, file: Some(file) }))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error(format!("opening {}", storage.describe(&name)))(error)),
+    }
+}
+
 /// The chunks with the first `count` items. One that is not full is written on, and what is behind these
 /// items in it is none of the backup's.
 fn chunks(layout: Layout, count: u64) -> impl Iterator<Item = Piece> {
@@ -688,6 +718,8 @@ fn chunks(layout: Layout, count: u64) -> impl Iterator<Item = Piece> {
 #[derive(Debug)]
 struct Plan {
     store_id: [u8; 16],
+    /// What repairs have recorded as lost, which belongs to the log.
+    losses: Option<Piece>,
     segments: Vec<Arc<Segment>>,
     /// The log is taken up to here. It is durable.
     end: u64,
@@ -715,13 +747,17 @@ impl Plan {
         let derived = self.derived.take();
         let derived = derived.filter(|derived| derived.checkpoint.log_end <= end);
         let pieces: Vec<Piece> = self.segments.iter().map(|segment| self.piece(segment)).collect();
+        let losses = self.losses.take();
         let derived_pieces = derived.as_ref().map_or(&[][..], |derived| &derived.pieces);
-        let total = pieces.iter().chain(derived_pieces).map(|piece| piece.len).sum();
+        let total = pieces.iter().chain(&losses).chain(derived_pieces).map(|piece| piece.len).sum();
         let mut work = Work::new(progress, total);
         let mut files = Vec::new();
         for (segment, piece) in self.segments.iter().zip(&pieces) {
             files.push(work.copy(&*source, &*target, piece, hard_links)?);
             work.look_for_damage(segment, end)?;
+        }
+        if let Some(piece) = &losses {
+            files.push(work.copy(&*source, &*target, piece, hard_links)?);
         }
         let checkpoint = match derived {
             Some(derived) => {

@@ -472,7 +472,7 @@ impl<'a> EventId<'a> {
         if given.is_empty() { Self::made(store_tag, record.position()) } else { Self::Given(given) }
     }
 
-    fn made(store_tag: u32, position: u64) -> Self {
+    pub(crate) fn made(store_tag: u32, position: u64) -> Self {
         // By hand: every event without an id passes here twice, and formatting costs as much as
         // verifying it.
         const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -248,6 +248,7 @@ mod pipeline;
 mod questions;
 mod rebuild;
 pub mod reference;
+mod repair;
 mod store;
 #[allow(dead_code, unused_imports)]
 mod sync;
@@ -274,7 +275,8 @@ pub use pipeline::subscriber::{Read, StreamView};
 pub use pipeline::subscription::{Start, Subscription};
 pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, rebuild};
+pub use repair::{KnownBy, LostEvent, RepairOptions, RepairReport, Unproven, repair, repair_on};
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};
-pub use verify::{Problem, VerifyProgress, VerifyReport, verify, verify_on};
+pub use verify::{Problem, Remedy, VerifyProgress, VerifyReport, verify, verify_on};

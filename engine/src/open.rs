@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, name};
+use thalweg_wal::{
+    LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, identity, name,
+};
 
 use crate::backup;
 use crate::derived::checkpoint::Checkpoint;
@@ -36,6 +38,7 @@ use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
 use crate::sync::mpmc::{Sender, unbounded};
 use crate::sync::{self, Arc, Mutex, Watermark};
+use crate::verify::beyond_walks;
 
 /// How long to spin where each thread has a core of its own: longer than a buffered append takes, and
 /// less than a core's time is worth.
@@ -60,8 +63,11 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     let checkpoint = Checkpoint::read(&*storage)?;
     let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
-    let OpenedLog { writer, store_id, segments, tail } =
+    check_losses(&*storage, checkpoint.as_ref())?;
+    let OpenedLog { writer, store_id, losses, segments, tail } =
         LogWriter::open(Arc::clone(&storage), log_options, hint)?;
+    // Derived files are of a log with what is known to be lost of it.
+    let store_id = identity(&store_id, losses.as_deref());
     let state = match restore(&storage, &storage, checkpoint, store_id, true)? {
         Some(state) => {
             remove_stray_runs(&*storage, &state.runs);
@@ -74,7 +80,8 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     };
     let log_end = writer.end();
     let recovery = tail.to_string();
-    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery };
+    let corrupt = 0;
+    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery, corrupt };
     start(options, opened, Some((writer, lock)))
 }
 
@@ -97,25 +104,29 @@ pub(crate) fn open_read_only_on(
         let checkpoint = Checkpoint::read(&*storage)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
         let log = LogReader::open(&*storage, hint)?;
-        let restored = restore(&storage, &scratch, checkpoint.clone(), log.store_id, false)?;
+        let identity = identity_to_read(&log, checkpoint.as_ref());
+        let restored = restore(&storage, &scratch, checkpoint.clone(), identity, false)?;
         attempts -= 1;
         match restored {
             Some(state) => break (log, state),
             // A store that is written meanwhile has taken away what its checkpoint listed a moment ago.
             None if attempts > 0 && Checkpoint::read(&*storage)? != checkpoint => {}
             None => {
-                let state = State::empty(&scratch, log.store_id, &log.segments)?;
+                let state = State::empty(&scratch, log.identity(), &log.segments)?;
                 break (log, state);
             }
         }
     };
-    let LogReader { store_id, segments, end, tail, damage } = log;
+    let store_id = state.identity;
+    // What walks come by, the scanners count.
+    let corrupt = beyond_walks(&log).count() as u64;
+    let LogReader { segments, end, tail, damage, .. } = log;
     let recovery = match damage.first() {
         Some(damage) => damage.to_string(),
         None => tail.to_string(),
     };
     let log_end = end;
-    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery };
+    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery, corrupt };
     start(options, opened, None)
 }
 
@@ -130,6 +141,35 @@ pub(crate) fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenErro
         io::ErrorKind::NotADirectory => OpenError::NotADirectory { path: text },
         _ => OpenError::Io { context: format!("opening {text}"), source },
     })
+}
+
+/// Refuses a store whose checkpoint knows of losses that are not recorded any more: it would be ordered
+/// anew from bytes that a repair has given up.
+fn check_losses(storage: &dyn Storage, checkpoint: Option<&Checkpoint>) -> Result<(), OpenError> {
+    let names = storage.list().map_err(io_error("listing the store's directory"))?;
+    let is_there = names.iter().any(|name| name::kind(name) == name::Kind::Losses);
+    let (Some(checkpoint), Some(store_id)) = (checkpoint, thalweg_wal::store_id(storage)) else {
+        return Ok(());
+    };
+    if is_there || checkpoint.store_id == store_id || !is_of(&checkpoint.store_id, &store_id) {
+        return Ok(());
+    }
+    let file = storage.describe(name::losses());
+    let detail = String::from("it is missing, and the checkpoint knows of it");
+    Err(LogOpenError::Losses { file, detail }.into())
+}
+
+/// The identity that derived files have to have for a reader. What is recorded as lost may itself be lost: then
+/// those of a log with it still have the numbers.
+fn identity_to_read(log: &LogReader, checkpoint: Option<&Checkpoint>) -> [u8; 16] {
+    let known = checkpoint.map(|checkpoint| checkpoint.store_id);
+    let known = known.filter(|known| log.losses.is_none() && is_of(known, &log.store_id));
+    known.unwrap_or_else(|| log.identity())
+}
+
+/// Whether a derived file with this identity is of the store, with whatever losses.
+pub(crate) fn is_of(identity: &[u8; 16], store_id: &[u8; 16]) -> bool {
+    identity[..8] == store_id[..8]
 }
 
 /// Refuses directories that hold other things, and, without `create`, those that hold nothing.
@@ -170,6 +210,7 @@ pub(crate) struct State {
     ordered: u64,
     /// What this comes from.
     checkpoint: Option<Checkpoint>,
+    identity: [u8; 16],
 }
 
 impl State {
@@ -193,6 +234,7 @@ impl State {
             frontier: Frontier::default(),
             ordered: segments.first().expect("an open log has a segment").first(),
             checkpoint: None,
+            identity: store_id,
         })
     }
 }
@@ -248,6 +290,7 @@ pub(crate) fn restore(
         frontier,
         ordered,
         checkpoint: Some(checkpoint),
+        identity: store_id,
     }))
 }
 
@@ -281,6 +324,8 @@ struct Opened {
     state: State,
     log_end: u64,
     recovery: String,
+    /// Damaged places that no scanner comes by.
+    corrupt: u64,
 }
 
 /// Keys of the sealed streams.
@@ -294,7 +339,7 @@ fn start(
     opened: Opened,
     writing: Option<(LogWriter, WriteLock)>,
 ) -> Result<Store, OpenError> {
-    let Opened { begun, storage, segments, store_id, state, log_end, recovery } = opened;
+    let Opened { begun, storage, segments, store_id, state, log_end, recovery, corrupt } = opened;
     let cores = Cores::for_options(&options);
     let heads: Vec<Table> = (0..PARTITION_COUNT).map(|_| Table::default()).collect();
     let core = Arc::new(Core::new(CoreParts {
@@ -319,6 +364,7 @@ fn start(
         wait_for_room: options.wait_for_room,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
+    core.counts.corrupt.set(corrupt);
     let (log, lock) = writing.unzip();
     let mut threads = Threads { writer: None, others: Vec::new(), lock };
     let entrances = match start_threads(&core, &options, cores, state, heads, log, &mut threads) {

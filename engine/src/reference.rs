@@ -27,7 +27,8 @@
 //! child. Two events are the same if they list the same parents in the same way and have the same
 //! payload. A delivered chained event is also the same as one that lists, in whatever order, the
 //! tips that it was chained on, so that what was exported can be imported again. Conditions are no
-//! part of an event: to append it again is a duplicate, whatever has become of its stream.
+//! part of an event: to append it again is a duplicate, whatever has become of its stream. Where an event
+//! is lost, and what stands in for it has its id, any other with that id is the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -152,6 +153,7 @@ struct Known {
     /// The tips that a chained event was chained on.
     chained_on: Vec<Vec<u8>>,
     missing: u32,
+    is_lost: bool,
 }
 
 impl SerialMachine {
@@ -165,7 +167,9 @@ impl SerialMachine {
         let stream = self.streams.entry(name.clone()).or_default();
         let after_refused = self.refused.take() == Some((place.start, name.clone()));
         let arrival = match record {
-            SerialRecord::Event(event) => self.arrive_event(place.start, event, after_refused),
+            SerialRecord::Event(event) => {
+                self.arrive_event(place.start, event, after_refused, false)
+            }
             SerialRecord::Seal(_) => {
                 stream.sealed = true;
                 Arrival::Sealed(stream.delivered)
@@ -184,7 +188,8 @@ impl SerialMachine {
         arrival
     }
 
-    fn arrive_mark(&mut self, position: u64, mark: SerialMark) -> Arrival {
+    /// What becomes of a mark: where its cursor is then, if it is there.
+    fn mark_verdict(&self, position: u64, mark: &SerialMark) -> Arrival {
         let (delivered, at) = (self.order.len() as u64, self.cursors.get(&mark.cursor).copied());
         let next = match mark.change {
             MarkChange::Advance(next) => Some(next.max(at.unwrap_or(0))),
@@ -200,20 +205,61 @@ impl SerialMachine {
         if next.is_some() && at.is_none() && self.cursors.len() == Cursor::COUNT_MAX {
             return Arrival::Rejected(Rejection::Cursors);
         }
-        match next {
-            Some(next) => self.cursors.insert(mark.cursor, next),
-            None => self.cursors.remove(&mark.cursor),
-        };
         Arrival::Marked(next)
     }
 
-    fn arrive_event(&mut self, position: u64, event: SerialEvent, after_refused: bool) -> Arrival {
-        let stream = self.streams.entry(event.stream.clone()).or_default();
-        if let Some(known) = stream.known.get(&event.id) {
-            return if known.is_same(&event) { Arrival::Duplicate } else { Arrival::Conflict };
+    fn arrive_mark(&mut self, position: u64, mark: SerialMark) -> Arrival {
+        let arrival = self.mark_verdict(position, &mark);
+        match arrival {
+            Arrival::Marked(Some(next)) => drop(self.cursors.insert(mark.cursor, next)),
+            Arrival::Marked(None) => drop(self.cursors.remove(&mark.cursor)),
+            _ => {}
         }
-        if let Some(rejection) = stream.rejection(&event, after_refused) {
-            return Arrival::Rejected(rejection);
+        arrival
+    }
+
+    /// Takes what stands in for an event that is lost: its payload is nobody's to compare.
+    pub fn arrive_lost(&mut self, position: u64, event: SerialEvent) -> Arrival {
+        self.refused = None;
+        self.arrive_event(position, event, false, true)
+    }
+
+    /// Takes what stands in for something lost of `stream` that was refused and stood at `place`.
+    pub fn refuse(&mut self, place: Range<u64>, stream: &[u8]) {
+        self.newest_refused = Some(place.start);
+        self.refused = Some((place.end, stream.to_vec()));
+    }
+
+    /// What the machine would make of a record at `position`. For an event that it would deliver, this
+    /// says nothing of others that follow.
+    pub fn peek(&self, position: u64, record: &SerialRecord) -> Arrival {
+        if let SerialRecord::Mark(mark) = record {
+            return self.mark_verdict(position, mark);
+        }
+        let nothing = Stream::default();
+        let stream = self.streams.get(record.stream()).unwrap_or(&nothing);
+        let event = match record {
+            SerialRecord::Event(event) => event,
+            SerialRecord::Seal(_) => return Arrival::Sealed(stream.delivered),
+            SerialRecord::Unseal(_) => return Arrival::Unsealed,
+            SerialRecord::Mark(_) => unreachable!("dealt with above"),
+        };
+        let after_refused =
+            self.refused.as_ref().is_some_and(|(end, of)| *end == position && of == &event.stream);
+        stream.verdict(event, after_refused, false)
+    }
+
+    fn arrive_event(
+        &mut self,
+        position: u64,
+        event: SerialEvent,
+        after_refused: bool,
+        is_lost: bool,
+    ) -> Arrival {
+        let stream = self.streams.entry(event.stream.clone()).or_default();
+        match stream.verdict(&event, after_refused, is_lost) {
+            Arrival::Delivered | Arrival::Held(_) => {}
+            refused => return refused,
         }
         let missing = stream.missing(&event);
         let count = missing.len() as u32;
@@ -221,7 +267,8 @@ impl SerialMachine {
             stream.waiting.entry(parent).or_default().push(event.id.clone());
         }
         let id = event.id.clone();
-        let known = Known { event, position, local: None, chained_on: Vec::new(), missing: count };
+        let chained_on = Vec::new();
+        let known = Known { event, position, local: None, chained_on, missing: count, is_lost };
         stream.known.insert(id.clone(), known);
         if count > 0 {
             return Arrival::Held(count);
@@ -287,6 +334,21 @@ impl SerialRecord {
 }
 
 impl Stream {
+    /// What becomes of an event when it arrives.
+    fn verdict(&self, event: &SerialEvent, after_refused: bool, is_lost: bool) -> Arrival {
+        if let Some(known) = self.known.get(&event.id) {
+            let is_same = is_lost || known.is_lost || known.is_same(event);
+            return if is_same { Arrival::Duplicate } else { Arrival::Conflict };
+        }
+        if let Some(rejection) = self.rejection(event, after_refused) {
+            return Arrival::Rejected(rejection);
+        }
+        match self.missing(event).len() as u32 {
+            0 => Arrival::Delivered,
+            missing => Arrival::Held(missing),
+        }
+    }
+
     /// Why an event that is not known is not taken, if it is not.
     fn rejection(&self, event: &SerialEvent, after_refused: bool) -> Option<Rejection> {
         let listed: BTreeSet<&Vec<u8>> = event.parents.iter().flatten().collect();

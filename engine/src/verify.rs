@@ -8,26 +8,28 @@
 //! The serial machine keeps what it has seen in memory: about 1.2 KiB for an event with an id and a
 //! parent of 40 bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
+use thalweg_wal::storage::{Access, MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{Damage, LogReader, Mark, Record, RecordKind, name};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::derived::checkpoint::Checkpoint;
-use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER};
+use crate::derived::chunks;
+use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::{DamagedRun, Item, KnownItem, Run, StreamItem, WatchItem};
 use crate::error::ReadError;
-use crate::event::EventId;
-use crate::open::{READ_ONLY_ATTEMPTS, State, restore};
+use crate::event::{EventId, Rejection};
+use crate::open::{READ_ONLY_ATTEMPTS, State, is_of, restore};
 use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
 use crate::order::partition::KnownAs;
+use crate::order::window::Frontier;
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
-use crate::reference::{Arrival, SerialEvent, SerialMachine, SerialMark, SerialRecord};
+use crate::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
 use crate::sync::Arc;
 
 /// Most problems that a report lists; the rest is only counted.
@@ -53,18 +55,54 @@ pub struct VerifyProgress {
 pub struct Problem {
     /// Name of the file in the store's directory.
     pub file: String,
+    /// Offset in the file, in bytes, where one place is concerned.
+    pub offset: Option<u64>,
     /// Position in the log that is concerned, in bytes.
     pub position: Option<u64>,
     /// What is wrong.
     pub detail: String,
+    /// What to do about it.
+    pub remedy: Remedy,
+}
+
+/// What to do about a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// The file is derived: [`rebuild`](crate::rebuild) makes it again. It costs time.
+    Rebuild,
+    /// The log is damaged: put the file back from a copy, or have [`repair`](crate::repair) record the loss.
+    Repair,
+    /// A backup is not what it was: take another.
+    Backup,
+}
+
+impl Remedy {
+    /// The command that does it.
+    pub fn command(self) -> &'static str {
+        match self {
+            Remedy::Rebuild => "order --rebuild",
+            Remedy::Repair => "repair",
+            Remedy::Backup => "backup",
+        }
+    }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.position {
-            Some(position) => write!(f, "{}: position {position}: {}", self.file, self.detail),
-            None => write!(f, "{}: {}", self.file, self.detail),
+        write!(f, "{}: ", self.file)?;
+        if let Some(offset) = self.offset {
+            write!(f, "offset {offset}: ")?;
         }
+        if let Some(position) = self.position {
+            write!(f, "position {position}: ")?;
+        }
+        let remedy = match self.remedy {
+            Remedy::Rebuild => "derived, so it costs time only: `order --rebuild`",
+            Remedy::Repair => "put it back from a copy, or `repair`",
+            Remedy::Backup => "take another backup",
+        };
+        write!(f, "{}; {remedy}", self.detail)
     }
 }
 
@@ -90,6 +128,16 @@ pub struct VerifyReport {
     pub damaged: u64,
     /// Deliveries that the order log had and that were compared.
     pub compared: u64,
+    /// Stretches of the log that a repair has recorded as lost. They are no problems any more.
+    pub lost_stretches: u64,
+    /// Bytes in them.
+    pub lost_bytes: u64,
+    /// Delivered events in them: they have their numbers, and cannot be read.
+    pub lost_events: u64,
+    /// Files in the directory that are none of the store's, which nobody touches.
+    pub unknown_files: Vec<String>,
+    /// Files that a crash or a repair has left, which nobody reads: they may be deleted.
+    pub left_files: Vec<String>,
     /// The first problems.
     pub problems: Vec<Problem>,
     /// How many problems there are in all.
@@ -101,22 +149,54 @@ pub struct VerifyReport {
 impl VerifyReport {
     fn damage(&mut self, damage: &Damage) {
         self.damaged += 1;
-        let Damage { offset, fault, resumes, .. } = damage;
-        let detail = format!("damaged at offset {offset}: {fault}; readable again from {resumes}");
-        self.problem(&damage.file, Some(damage.position), detail);
+        let Damage { file, offset, position, fault, resumes, .. } = damage.clone();
+        let mut detail = fault.to_string();
+        if resumes > position {
+            detail.push_str(&format!("; readable again from position {resumes}"));
+        }
+        let (offset, position, remedy) = (Some(offset), Some(position), Remedy::Repair);
+        self.add(Problem { file, offset, position, detail, remedy });
     }
 
+    /// A problem of a derived file.
     fn problem(
         &mut self,
         file: impl Into<String>,
         position: Option<u64>,
         detail: impl Into<String>,
     ) {
+        let (file, detail) = (file.into(), detail.into());
+        self.add(Problem { file, offset: None, position, detail, remedy: Remedy::Rebuild });
+    }
+
+    /// A place in a derived file whose checksum is wrong.
+    fn damaged_derived(&mut self, file: String, offset: u64, detail: String) {
+        let (offset, remedy) = (Some(offset), Remedy::Rebuild);
+        self.add(Problem { file, offset, position: None, detail, remedy });
+    }
+
+    fn add(&mut self, problem: Problem) {
         self.problem_count += 1;
         if self.problems.len() < PROBLEMS_MAX {
-            let (file, detail) = (file.into(), detail.into());
-            self.problems.push(Problem { file, position, detail });
+            self.problems.push(problem);
         }
+    }
+
+    /// Says what files there are that are no part of a whole store.
+    fn note_files(&mut self, names: Vec<String>, runs: &[u64]) {
+        for file in names {
+            match name::kind(&file) {
+                name::Kind::Unknown => self.unknown_files.push(file),
+                name::Kind::SegmentNew(_) | name::Kind::LossesNew | name::Kind::Quarantine => {
+                    self.left_files.push(file);
+                }
+                name::Kind::Checkpoint if file != name::checkpoint() => self.left_files.push(file),
+                name::Kind::Run(number) if !runs.contains(&number) => self.left_files.push(file),
+                _ => {}
+            }
+        }
+        self.unknown_files.sort();
+        self.left_files.sort();
     }
 }
 
@@ -174,7 +254,16 @@ pub fn verify_on(
             break (log, derived, report);
         }
     };
+    let runs = derived.as_ref().map(|derived| derived.checkpoint.runs.clone()).unwrap_or_default();
+    report.note_files(storage.list().unwrap_or_default(), &runs);
+    if let Some(losses) = &log.losses {
+        report.lost_stretches = losses.stretches().len() as u64;
+        report.lost_bytes = losses.lost_len();
+    }
     beyond_walks(&log).for_each(|damage| report.damage(damage));
+    if let Some(derived) = &derived {
+        derived.check_sums(&mut report);
+    }
     let mut machine = SerialMachine::default();
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
     let mut bytes_before = 0;
@@ -191,8 +280,7 @@ pub fn verify_on(
                 derived.pass(record.position(), &machine, &mut report);
             }
             report.records += 1;
-            let place = record.position()..record.position() + record.len();
-            match machine.arrive(place, serial_record(&record, &log.store_id)) {
+            match arrive(&mut machine, &record, &log.store_id) {
                 Arrival::Delivered | Arrival::Held(_) => {}
                 Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {}
                 Arrival::Rejected(_) if record.kind() == RecordKind::Mark => {}
@@ -214,16 +302,27 @@ pub fn verify_on(
     match &mut derived {
         // Without the damaged records the machine comes to another order. What the derived files
         // say is then not wrong: it is the evidence for the numbers that events have.
-        Some(_) if report.damaged > 0 => report.problem(
-            "the order log and the checkpoint",
-            None,
-            "not compared, since the log is damaged; keep them: they hold the order as it was",
-        ),
+        Some(_) if report.damaged > 0 => report.add(Problem {
+            file: String::from("the order log and the checkpoint"),
+            offset: None,
+            position: None,
+            detail: String::from(
+                "not compared, since the log is damaged; keep them: they hold the order as it was, and a \
+                 repair needs them",
+            ),
+            remedy: Remedy::Repair,
+        }),
         Some(derived) => {
             derived.pass(u64::MAX, &machine, &mut report);
             derived.compare_order(&machine, &mut report);
         }
         None => {}
+    }
+    if let Some(losses) = &log.losses {
+        let substitutes: HashSet<u64> = losses.substitutes().map(|lost| lost.position()).collect();
+        let is_lost = |delivery: &&Delivery| substitutes.contains(&delivery.position);
+        let lost = machine.order.iter().filter(is_lost);
+        report.lost_events = lost.count() as u64;
     }
     report.delivered = machine.order.len() as u64;
     report.held = machine.held().len() as u64;
@@ -242,13 +341,30 @@ pub(crate) fn beyond_walks(log: &LogReader) -> impl Iterator<Item = &Damage> {
     log.damage.iter().filter(move |damage| !is_walked(damage.position))
 }
 
+/// Has the serial machine take a record, or what stands in for one.
+pub(crate) fn arrive(
+    machine: &mut SerialMachine,
+    record: &Record<'_>,
+    store_id: &[u8; 16],
+) -> Arrival {
+    let place = record.position()..record.position() + record.len();
+    if record.kind() == RecordKind::Refused {
+        machine.refuse(place, record.stream());
+        return Arrival::Rejected(Rejection::Previous);
+    }
+    match serial_record(record, store_id) {
+        SerialRecord::Event(event) if record.is_lost() => machine.arrive_lost(place.start, event),
+        record => machine.arrive(place, record),
+    }
+}
+
 /// A record for the serial machine; a digest stands for the payload, to save memory.
 pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialRecord {
     let stream = record.stream().to_vec();
     match record.kind() {
         RecordKind::Event => {}
         RecordKind::Seal => return SerialRecord::Seal(stream),
-        RecordKind::Unseal => return SerialRecord::Unseal(stream),
+        RecordKind::Unseal | RecordKind::Refused => return SerialRecord::Unseal(stream),
         RecordKind::Mark => return serial_mark(record),
     }
     let parents = record.parents().map(<[u8]>::to_vec).collect();
@@ -290,16 +406,34 @@ impl Derived {
         let names = storage.list().unwrap_or_default();
         let Some(checkpoint) = checkpoint else {
             if names.iter().any(|other| other == name::checkpoint()) {
-                report.problem(name::checkpoint(), None, "the checkpoint is damaged; rebuild it");
+                report.problem(
+                    name::checkpoint(),
+                    None,
+                    "the checkpoint is damaged, or of another version",
+                );
             }
             return None;
         };
-        if checkpoint.store_id != log.store_id {
+        if checkpoint.store_id != log.identity() && is_of(&checkpoint.store_id, &log.store_id) {
+            // From before a repair: the next opening for writing makes them again. Unless what it knows to be
+            // lost is itself lost.
+            if log.losses.is_none() && storage.open(name::losses(), Access::Read).is_err() {
+                report.add(Problem {
+                    file: name::losses().to_owned(),
+                    offset: None,
+                    position: None,
+                    detail: String::from("it is missing, and the checkpoint knows of it"),
+                    remedy: Remedy::Repair,
+                });
+            }
+            return None;
+        }
+        if checkpoint.store_id != log.identity() {
             report.problem(name::checkpoint(), None, "the checkpoint belongs to another store");
             return None;
         }
         let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-        let restored = restore(storage, &scratch, Some(checkpoint.clone()), log.store_id, false);
+        let restored = restore(storage, &scratch, Some(checkpoint.clone()), log.identity(), false);
         let detail = match restored {
             Ok(Some(state)) => {
                 let lookup = Lookup {
@@ -315,11 +449,36 @@ impl Derived {
                 };
                 return Some(Derived { state, checkpoint, lookup, state_compared: false });
             }
-            Ok(None) => String::from("a file that it lists is missing or wrong; rebuild them"),
-            Err(error) => format!("a file that it lists cannot be opened: {error}; rebuild them"),
+            Ok(None) => String::from("a file that it lists is missing or wrong"),
+            Err(error) => format!("a file that it lists cannot be opened: {error}"),
         };
         report.problem(name::checkpoint(), None, detail);
         None
+    }
+
+    /// Verifies every checksum of the derived files, whatever the log has come to.
+    fn check_sums(&self, report: &mut VerifyReport) {
+        let Frontier { global, tips } = self.checkpoint.frontier;
+        for global in 0..global {
+            if order_log::entry(&self.lookup.order, global).is_err() {
+                let (file, offset) = chunks::place(ORDER, global);
+                let detail = format!("the checksum of entry {global} does not match");
+                report.damaged_derived(file, offset, detail);
+            }
+        }
+        for item in 0..tips {
+            if self.lookup.tips.item(item).and_then(|bytes| order_log::tip(item, bytes)).is_none() {
+                let (file, offset) = chunks::place(TIPS, item);
+                let detail = format!("the checksum of item {item} does not match");
+                report.damaged_derived(file, offset, detail);
+            }
+        }
+        for run in &self.state.runs {
+            if let Err(DamagedRun { file, offset }) = verify_run(run) {
+                let detail = String::from("the checksum does not match");
+                report.damaged_derived(file, offset, detail);
+            }
+        }
     }
 
     /// Compares the state of the checkpoint when the machine comes to its position.
@@ -335,7 +494,6 @@ impl Derived {
         }
         self.compare_cursors(machine, report);
         let mut compare = || -> Result<(), Fault> {
-            self.state.runs.iter().try_for_each(verify_run)?;
             self.compare_known(machine, report)?;
             self.compare_held(machine, report)?;
             self.compare_streams(machine, report)
@@ -464,11 +622,8 @@ impl Derived {
             path.push(global);
             report.compared += 1;
             let file = name::order(global / ORDER.chunk_items);
-            let Ok(entry) = order_log::entry(order, global) else {
-                let detail = format!("entry {global} is damaged; rebuild the order log");
-                report.problem(file, Some(delivery.position), detail);
-                continue;
-            };
+            // What is damaged is known already.
+            let Ok(entry) = order_log::entry(order, global) else { continue };
             if (Entry { lineage: Lineage::Listed, ..entry }) != expected {
                 let detail = format!(
                     "entry {global} names position {} and place {} of its stream, not {} and {local}, or \
@@ -499,12 +654,12 @@ impl Derived {
 }
 
 /// Verifies every checksum of a run.
-fn verify_run(run: &Arc<Run>) -> Result<(), Fault> {
+fn verify_run(run: &Arc<Run>) -> Result<(), DamagedRun> {
     fn table<I: Item>(run: &Arc<Run>) -> Result<(), DamagedRun> {
         run.verify_filter::<I>()?;
         run.items::<I>(0).try_for_each(|item| item.map(drop))
     }
     table::<KnownItem>(run)?;
     table::<StreamItem>(run)?;
-    Ok(table::<WatchItem>(run)?)
+    table::<WatchItem>(run)
 }

@@ -234,8 +234,8 @@ impl EncodedBatch {
                     governed.insert(stream);
                     None
                 }
-                // A cursor may have the name of a stream.
-                RecordKind::Mark => None,
+                // A cursor may have the name of a stream; nobody appends what stands in for something.
+                RecordKind::Mark | RecordKind::Refused => None,
             }
         })
     }

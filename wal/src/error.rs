@@ -49,6 +49,13 @@ pub enum OpenError {
         /// What does not fit.
         detail: &'static str,
     },
+    /// The file that says what is lost of the log is damaged, missing, or another store's.
+    Losses {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// Bytes that were acknowledged are damaged. Nothing was changed.
     Damaged(Damage),
     /// A file could not be read, written or synced. This is not damage: the bytes are unknown.
@@ -84,18 +91,35 @@ impl fmt::Display for OpenError {
                 )
             }
             OpenError::Version { file, found, supported } => {
-                write!(f, "{file} has format version {found}; this build reads version {supported}")
+                write!(
+                    f,
+                    "{file} has format version {found}, and this build reads version {supported}: open \
+                     the store with a newer build"
+                )
             }
             OpenError::SegmentMissing { file } => {
-                write!(f, "{file} is missing: the log has a gap; put the file back from a copy")
+                write!(
+                    f,
+                    "{file} is missing: the log has a gap; put the file back from a copy, or have \
+                     `repair` record the loss. What is whole can be read"
+                )
             }
             OpenError::SegmentForeign { file, detail } => {
-                write!(f, "{file} does not belong here: {detail}")
+                write!(
+                    f,
+                    "{file} does not belong here: {detail}; put the right file back from a copy, or have \
+                     `repair` record the loss. What is whole can be read"
+                )
             }
+            OpenError::Losses { file, detail } => write!(
+                f,
+                "{file} cannot be used: {detail}. It says what is lost of the log: put it back from a copy, \
+                 or have `repair` make it again"
+            ),
             OpenError::Damaged(damage) => write!(
                 f,
                 "{damage}. These bytes may have been acknowledged, so nothing is cut or changed: put \
-                 the file back from a copy; a `repair` is not in this version yet"
+                 the file back from a copy, or have `repair` record the loss. What is whole can be read"
             ),
             OpenError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
                 write!(

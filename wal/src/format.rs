@@ -39,6 +39,8 @@ const RECORD_KIND_EVENT: u8 = 1;
 const RECORD_KIND_SEAL: u8 = 2;
 const RECORD_KIND_UNSEAL: u8 = 3;
 const RECORD_KIND_MARK: u8 = 4;
+/// Only in place of what is lost, as is [`FLAG_LOST`].
+const RECORD_KIND_REFUSED: u8 = 5;
 
 /// Flag: the event has no listed parents; it is chained on the stream's tips.
 pub(crate) const FLAG_CHAINED: u8 = 1 << 0;
@@ -51,6 +53,8 @@ pub(crate) const FLAG_IF_TIPS: u8 = 1 << 2;
 pub(crate) const FLAG_IF_LOCAL: u8 = 1 << 3;
 /// Flag: reject the event if the one before it in its batch is refused.
 pub(crate) const FLAG_WITH_PREVIOUS: u8 = 1 << 4;
+/// Flag: the event is lost; this is what is known of it. Never in a segment.
+pub(crate) const FLAG_LOST: u8 = 1 << 5;
 const FLAGS_KNOWN: u8 =
     FLAG_CHAINED | FLAG_REQUIRE_PARENTS | FLAG_IF_TIPS | FLAG_IF_LOCAL | FLAG_WITH_PREVIOUS;
 
@@ -138,6 +142,18 @@ pub enum Fault {
     Unknown,
     /// A frame holds another number of records than its header says.
     Count,
+    /// The bytes are lost, and known to be: a repair has written that down.
+    Lost,
+    /// The segment is not there.
+    Missing,
+    /// The file does not belong to this log.
+    Foreign,
+    /// The file is shorter than its header says.
+    Short,
+    /// The file is longer than its header says.
+    Long,
+    /// The file has the name of another segment.
+    Misnamed,
 }
 
 impl std::fmt::Display for Fault {
@@ -149,6 +165,12 @@ impl std::fmt::Display for Fault {
             Fault::Position => "the header names another position",
             Fault::Unknown => "unknown record kind or flag",
             Fault::Count => "the frame holds another number of records than it says",
+            Fault::Lost => "lost, as a repair has recorded",
+            Fault::Missing => "the segment is missing",
+            Fault::Foreign => "the file does not belong to this log",
+            Fault::Short => "the file is shorter than its header says",
+            Fault::Long => "the file is longer than its header says",
+            Fault::Misnamed => "the file has the name of another segment",
         })
     }
 }
@@ -370,6 +392,7 @@ pub(crate) fn encode_record(fields: &RecordFields<'_>, out: &mut Vec<u8>) {
         RecordKind::Seal => RECORD_KIND_SEAL,
         RecordKind::Unseal => RECORD_KIND_UNSEAL,
         RecordKind::Mark => RECORD_KIND_MARK,
+        RecordKind::Refused => RECORD_KIND_REFUSED,
     };
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&[RECORD_MAGIC, kind, fields.flags, 0]);
@@ -455,6 +478,21 @@ fn lists_parents(bytes: &[u8]) -> bool {
         rest = &parents[usize::from(len)..];
     }
     rest.is_empty()
+}
+
+/// Whether `bytes` begin with a record that may stand in for what is lost: its lengths are in bounds, and it
+/// is of a kind for that. Its checksum is not looked at: all of the file has one.
+pub(crate) fn is_substitute(bytes: &[u8]) -> bool {
+    if bytes.len() < RECORD_HEADER_LEN as usize || bytes[4] != RECORD_MAGIC || bytes[20] == 0 {
+        return false;
+    }
+    let (kind, flags) = (bytes[5], bytes[6]);
+    let kinds = [RECORD_KIND_SEAL, RECORD_KIND_UNSEAL, RECORD_KIND_REFUSED];
+    let is_event = kind == RECORD_KIND_EVENT && flags & !FLAG_CHAINED == FLAG_LOST;
+    let is_other = kinds.contains(&kind) && flags == 0;
+    record_len(bytes) <= bytes.len() as u64
+        && usize::from(bytes[21]) <= ID_LEN_MAX
+        && (is_event || is_other)
 }
 
 /// A run of bytes of one segment, with what is needed to judge them.
@@ -577,8 +615,14 @@ impl RecordLayout {
             RECORD_KIND_SEAL => RecordKind::Seal,
             RECORD_KIND_UNSEAL => RecordKind::Unseal,
             RECORD_KIND_MARK => RecordKind::Mark,
+            RECORD_KIND_REFUSED => RecordKind::Refused,
             _ => RecordKind::Event,
         }
+    }
+
+    /// Whether the record says of itself that it is an event, verified or not.
+    pub(crate) fn is_event(bytes: &[u8]) -> bool {
+        bytes[5] == RECORD_KIND_EVENT
     }
 
     #[inline]

@@ -22,9 +22,11 @@ mod error;
 pub mod format;
 mod frame;
 mod log;
+mod loss;
 pub mod name;
 mod record;
 mod recover;
+mod repair;
 mod segment;
 pub mod storage;
 
@@ -35,6 +37,8 @@ pub use log::{
     Appended, LogOptions, LogReader, LogWriter, OpenedLog, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, Spare,
     SpareRequest, WriteLock,
 };
+pub use loss::{LOSSES_HEADER_LEN, LossBuilder, Losses, Stretch, Substitute, identity};
 pub use record::{Mark, MarkChange, Parents, Record, RecordKind};
 pub use recover::{TailHint, TailReport, store_id};
+pub use repair::{Survey, Unverified};
 pub use segment::{Damage, Segment, Walk};

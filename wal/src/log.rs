@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::error::{AppendError, OpenError, is_exhausted};
 use crate::format::{FRAME_HEADER_LEN, FRAME_LEN_MAX, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::frame::FrameBuf;
+use crate::loss::Losses;
 use crate::name;
 use crate::recover::{Recovered, TailHint, TailReport, mapped_whole, recover};
 use crate::segment::{Damage, Segment};
@@ -51,7 +52,9 @@ impl WriteLock {
 pub struct LogReader {
     /// Identity of the store.
     pub store_id: [u8; 16],
-    /// All segments, in order.
+    /// What is known to be lost.
+    pub losses: Option<Arc<Losses>>,
+    /// All segments that are there, in order: where some are missing, that is among the damage.
     pub segments: Vec<Arc<Segment>>,
     /// Position at which the log ends.
     pub end: u64,
@@ -62,20 +65,25 @@ pub struct LogReader {
 }
 
 impl LogReader {
+    /// What derived files carry as the identity of their log: see [`identity`](crate::identity).
+    pub fn identity(&self) -> [u8; 16] {
+        crate::loss::identity(&self.store_id, self.losses.as_deref())
+    }
+
     /// Opens the log that is there, which another process may be writing. Changes nothing.
     pub fn open(storage: &dyn Storage, hint: Option<TailHint>) -> Result<Self, OpenError> {
         let recovered = match recover(storage, hint, false)? {
             Some(recovered) => recovered,
             None => return Err(nothing_there(storage, hint)),
         };
-        let Recovered { segments, end, report, damage, .. } = recovered;
+        let Recovered { segments, end, report, damage, losses, .. } = recovered;
         let store_id = segments[0].header().store_id;
-        Ok(LogReader { store_id, segments, end, tail: report, damage })
+        Ok(LogReader { store_id, losses, segments, end, tail: report, damage })
     }
 }
 
 /// No segment was ever used: says whether this looks like a store at all.
-fn nothing_there(storage: &dyn Storage, hint: Option<TailHint>) -> OpenError {
+pub(crate) fn nothing_there(storage: &dyn Storage, hint: Option<TailHint>) -> OpenError {
     let path = storage.describe("");
     let names = storage.list().unwrap_or_default();
     let kinds = || names.iter().map(|name| name::kind(name));
@@ -208,6 +216,8 @@ pub struct OpenedLog {
     pub writer: LogWriter,
     /// Identity of the store.
     pub store_id: [u8; 16],
+    /// What is known to be lost.
+    pub losses: Option<Arc<Losses>>,
     /// All segments, in order; the last is the one that is written.
     pub segments: Vec<Arc<Segment>>,
     /// What was done to the end of the log.
@@ -259,7 +269,8 @@ impl LogWriter {
         let (store_id, end) = (active.header().store_id, active.segment.first());
         let segments = vec![Arc::clone(&active.segment)];
         let writer = Self::over(storage, options, active, end);
-        Ok(OpenedLog { writer, store_id, segments, tail: TailReport::Created })
+        let losses = None;
+        Ok(OpenedLog { writer, store_id, losses, segments, tail: TailReport::Created })
     }
 
     fn resume(
@@ -267,7 +278,7 @@ impl LogWriter {
         options: LogOptions,
         recovered: Recovered,
     ) -> Result<OpenedLog, OpenError> {
-        let Recovered { mut segments, end, report, appendable, spare, .. } = recovered;
+        let Recovered { mut segments, end, report, appendable, spare, losses, .. } = recovered;
         let last = Arc::clone(segments.last().expect("a recovered log has a segment"));
         let number = last.number();
         if let Some(unused) = spare {
@@ -282,7 +293,8 @@ impl LogWriter {
             let file = MappedWriter::open(&*storage, &name, published)
                 .map_err(OpenError::io(format!("opening {}", storage.describe(&name))))?;
             segments.pop();
-            let segment = Segment::new(last.header().clone(), Arc::clone(file.shared()));
+            let shared = Arc::clone(file.shared());
+            let segment = Segment::new(last.header().clone(), shared, losses.as_ref());
             Ok(Active { segment: mapped_whole(&*storage, segment)?, file })
         };
         let mut must_roll = false;
@@ -313,7 +325,7 @@ impl LogWriter {
         segments.push(Arc::clone(&active.segment));
         let mut writer = Self::over(storage, options, active, end);
         writer.must_roll = must_roll;
-        Ok(OpenedLog { writer, store_id, segments, tail: report })
+        Ok(OpenedLog { writer, store_id, losses, segments, tail: report })
     }
 
     fn over(storage: Arc<dyn Storage>, options: LogOptions, active: Active, end: u64) -> Self {
@@ -528,7 +540,7 @@ fn activate(
     spare.file.write_at(&header.encode(), 0)?;
     spare.file.shared().sync()?;
     spare.file.publish(SEGMENT_HEADER_LEN);
-    let segment = Segment::new(header, Arc::clone(spare.file.shared()));
+    let segment = Segment::new(header, Arc::clone(spare.file.shared()), None);
     Ok(Active { segment, file: spare.file })
 }
 

@@ -17,6 +17,11 @@ const CHECKPOINT_NEW: &str = "checkpoint.new";
 const MANIFEST: &str = "backup.manifest";
 const MANIFEST_NEW: &str = "backup.new";
 const UNFINISHED: &str = "backup.unfinished";
+const LOSSES: &str = "losses.los";
+const LOSSES_NEW: &str = "losses.new";
+/// Name, in such a folder, of the report of the repair.
+pub const REPORT: &str = "report.json";
+const QUARANTINE_PREFIX: &str = "quarantine-";
 
 /// Name of segment `number` of the log.
 pub fn segment(number: u64) -> String {
@@ -68,6 +73,27 @@ pub fn unfinished() -> &'static str {
     UNFINISHED
 }
 
+/// Name of the file that says what is lost of the log.
+pub fn losses() -> &'static str {
+    LOSSES
+}
+
+/// Name under which losses are written before they replace the old ones.
+pub fn losses_new() -> &'static str {
+    LOSSES_NEW
+}
+
+/// Name of the folder in which repair `number` keeps what it has replaced.
+pub fn quarantine(number: u64) -> String {
+    format!("{QUARANTINE_PREFIX}{number:04}")
+}
+
+/// Number of the repair to whose folder `name` belongs.
+pub(crate) fn quarantine_number(name: &str) -> Option<u64> {
+    let rest = name.strip_prefix(QUARANTINE_PREFIX)?;
+    rest.split('/').next()?.parse().ok()
+}
+
 /// What a file in a store's directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -87,6 +113,12 @@ pub enum Kind {
     Checkpoint,
     /// The manifest of a backup, whole or half written, or the mark of one that is not finished.
     Backup,
+    /// What is lost of the log.
+    Losses,
+    /// Losses that are half written; may be deleted.
+    LossesNew,
+    /// What a repair has replaced. Not read by anything; may be deleted.
+    Quarantine,
     /// Not ours. Left alone.
     Unknown,
 }
@@ -111,6 +143,12 @@ pub fn kind(name: &str) -> Kind {
         Kind::Checkpoint
     } else if [MANIFEST, MANIFEST_NEW, UNFINISHED].contains(&name) {
         Kind::Backup
+    } else if name == LOSSES {
+        Kind::Losses
+    } else if name == LOSSES_NEW {
+        Kind::LossesNew
+    } else if name.starts_with(QUARANTINE_PREFIX) {
+        Kind::Quarantine
     } else if let Some(number) = number(SEGMENT_PREFIX, SEGMENT_SUFFIX) {
         Kind::Segment(number)
     } else if let Some(number) = number(SEGMENT_PREFIX, SEGMENT_NEW_SUFFIX) {
@@ -142,6 +180,9 @@ mod tests {
         assert_eq!(kind(manifest()), Kind::Backup);
         assert_eq!(kind(manifest_new()), Kind::Backup);
         assert_eq!(kind(unfinished()), Kind::Backup);
+        assert_eq!(kind(losses()), Kind::Losses);
+        assert_eq!(kind(losses_new()), Kind::LossesNew);
+        assert_eq!(kind(&quarantine(3)), Kind::Quarantine);
         assert_eq!(kind(LOCK), Kind::Lock);
     }
 

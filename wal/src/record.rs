@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::format::{
-    FLAG_CHAINED, FLAG_IF_TIPS, FLAG_REQUIRE_PARENTS, FLAG_WITH_PREVIOUS, RecordLayout,
+    FLAG_CHAINED, FLAG_IF_TIPS, FLAG_LOST, FLAG_REQUIRE_PARENTS, FLAG_WITH_PREVIOUS, RecordLayout,
 };
 
 /// What a record is.
@@ -17,6 +17,9 @@ pub enum RecordKind {
     Unseal,
     /// How far a consumer has come; see [`Record::mark`]. Belongs to no stream.
     Mark,
+    /// Stands in for something lost that was refused, so that an event that is tied to it is refused, too.
+    /// Has a stream and no other field; never in a segment.
+    Refused,
 }
 
 /// A mark: where a consumer's cursor is to be.
@@ -47,11 +50,17 @@ pub enum MarkChange {
 pub struct Record<'a> {
     bytes: &'a [u8],
     position: u64,
+    end: u64,
 }
 
 impl<'a> Record<'a> {
     pub(crate) fn new(bytes: &'a [u8], position: u64) -> Self {
-        Record { bytes, position }
+        Record { bytes, position, end: position + bytes.len() as u64 }
+    }
+
+    /// A record that stands in for what was at `position..end`.
+    pub(crate) fn standing_for(bytes: &'a [u8], position: u64, end: u64) -> Self {
+        Record { bytes, position, end }
     }
 
     pub(crate) fn bytes(&self) -> &'a [u8] {
@@ -68,7 +77,7 @@ impl<'a> Record<'a> {
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "a record is never empty")]
     pub fn len(&self) -> u64 {
-        self.bytes.len() as u64
+        self.end - self.position
     }
 
     /// What the record is.
@@ -94,6 +103,13 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn parents(&self) -> Parents<'a> {
         RecordLayout::parents(self.bytes)
+    }
+
+    /// Whether the event is lost, and this is what is known of it: its stream and its place, perhaps its
+    /// id and its parents, and no payload.
+    #[inline]
+    pub fn is_lost(&self) -> bool {
+        RecordLayout::flags(self.bytes) & FLAG_LOST != 0
     }
 
     /// Whether the event's parents are the tips of its stream at its place in the log.

@@ -7,6 +7,7 @@
 //! Recovery is idempotent: a crash at any of its steps leaves a directory that recovers to the same
 //! log. It never truncates, and cuts a torn tail by sealing the segment below it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::format::{
     SegmentHeader, SegmentHeaderState, VERSION_MAJOR, is_zero, written_len,
 };
 use crate::log::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
+use crate::loss::Losses;
 use crate::name;
 use crate::segment::{Damage, Segment};
 use crate::storage::{
@@ -82,8 +84,12 @@ pub(crate) struct Recovered {
     pub(crate) appendable: bool,
     /// Number of an unused segment, prepared ahead.
     pub(crate) spare: Option<u64>,
-    /// Damaged headers that a reading store worked around.
+    /// Damage that a reading store worked around.
     pub(crate) damage: Vec<Damage>,
+    /// What is known to be lost.
+    pub(crate) losses: Option<Arc<Losses>>,
+    /// Where the segments are from.
+    pub(crate) links: Vec<Link>,
 }
 
 /// What the header page of a segment file means for the log. One arm of `Chain::take` each.
@@ -97,7 +103,7 @@ enum HeaderCondition {
     /// H3: a whole header.
     Whole(SegmentHeader),
     /// H4: part of a header, or none, though the segment was in use.
-    Damaged { fault: Fault, other_copy: Option<SegmentHeader> },
+    Damaged { fault: Fault, other_copy: bool },
     /// H5: a whole header of another version.
     Foreign { major: u16 },
     /// H6: a header that does not belong here.
@@ -134,35 +140,65 @@ pub(crate) fn recover(
     write: bool,
 ) -> Result<Option<Recovered>, OpenError> {
     let found = find_segments(storage)?;
-    let mut chain = Chain { storage, write, links: Vec::new(), spare: None, damage: Vec::new() };
-    for index in 0..found.len() {
-        chain.take(&found, index)?;
-    }
-    let Chain { links, spare, mut damage, .. } = chain;
-    let Some(last) = links.last() else { return Ok(None) };
+    let (links, spare, mut damage) = match write {
+        true => {
+            let mut chain = Chain { storage, links: Vec::new(), spare: None };
+            for index in 0..found.len() {
+                chain.take(&found, index)?;
+            }
+            (chain.links, chain.spare, Vec::new())
+        }
+        false => {
+            let mut arranged =
+                Arranged { storage, links: Vec::new(), spare: None, damage: Vec::new() };
+            arranged.take_all(&found)?;
+            (arranged.links, arranged.spare, arranged.damage)
+        }
+    };
+    let Some(last) = links.last() else {
+        return match damage.into_iter().next() {
+            None => Ok(None),
+            Some(Damage { file, fault: Fault::Missing, .. }) => {
+                Err(OpenError::SegmentMissing { file: storage.describe(&file) })
+            }
+            Some(found) => Err(OpenError::Damaged(found)),
+        };
+    };
+    let losses = match Losses::read(storage, &last.header.store_id) {
+        Ok(losses) => losses.map(Arc::new),
+        Err(problem) if write => return Err(problem),
+        Err(OpenError::Losses { .. }) => {
+            damage.push(file_damage(0, name::losses().to_owned(), 0, 0..0, Fault::Checksum));
+            None
+        }
+        Err(problem) => return Err(problem),
+    };
+    let mut scan = Scan { storage, write, losses: losses.as_ref(), damage: &mut damage };
     let mut segments = Vec::with_capacity(links.len());
     for pair in links.windows(2) {
-        let (header, next) = (&pair[0].header, &pair[1]);
+        let (link, next) = (&pair[0], &pair[1]);
         let end = match next.previous_end {
-            Some(end) => end,
+            Some(end) if next.header.number == link.header.number + 1 => {
+                end.min(link.limit_there())
+            }
             // Only the header that is lost knew where this segment was cut.
-            None => find_tail(storage, header, None, write, &mut damage)?.end,
+            Some(_) | None => scan.find_tail(link, None)?.end,
         };
-        segments.push(open_segment(storage, header, end - header.base)?);
+        segments.push(scan.open_segment(link, end)?);
     }
-    let tail = find_tail(storage, &last.header, hint, write, &mut damage)?;
-    let Tail { end, report, zeros_follow } = tail;
-    segments.push(open_segment(storage, &last.header, end - last.header.base)?);
+    let Tail { end, report, zeros_follow } = scan.find_end(last, hint)?;
+    segments.push(scan.open_segment(last, end)?);
     let closed = hint.is_some_and(|hint| hint.closed && hint.durable_end == end);
     let empty = end == last.header.base + SEGMENT_HEADER_LEN;
     // A page that is written again takes along whatever the cache shows in it, and after a failed
     // sync that may be frames that were never acknowledged.
     // Nor may a write show up under another name of the file, in a copy that is made of links.
-    let appendable = zeros_follow
+    let appendable = write
+        && zeros_follow
         && (closed || empty)
         && !is_linked(storage, &last.header)?
         && is_cache_empty(storage, &last.header, end)?;
-    Ok(Some(Recovered { segments, end, report, appendable, spare, damage }))
+    Ok(Some(Recovered { segments, end, report, appendable, spare, damage, losses, links }))
 }
 
 /// Identity of the store whose log is in `storage`, as the header of the first segment tells it;
@@ -197,6 +233,9 @@ fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> 
             | name::Kind::Run(_)
             | name::Kind::Checkpoint
             | name::Kind::Backup
+            | name::Kind::Losses
+            | name::Kind::LossesNew
+            | name::Kind::Quarantine
             | name::Kind::Unknown => None,
         })
         .collect();
@@ -249,6 +288,17 @@ impl FoundSegment {
         Ok(FoundSegment { number, len, state, body_zero })
     }
 
+    /// What is wrong with the header page.
+    fn header_fault(&self) -> Option<Fault> {
+        match &self.state {
+            SegmentHeaderState::Valid(_) => None,
+            SegmentHeaderState::OneCopy(_, fault) | SegmentHeaderState::Damaged(fault) => {
+                Some(*fault)
+            }
+            SegmentHeaderState::Unused | SegmentHeaderState::Foreign { .. } => Some(Fault::NoMagic),
+        }
+    }
+
     fn condition(&self, previous: Option<&SegmentHeader>, last: bool) -> HeaderCondition {
         // A file too short to be a segment was cut by somebody else.
         let untouched = last && self.body_zero && self.len >= SEGMENT_LEN_MIN;
@@ -258,18 +308,16 @@ impl FoundSegment {
                 return HeaderCondition::Activating;
             }
             SegmentHeaderState::Unused => {
-                return HeaderCondition::Damaged { fault: Fault::NoMagic, other_copy: None };
+                return HeaderCondition::Damaged { fault: Fault::NoMagic, other_copy: false };
             }
             SegmentHeaderState::Damaged(fault) => {
-                return HeaderCondition::Damaged { fault: *fault, other_copy: None };
+                return HeaderCondition::Damaged { fault: *fault, other_copy: false };
             }
             SegmentHeaderState::Foreign { major, .. } if *major != VERSION_MAJOR => {
                 return HeaderCondition::Foreign { major: *major };
             }
             SegmentHeaderState::Foreign { .. } => {
-                return HeaderCondition::Misfit {
-                    detail: "it uses a feature that this build does not know",
-                };
+                return HeaderCondition::Misfit { detail: UNKNOWN_FEATURE };
             }
             SegmentHeaderState::Valid(header) => (header, None),
             SegmentHeaderState::OneCopy(header, fault) => (header, Some(*fault)),
@@ -277,9 +325,7 @@ impl FoundSegment {
         match (self.misfit(header, previous), fault) {
             (Some(detail), _) => HeaderCondition::Misfit { detail },
             (None, None) => HeaderCondition::Whole(header.clone()),
-            (None, Some(fault)) => {
-                HeaderCondition::Damaged { fault, other_copy: Some(header.clone()) }
-            }
+            (None, Some(fault)) => HeaderCondition::Damaged { fault, other_copy: true },
         }
     }
 
@@ -298,19 +344,22 @@ impl FoundSegment {
         if header.len > SEGMENT_LEN_MAX {
             return Some("it is longer than any segment");
         }
-        let follows = match previous {
-            None => header.base == 0 && header.previous_end == 0 && header.previous_salt == 0,
-            Some(previous) if header.store_id != previous.store_id => {
-                return Some("it belongs to another store");
+        if previous.is_some_and(|previous| header.store_id != previous.store_id) {
+            return Some("it belongs to another store");
+        }
+        (!follows(header, previous)).then_some("it does not follow the segment before it")
+    }
+
+    /// The header, if a copy of it is whole.
+    fn header(&self) -> Option<&SegmentHeader> {
+        match &self.state {
+            SegmentHeaderState::Valid(header) | SegmentHeaderState::OneCopy(header, _) => {
+                Some(header)
             }
-            Some(previous) => {
-                header.base == previous.base + previous.len
-                    && header.previous_salt == previous.salt
-                    && header.previous_end >= previous.base + SEGMENT_HEADER_LEN
-                    && header.previous_end <= header.base
-            }
-        };
-        (!follows).then_some("it does not follow the segment before it")
+            SegmentHeaderState::Unused
+            | SegmentHeaderState::Foreign { .. }
+            | SegmentHeaderState::Damaged(_) => None,
+        }
     }
 
     /// What can be known of a lost header from the segments beside it: all but where the segment
@@ -320,12 +369,7 @@ impl FoundSegment {
         previous: Option<&SegmentHeader>,
         next: Option<&Self>,
     ) -> Option<SegmentHeader> {
-        let next = match &next?.state {
-            SegmentHeaderState::Valid(next) | SegmentHeaderState::OneCopy(next, _) => next,
-            SegmentHeaderState::Unused
-            | SegmentHeaderState::Foreign { .. }
-            | SegmentHeaderState::Damaged(_) => return None,
-        };
+        let next = next?.header()?;
         let base = previous.map_or(0, |header| header.base + header.len);
         let follows = next.base.checked_sub(self.len) == Some(base)
             && self.len <= SEGMENT_LEN_MAX
@@ -364,23 +408,215 @@ fn is_zero_from(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<boo
     Ok(true)
 }
 
-/// A segment of the log, in its place.
-#[derive(Debug)]
-struct Link {
-    header: SegmentHeader,
-    /// Where the segment before it ends; unknown if the header had to be rebuilt.
-    previous_end: Option<u64>,
+/// Whether a whole header belongs behind that of the segment before it.
+fn follows(header: &SegmentHeader, previous: Option<&SegmentHeader>) -> bool {
+    match previous {
+        None => header.base == 0 && header.previous_end == 0 && header.previous_salt == 0,
+        Some(previous) => {
+            header.base.checked_add(header.len).is_some()
+                && header.base == previous.base + previous.len
+                && header.previous_salt == previous.salt
+                && header.previous_end >= previous.base + SEGMENT_HEADER_LEN
+                && header.previous_end <= header.base
+        }
+    }
 }
 
-/// The segments of the log, as far as they have been looked at.
+/// Whether a whole header can belong behind so many segments that are missing, and all that ends at `limit`.
+fn follows_a_gap(header: &SegmentHeader, limit: u64, missing: u64) -> bool {
+    let room = header.base.checked_sub(limit);
+    missing <= MISSING_MAX
+        && header.base.is_multiple_of(ALIGN)
+        && header.base.checked_add(header.len).is_some()
+        && room.is_some_and(|room| room >= missing * SEGMENT_LEN_MIN)
+        && (limit + SEGMENT_HEADER_LEN..=header.base).contains(&header.previous_end)
+}
+
+/// More segments that are missing side by side are taken for a header that is wrong.
+const MISSING_MAX: u64 = 1 << 16;
+
+/// A segment of the log, in its place.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) header: SegmentHeader,
+    /// Where the segment before it ends; unknown if the header had to be rebuilt.
+    pub(crate) previous_end: Option<u64>,
+    /// Number in the name of the file: another than that of the segment if somebody has renamed it.
+    pub(crate) file: u64,
+    /// Bytes of the file that are there: fewer than the header says if somebody has cut it.
+    pub(crate) there: u64,
+    /// Both copies of the header are whole, and the file has the length that they say.
+    pub(crate) whole: bool,
+}
+
+impl Link {
+    /// Position at which the bytes end that are there.
+    fn limit_there(&self) -> u64 {
+        self.header.base + self.there
+    }
+
+    fn name(&self) -> String {
+        name::segment(self.file)
+    }
+}
+
+fn file_damage(
+    segment: u64,
+    file: String,
+    offset: u64,
+    positions: std::ops::Range<u64>,
+    fault: Fault,
+) -> Damage {
+    Damage { segment, file, offset, position: positions.start, resumes: positions.end, fault }
+}
+
+/// The segments of a log that is read as far as it is whole: what is missing or does not belong is left
+/// out, and reported.
+#[derive(Debug)]
+struct Arranged<'a> {
+    storage: &'a dyn Storage,
+    links: Vec<Link>,
+    spare: Option<u64>,
+    damage: Vec<Damage>,
+}
+
+impl Arranged<'_> {
+    fn take_all(&mut self, found: &[FoundSegment]) -> Result<(), OpenError> {
+        let mut last = found.len();
+        if let Some(segment) = found.last()
+            && let HeaderCondition::Spare | HeaderCondition::Activating =
+                segment.condition(None, true)
+        {
+            self.spare = Some(segment.number);
+            last -= 1;
+        }
+        let found = &found[..last];
+        for segment in found {
+            self.refuse_versions(segment)?;
+        }
+        let own = own_store_id(found);
+        let mut places: BTreeMap<u64, &FoundSegment> = BTreeMap::new();
+        // Whose header says which segment it is, comes before whose name alone does; and of two with the
+        // same header, the one with the right name.
+        let is_own = |segment: &&FoundSegment| {
+            segment.header().is_some_and(|header| Some(header.store_id) == own)
+        };
+        for segment in found.iter().filter(is_own) {
+            let number = segment.header().map_or(segment.number, |header| header.number);
+            let place = places.entry(number).or_insert(segment);
+            if segment.number == number {
+                *place = segment;
+            }
+        }
+        for segment in found.iter().filter(|segment| segment.header().is_none()) {
+            places.entry(segment.number).or_insert(segment);
+        }
+        let placed: BTreeSet<u64> = places.values().map(|segment| segment.number).collect();
+        for segment in found.iter().filter(|segment| !placed.contains(&segment.number)) {
+            let file = name::segment(segment.number);
+            self.damage.push(file_damage(segment.number, file, 0, 0..0, Fault::Foreign));
+        }
+        for (&number, &segment) in &places {
+            self.place(number, segment, places.get(&number.saturating_add(1)).copied());
+        }
+        let last = self.links.last().map(|link| &link.header);
+        let (expected, limit) = last.map_or((1, 0), |last| (last.number + 1, last.base + last.len));
+        if self.spare.is_some_and(|spare| spare > expected) && places.keys().all(|&n| n < expected)
+        {
+            // It was prepared to follow a segment.
+            let file = name::segment(expected);
+            self.damage.push(file_damage(expected, file, 0, limit..limit, Fault::Missing));
+        }
+        Ok(())
+    }
+
+    /// What a later version has written is not damaged, and not for this one to judge.
+    fn refuse_versions(&self, segment: &FoundSegment) -> Result<(), OpenError> {
+        let SegmentHeaderState::Foreign { major, .. } = segment.state else { return Ok(()) };
+        let file = self.storage.describe(&name::segment(segment.number));
+        Err(match major == VERSION_MAJOR {
+            true => OpenError::SegmentForeign { file, detail: UNKNOWN_FEATURE },
+            false => OpenError::Version { file, found: major, supported: VERSION_MAJOR },
+        })
+    }
+
+    fn place(&mut self, number: u64, segment: &FoundSegment, next: Option<&FoundSegment>) {
+        let previous = self.links.last().map(|link| link.header.clone());
+        let before = previous.as_ref().map_or(0, |header| header.number);
+        let limit = previous.as_ref().map_or(0, |header| header.base + header.len);
+        let adjacent = number == before + 1;
+        let file = name::segment(segment.number);
+        let header = match segment.header() {
+            Some(header) => Some(header.clone()),
+            None if adjacent => segment.rebuilt(previous.as_ref(), next),
+            None => None,
+        };
+        let belongs = |header: &SegmentHeader| match adjacent {
+            true => segment.header().is_none() || follows(header, previous.as_ref()),
+            false => number > before && follows_a_gap(header, limit, number - before - 1),
+        };
+        let header = match header {
+            Some(header) if belongs(&header) => header,
+            Some(_) => {
+                self.damage.push(file_damage(number, file, 0, limit..limit, Fault::Foreign));
+                return;
+            }
+            None => {
+                // Without its salt nothing in it can be told from noise.
+                let fault = segment.header_fault().unwrap_or(Fault::NoMagic);
+                self.damage.push(file_damage(number, file, 0, limit..limit + segment.len, fault));
+                return;
+            }
+        };
+        if !adjacent {
+            let file = name::segment(before + 1);
+            self.damage.push(file_damage(before + 1, file, 0, limit..header.base, Fault::Missing));
+        }
+        let SegmentHeader { base, len, .. } = header;
+        let there = segment.len.min(len) / ALIGN * ALIGN;
+        let fault = segment.header_fault();
+        if let Some(fault) = fault {
+            let positions = base..base + SEGMENT_HEADER_LEN;
+            self.damage.push(file_damage(number, file.clone(), 0, positions, fault));
+        }
+        if there < SEGMENT_HEADER_LEN {
+            self.damage.push(file_damage(number, file, 0, base..base + len, Fault::Short));
+            return;
+        }
+        if segment.len < len {
+            let lost = base + there..base + len;
+            self.damage.push(file_damage(number, file.clone(), there, lost, Fault::Short));
+        } else if segment.len > len {
+            let end = base + len;
+            self.damage.push(file_damage(number, file.clone(), len, end..end, Fault::Long));
+        }
+        if segment.number != number {
+            self.damage.push(file_damage(number, file, 0, base..base, Fault::Misnamed));
+        }
+        let previous_end = segment.header().map(|header| header.previous_end);
+        let whole = fault.is_none() && segment.len == len;
+        self.links.push(Link { header, previous_end, file: segment.number, there, whole });
+    }
+}
+
+/// The store that these segments are of: the one that most are of, and of several, the one with the
+/// first of them.
+fn own_store_id(found: &[FoundSegment]) -> Option<[u8; 16]> {
+    let ids = || found.iter().filter_map(FoundSegment::header).map(|header| header.store_id);
+    let count = |id: [u8; 16]| ids().filter(|other| *other == id).count();
+    // Of equal ones, `max_by_key` takes the last.
+    ids().rev().max_by_key(|id| count(*id))
+}
+
+const UNKNOWN_FEATURE: &str = "it uses a feature that this build does not know";
+
+/// The segments of a log that is written, as far as they have been looked at: all of it has to be there.
 #[derive(Debug)]
 struct Chain<'a> {
     storage: &'a dyn Storage,
-    write: bool,
     links: Vec<Link>,
     /// Number of an unused segment at the end.
     spare: Option<u64>,
-    damage: Vec<Damage>,
 }
 
 impl Chain<'_> {
@@ -403,35 +639,18 @@ impl Chain<'_> {
             }
             // H3.
             HeaderCondition::Whole(header) => {
-                let previous_end = Some(header.previous_end);
-                self.links.push(Link { header, previous_end });
+                let (previous_end, there) = (Some(header.previous_end), header.len);
+                let file = segment.number;
+                self.links.push(Link { header, previous_end, file, there, whole: true });
             }
             // H4.
             HeaderCondition::Damaged { fault, other_copy } => {
                 let base = previous.map_or(0, |header| header.base + header.len);
-                let previous_end = other_copy.as_ref().map(|header| header.previous_end);
-                let known = other_copy.or_else(|| segment.rebuilt(previous, next));
-                let first = base + SEGMENT_HEADER_LEN;
-                let found = Damage {
-                    segment: segment.number,
-                    file: name::segment(segment.number),
-                    offset: 0,
-                    position: base,
-                    resumes: if known.is_some() { first } else { base + segment.len },
-                    fault,
-                };
-                match known {
-                    Some(header) if !self.write => {
-                        self.damage.push(found);
-                        self.links.push(Link { header, previous_end });
-                    }
-                    // Without its salt nothing in the last segment can be told from noise; what
-                    // stands before it can still be read.
-                    None if !self.write && next.is_none() && previous.is_some() => {
-                        self.damage.push(found);
-                    }
-                    Some(_) | None => return Err(OpenError::Damaged(found)),
-                }
+                let is_known = other_copy || segment.rebuilt(previous, next).is_some();
+                let readable = if is_known { SEGMENT_HEADER_LEN } else { segment.len };
+                let (file, positions) = (name::segment(segment.number), base..base + readable);
+                let damage = file_damage(segment.number, file, 0, positions, fault);
+                return Err(OpenError::Damaged(damage));
             }
             // H5.
             HeaderCondition::Foreign { major } => {
@@ -448,17 +667,6 @@ impl Chain<'_> {
         }
         Ok(())
     }
-}
-
-fn open_segment(
-    storage: &dyn Storage,
-    header: &SegmentHeader,
-    published: u64,
-) -> Result<Arc<Segment>, OpenError> {
-    let name = name::segment(header.number);
-    let context = format!("mapping {}", storage.describe(&name));
-    let file = MappedFile::open(storage, &name, published).map_err(OpenError::io(context))?;
-    mapped_whole(storage, Segment::new(header.clone(), file))
 }
 
 /// The segment, if its file is still as long as it was when the header was read.
@@ -507,49 +715,84 @@ struct Tail {
     zeros_follow: bool,
 }
 
-fn find_tail(
-    storage: &dyn Storage,
-    header: &SegmentHeader,
-    hint: Option<TailHint>,
+/// What looking into segments takes.
+struct Scan<'a> {
+    storage: &'a dyn Storage,
     write: bool,
-    damage: &mut Vec<Damage>,
-) -> Result<Tail, OpenError> {
-    let name = name::segment(header.number);
-    let path = storage.describe(&name);
-    let access = if write { Access::Write } else { Access::Read };
-    let file = storage.open(&name, access).map_err(OpenError::io(format!("opening {path}")))?;
-    // What is read below must be on the device before anybody builds on it.
-    file.sync().map_err(OpenError::io(format!("syncing {path}")))?;
-    let mut suspected = None;
-    let (end, condition) = loop {
-        let (end, condition) =
-            scan_tail(&*file, header, hint).map_err(OpenError::io(format!("reading {path}")))?;
-        let damaged = match condition {
-            TailCondition::Zeros | TailCondition::Torn { .. } => false,
-            TailCondition::ProvedByFrame(_) | TailCondition::ProvedByCheckpoint(_) => true,
-        };
-        // A writer that goes on meanwhile can look like damage: a frame that was read while it was
-        // half written, before a whole one that was read later. Damage stays where it is.
-        if !damaged || suspected == Some(end) {
-            break (end, condition);
+    losses: Option<&'a Arc<Losses>>,
+    damage: &'a mut Vec<Damage>,
+}
+
+impl Scan<'_> {
+    fn open_segment(&self, link: &Link, end: u64) -> Result<Arc<Segment>, OpenError> {
+        let name = link.name();
+        let context = format!("mapping {}", self.storage.describe(&name));
+        let published = end - link.header.base;
+        let file =
+            MappedFile::open(self.storage, &name, published).map_err(OpenError::io(context))?;
+        mapped_whole(self.storage, Segment::new(link.header.clone(), file, self.losses))
+    }
+
+    /// The tail of the last segment that there is. If the checkpoint knows of a later one, a reader takes this
+    /// one for whole where nothing follows its frames, and only the later one for missing.
+    fn find_end(&mut self, link: &Link, hint: Option<TailHint>) -> Result<Tail, OpenError> {
+        let limit = link.header.base + link.header.len;
+        let beyond = hint.filter(|hint| !self.write && hint.durable_end > limit);
+        if let (Some(hint), true) = (beyond, link.there == link.header.len) {
+            let tail = self.find_tail(link, None)?;
+            if tail.zeros_follow {
+                let (number, positions) = (link.header.number + 1, limit..hint.durable_end);
+                if self.damage.iter().all(|known| known.segment != number) {
+                    let file = name::segment(number);
+                    self.damage.push(file_damage(number, file, 0, positions, Fault::Missing));
+                }
+                return Ok(tail);
+            }
         }
-        suspected = Some(end);
-    };
-    // Once more, for what such a writer has added since: what is shown is durable.
-    file.sync().map_err(OpenError::io(format!("syncing {path}")))?;
-    let (end, report) = conclude(header, end, condition, write, damage)?;
-    Ok(Tail { end, report, zeros_follow: condition == TailCondition::Zeros })
+        self.find_tail(link, hint)
+    }
+
+    fn find_tail(&mut self, link: &Link, hint: Option<TailHint>) -> Result<Tail, OpenError> {
+        let path = self.storage.describe(&link.name());
+        let access = if self.write { Access::Write } else { Access::Read };
+        let file = self.storage.open(&link.name(), access);
+        let file = file.map_err(OpenError::io(format!("opening {path}")))?;
+        // What is read below must be on the device before anybody builds on it.
+        file.sync().map_err(OpenError::io(format!("syncing {path}")))?;
+        let losses = self.losses.map(|losses| &**losses);
+        let mut suspected = None;
+        let (end, condition) = loop {
+            let (end, condition) = scan_tail(&*file, link, losses, hint)
+                .map_err(OpenError::io(format!("reading {path}")))?;
+            let damaged = match condition {
+                TailCondition::Zeros | TailCondition::Torn { .. } => false,
+                TailCondition::ProvedByFrame(_) | TailCondition::ProvedByCheckpoint(_) => true,
+            };
+            // A writer that goes on meanwhile can look like damage: a frame that was read while it was
+            // half written, before a whole one that was read later. Damage stays where it is.
+            if !damaged || suspected == Some(end) {
+                break (end, condition);
+            }
+            suspected = Some(end);
+        };
+        // Once more, for what such a writer has added since: what is shown is durable.
+        file.sync().map_err(OpenError::io(format!("syncing {path}")))?;
+        let (end, report) = conclude(&link.header, end, condition, self.write, self.damage)?;
+        Ok(Tail { end, report, zeros_follow: condition == TailCondition::Zeros })
+    }
 }
 
 /// Finds the end of the whole frames of a segment, and what follows it. Reads past the operating
 /// system's cache, which after a failed sync can show bytes that the device never got.
 fn scan_tail(
     file: &dyn StorageFile,
-    header: &SegmentHeader,
+    link: &Link,
+    losses: Option<&Losses>,
     hint: Option<TailHint>,
 ) -> io::Result<(u64, TailCondition)> {
+    let header = &link.header;
     let first = header.base + SEGMENT_HEADER_LEN;
-    let limit = header.base + header.len;
+    let limit = link.limit_there();
     let start = match hint {
         Some(hint) if (first..=limit).contains(&hint.durable_end) => {
             last_frame_before(file, header, hint.durable_end)?.unwrap_or(first)
@@ -558,8 +801,8 @@ fn scan_tail(
     };
     let bytes = read_run(file, start - header.base, limit - start)?;
     let run = Run { bytes: &bytes, start, salt: header.salt };
-    let (end, fault) = whole_frames(&run, start);
-    Ok((end, tail_condition(&run, end, fault, hint)))
+    let (end, fault) = whole_frames(&run, losses, start);
+    Ok((end, tail_condition(&run, losses, end, fault, hint)))
 }
 
 /// The frame that ends exactly at `end`, by its header. The scan starts there, and so believes a
@@ -607,32 +850,69 @@ fn read_run(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Vec<u8>
     Ok(bytes)
 }
 
-/// The end of the whole frames that follow each other from `start`, and why the next is none.
-fn whole_frames(run: &Run<'_>, start: u64) -> (u64, Fault) {
-    let mut position = start;
-    loop {
-        match whole_frame(run, position) {
-            Ok(header) => position = header.end(),
-            Err(fault) => return (position, fault),
+/// The end of the whole frames that follow each other from `start`, and why the next is none. What is known
+/// to be lost counts as whole, and behind it the rest of a frame whose header is lost.
+fn whole_frames(run: &Run<'_>, losses: Option<&Losses>, start: u64) -> (u64, Fault) {
+    let (mut position, mut is_behind_loss) = (start, false);
+    while position < run.end() {
+        if let Some(end) = end_of_loss(losses, position) {
+            (position, is_behind_loss) = (end.min(run.end()), true);
+            continue;
+        }
+        match whole_frame(run, losses, position) {
+            Ok(header) => {
+                position = header.end();
+                // A stretch can begin in one frame and end in another.
+                is_behind_loss = end_of_loss(losses, position - ALIGN).is_some();
+            }
+            Err(fault) => match run.record_whole(position) {
+                Ok(record) if is_behind_loss => position += record.len(),
+                Ok(_) | Err(_) => return (position, fault),
+            },
         }
     }
+    (position, Fault::Length)
+}
+
+fn end_of_loss(losses: Option<&Losses>, position: u64) -> Option<u64> {
+    losses?.stretch_at(position).map(|stretch| stretch.to)
 }
 
 /// A frame is whole if its header and each of its records are, and they fill it. A record of a kind
 /// that this version does not know is whole: it must not be taken for a torn one.
-fn whole_frame(run: &Run<'_>, position: u64) -> Result<FrameHeader, Fault> {
+fn whole_frame(
+    run: &Run<'_>,
+    losses: Option<&Losses>,
+    position: u64,
+) -> Result<FrameHeader, Fault> {
     let header = run.frame_header(position)?;
-    let mut next = position + FRAME_HEADER_LEN;
-    for _ in 0..header.record_count {
-        next += run.record_whole(next)?.len();
-        if next > header.end() {
-            return Err(Fault::Length);
+    let (mut next, mut count, mut is_lossy) = (position + FRAME_HEADER_LEN, 0, false);
+    while next < header.end() {
+        if let Some(end) = end_of_loss(losses, next) {
+            (next, is_lossy) = (end, true);
+            continue;
         }
+        next += run.record_whole(next)?.len();
+        count += 1;
     }
-    if next == header.end() { Ok(header) } else { Err(Fault::Count) }
+    if is_lossy && next >= header.end() {
+        // Nobody knows how many records there were.
+        return Ok(FrameHeader { len: next - position, ..header });
+    }
+    match () {
+        () if next > header.end() => Err(Fault::Length),
+        () if count != header.record_count => Err(Fault::Count),
+        () => Ok(header),
+    }
 }
 
-fn tail_condition(run: &Run<'_>, end: u64, fault: Fault, hint: Option<TailHint>) -> TailCondition {
+fn tail_condition(
+    run: &Run<'_>,
+    losses: Option<&Losses>,
+    end: u64,
+    fault: Fault,
+    hint: Option<TailHint>,
+) -> TailCondition {
     let rest = &run.bytes[(end - run.start) as usize..];
     let written_end = end + written_len(rest) as u64;
     let mut resumes = None;
@@ -646,7 +926,7 @@ fn tail_condition(run: &Run<'_>, end: u64, fault: Fault, hint: Option<TailHint>)
         // A frame that was made when the log was durable beyond `end` proves that what stood at
         // `end` had been acknowledged. Its header is proof enough, whatever became of its records.
         durable_end = durable_end.max(header.floor.min(next));
-        if whole_frame(run, next).is_ok() {
+        if whole_frame(run, losses, next).is_ok() {
             resumes.get_or_insert(next);
             next = header.end();
         } else {
@@ -654,7 +934,7 @@ fn tail_condition(run: &Run<'_>, end: u64, fault: Fault, hint: Option<TailHint>)
         }
     }
     let proof = |durable_end: u64| {
-        let readable_end = whole_frames(run, durable_end.min(run.end())).0;
+        let readable_end = whole_frames(run, losses, durable_end.min(run.end())).0;
         Proof { fault, resumes: resumes.unwrap_or(durable_end), readable_end }
     };
     match hint {

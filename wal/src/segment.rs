@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::format::{Fault, Run, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::loss::Losses;
 use crate::name;
 use crate::record::Record;
 use crate::storage::MappedFile;
@@ -46,15 +47,27 @@ impl std::error::Error for Damage {}
 pub struct Segment {
     header: SegmentHeader,
     file: Arc<MappedFile>,
+    /// What is lost of the log, if anything of this segment is.
+    losses: Option<Arc<Losses>>,
 }
 
 impl Segment {
-    pub(crate) fn new(header: SegmentHeader, file: Arc<MappedFile>) -> Arc<Self> {
-        Arc::new(Segment { header, file })
+    pub(crate) fn new(
+        header: SegmentHeader,
+        file: Arc<MappedFile>,
+        losses: Option<&Arc<Losses>>,
+    ) -> Arc<Self> {
+        let limit = header.base + header.len;
+        let losses = losses.filter(|losses| losses.touches(header.base, limit)).cloned();
+        Arc::new(Segment { header, file, losses })
     }
 
     pub(crate) fn header(&self) -> &SegmentHeader {
         &self.header
+    }
+
+    pub(crate) fn file(&self) -> &Arc<MappedFile> {
+        &self.file
     }
 
     /// Ordinal of the segment, from 1.
@@ -119,9 +132,21 @@ impl Segment {
         std::hint::black_box(self.file.bytes().get(offset).copied());
     }
 
-    /// The record at `position`, its checksum verified.
+    /// What stands at `position`, if that is lost; nothing if it is not.
+    #[inline]
+    fn lost(&self, position: u64) -> Option<Result<Record<'_>, Damage>> {
+        let losses = self.losses.as_ref()?;
+        losses.stretch_at(position)?;
+        let substitute = losses.substitute_at(position);
+        Some(substitute.ok_or_else(|| self.damage(position, position, Fault::Lost)))
+    }
+
+    /// The record at `position`, its checksum verified; what stands in for it if it is lost.
     #[inline]
     pub fn record(&self, position: u64) -> Result<Record<'_>, Damage> {
+        if let Some(lost) = self.lost(position) {
+            return lost;
+        }
         self.run().record(position).map_err(|fault| self.damage(position, position, fault))
     }
 
@@ -129,6 +154,9 @@ impl Segment {
     /// verified before. Lengths are checked, so a wrong position is an error and never a panic.
     #[inline]
     pub fn record_verified_before(&self, position: u64) -> Result<Record<'_>, Damage> {
+        if let Some(lost) = self.lost(position) {
+            return lost;
+        }
         self.run().record_shape(position).map_err(|fault| self.damage(position, position, fault))
     }
 
@@ -149,12 +177,25 @@ impl Segment {
         let run = self.run();
         let mut position = from;
         while position < run.end() && position < from.saturating_add(len) {
-            position = match run.frame_header(position) {
-                Ok(header) => header.end(),
-                Err(_) => run.resync(position),
+            position = match (self.end_of_stretch(position), run.frame_header(position)) {
+                (Some(end), _) => end,
+                (None, Ok(header)) => header.end(),
+                (None, Err(_)) => self.resync(position),
             };
         }
-        position.min(run.end())
+        self.end_of_stretch(position).unwrap_or(position).min(run.end())
+    }
+
+    /// Where the stretch ends that is known to be lost, if `position` is in one.
+    fn end_of_stretch(&self, position: u64) -> Option<u64> {
+        Some(self.losses.as_ref()?.stretch_at(position)?.to)
+    }
+
+    /// Where the log can be read again after damage at `position`: never beyond the beginning of what is
+    /// known to be lost, in which anything may stand.
+    fn resync(&self, position: u64) -> u64 {
+        let known = self.losses.as_ref().and_then(|losses| losses.next_from(position + 1));
+        self.run().resync(position).min(known.unwrap_or(u64::MAX))
     }
 
     /// All records in `from..to`, in order. Both are positions at which a frame begins, as
@@ -163,7 +204,7 @@ impl Segment {
         let mut run = self.run();
         let to = to.min(run.end());
         run.bytes = &run.bytes[..(to - self.header.base) as usize];
-        Walk { segment: self, run, position: from, frame: None }
+        Walk { segment: self, run, position: from, frame: None, lost: 0..0 }
     }
 }
 
@@ -174,6 +215,8 @@ pub struct Walk<'a> {
     run: Run<'a>,
     position: u64,
     frame: Option<OpenFrame>,
+    /// What stands in for the stretch that the walk has come through, by index.
+    lost: std::ops::Range<usize>,
 }
 
 /// What the walk still expects of the frame that it is in.
@@ -204,9 +247,20 @@ impl<'a> Walk<'a> {
         (!whole).then(|| self.segment.damage(frame.position, frame.end, Fault::Count))
     }
 
+    /// Goes on behind the stretch at the current position, if that is known to be lost.
+    fn pass_stretch(&mut self) -> bool {
+        let Some(losses) = &self.segment.losses else { return false };
+        let Some(stretch) = losses.stretch_at(self.position) else { return false };
+        self.lost = losses.substitutes_within(self.position, stretch.to);
+        self.position = stretch.to;
+        // Records of the frame are missing, and that is known.
+        self.frame = None;
+        true
+    }
+
     fn skip_damage(&mut self, fault: Fault) -> Damage {
         let from = self.position;
-        self.position = self.run.resync(from);
+        self.position = self.segment.resync(from).min(self.run.end());
         // The count of a frame in which something is damaged says nothing new.
         self.frame = None;
         self.segment.damage(from, self.position, fault)
@@ -218,6 +272,12 @@ impl<'a> Iterator for Walk<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if let Some(index) = self.lost.next() {
+                return Some(Ok(self.segment.losses.as_ref()?.substitute(index)));
+            }
+            if self.pass_stretch() {
+                continue;
+            }
             if let Some(damage) = self.leave_frame() {
                 return Some(Err(damage));
             }

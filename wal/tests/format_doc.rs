@@ -11,7 +11,7 @@ use thalweg_wal::format::{
 };
 use thalweg_wal::name;
 use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
+use thalweg_wal::{LOSSES_HEADER_LEN, RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
 const REFERENCE: &str = include_str!("../FORMAT.md");
 const RECOVERY: &str = include_str!("../src/recover.rs");
@@ -63,6 +63,7 @@ fn field_tables_have_no_gaps_and_the_right_length() {
         ("segment header", SEGMENT_HEADER_COPY_LEN),
         ("frame header", FRAME_HEADER_LEN),
         ("record header", RECORD_HEADER_LEN),
+        ("losses header", LOSSES_HEADER_LEN),
     ];
     for (table, len) in tables {
         let mut next = 0;
@@ -211,6 +212,8 @@ fn file_names_and_the_version_are_as_stated() {
         name::manifest().to_owned(),
         name::manifest_new().to_owned(),
         name::unfinished().to_owned(),
+        name::losses().to_owned(),
+        name::losses_new().to_owned(),
     ] {
         assert!(section("## Files").contains(&format!("`{name}`")), "{name}");
     }

@@ -24,6 +24,7 @@ mod held;
 mod import;
 mod order;
 mod read;
+mod repair;
 mod restore;
 mod seal;
 mod stat;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Verify(verify::Verify),
     Backup(backup::Backup),
     Restore(restore::Restore),
+    Repair(repair::Repair),
     Order(order::Order),
     Graph(graph::Graph),
     Bench(bench::Bench),
@@ -67,6 +69,7 @@ impl Command {
             Command::Verify(command) => command.run(),
             Command::Backup(command) => command.run(),
             Command::Restore(command) => command.run(),
+            Command::Repair(command) => command.run(),
             Command::Order(command) => command.run(),
             Command::Graph(command) => command.run(),
             Command::Bench(command) => command.run(),

@@ -21,7 +21,8 @@ use crate::progress::Progress;
 /// can run beside a program that writes the store; it then checks what was on disk when it began.
 /// Of a backup every file is compared with the manifest too.
 ///
-/// Exit code 0 if all is well, 1 if there are problems, which are listed on stdout.
+/// Exit code 0 if all is well, 1 if there are problems, which are listed on stdout, with what to do about
+/// each. What a repair has recorded as lost is counted, and is no problem any more.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Verify {
@@ -96,6 +97,18 @@ impl Verify {
             if report.problem_count > listed {
                 writeln!(out, "and {} more", count(report.problem_count - listed))?;
             }
+            for file in &report.unknown_files {
+                writeln!(out, "{file}: none of the store's files; left alone")?;
+            }
+            if report.lost_stretches > 0 {
+                writeln!(
+                    out,
+                    "recorded as lost by a repair: {} in {}, with {}",
+                    output::bytes(report.lost_bytes),
+                    plural(report.lost_stretches, "place"),
+                    plural(report.lost_events, "delivered event")
+                )?;
+            }
             writeln!(out, "{}", summary(report))?;
         }
         Ok(out.flush()?)
@@ -136,22 +149,31 @@ struct Report<'a> {
     conflicts: u64,
     rejected: u64,
     streams: u64,
+    lost_stretches: u64,
+    lost_bytes: u64,
+    lost_events: u64,
+    unknown_files: &'a [String],
+    left_files: &'a [String],
     interrupted: bool,
 }
 
 #[derive(Serialize)]
 struct Listed<'a> {
     file: &'a str,
+    offset: Option<u64>,
     position: Option<u64>,
     detail: &'a str,
+    remedy: &'static str,
 }
 
 impl<'a> Report<'a> {
     fn new(report: &'a VerifyReport) -> Self {
         let listed = |problem: &'a Problem| Listed {
             file: &problem.file,
+            offset: problem.offset,
             position: problem.position,
             detail: &problem.detail,
+            remedy: problem.remedy.command(),
         };
         Report {
             problem_count: report.problem_count,
@@ -163,6 +185,11 @@ impl<'a> Report<'a> {
             conflicts: report.conflicts,
             rejected: report.rejected,
             streams: report.streams,
+            lost_stretches: report.lost_stretches,
+            lost_bytes: report.lost_bytes,
+            lost_events: report.lost_events,
+            unknown_files: &report.unknown_files,
+            left_files: &report.left_files,
             interrupted: report.interrupted,
         }
     }

@@ -117,11 +117,14 @@ impl Entry {
             name::Kind::Segment(_)
             | name::Kind::Order(_)
             | name::Kind::Tips(_)
-            | name::Kind::Run(_) => true,
+            | name::Kind::Run(_)
+            | name::Kind::Losses => true,
             name::Kind::Checkpoint => name == name::checkpoint(),
             name::Kind::Lock
             | name::Kind::SegmentNew(_)
             | name::Kind::Backup
+            | name::Kind::LossesNew
+            | name::Kind::Quarantine
             | name::Kind::Unknown => false,
         };
         let len = words.next()?.parse().ok()?;

@@ -13,6 +13,7 @@ use thalweg_wal::storage::{Storage, read_file, remove_if_there, write_all_at};
 use thalweg_wal::{TailHint, name};
 
 use crate::error::OpenError;
+use crate::open::is_of;
 use crate::order::keys::PARTITION_COUNT;
 use crate::order::partition::PartitionCounts;
 use crate::order::window::Frontier;
@@ -28,6 +29,7 @@ const COUNT_FIELDS: usize = 5;
 /// What there is up to a position of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Checkpoint {
+    /// Identity of the store, and of what is known to be lost of its log.
     pub(crate) store_id: [u8; 16],
     /// Everything below this position is in the derived files.
     pub(crate) ordered: u64,
@@ -182,7 +184,7 @@ impl Checkpoint {
     /// What the checkpoint knows of the end of the log in `storage`: nothing if it is another
     /// store's, whose log may well have been longer.
     pub(crate) fn tail_hint(&self, storage: &dyn Storage) -> Option<TailHint> {
-        let is_own = thalweg_wal::store_id(storage).is_none_or(|id| id == self.store_id);
+        let is_own = thalweg_wal::store_id(storage).is_none_or(|id| is_of(&self.store_id, &id));
         is_own.then_some(TailHint { durable_end: self.log_end, closed: self.closed })
     }
 }

@@ -8,7 +8,7 @@
 use std::io;
 
 use thalweg_wal::name;
-use thalweg_wal::storage::{MappedFile, MappedWriter, Storage, remove_if_there};
+use thalweg_wal::storage::{MappedFile, MappedWriter, Storage, read_file, remove_if_there};
 
 use crate::sync::{Arc, List, Snapshot};
 
@@ -214,6 +214,32 @@ impl ChunkWriter {
         taken.extend_from_slice(chunks.get(self.unsynced_from..).unwrap_or_default());
         taken
     }
+}
+
+/// All bytes of chunk `number`, if it is there and of a store that `is_ours`, whatever is in it: for whoever
+/// looks for evidence, and checks each item.
+pub(crate) fn read_chunk(
+    storage: &dyn Storage,
+    layout: Layout,
+    number: u64,
+    is_ours: &dyn Fn(&[u8; 16]) -> bool,
+) -> Option<Vec<u8>> {
+    let bytes = read_file(storage, &(layout.name)(number)).ok()?;
+    let identity: [u8; 16] = bytes.get(16..32)?.try_into().ok()?;
+    let is_whole = bytes.get(..HEADER_USED)? == layout.header(&identity, number);
+    (is_whole && is_ours(&identity)).then_some(bytes)
+}
+
+/// The file of an item, and its offset there.
+pub(crate) fn place(layout: Layout, index: u64) -> (String, u64) {
+    let offset = HEADER_LEN + index % layout.chunk_items * layout.item_len as u64;
+    ((layout.name)(index / layout.chunk_items), offset)
+}
+
+/// Item `index` of a chunk, if there is so much of it.
+pub(crate) fn item_of(chunk: &[u8], layout: Layout, index: u64) -> Option<&[u8]> {
+    let at = HEADER_LEN as usize + index as usize * layout.item_len;
+    chunk.get(at..at + layout.item_len)
 }
 
 /// The published part of a chunk, copied to where it may be written.

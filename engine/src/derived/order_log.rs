@@ -98,6 +98,12 @@ impl Entry {
         out.extend_from_slice(&crc.to_le_bytes());
     }
 
+    /// Reads the entry of sequence `global` from all its bytes; nothing if its checksum is wrong, or if
+    /// there can be no such entry.
+    pub(crate) fn read(global: u64, bytes: &[u8]) -> Option<Self> {
+        (bytes.len() == ENTRY_LEN).then(|| Self::decode(global, bytes)).flatten()
+    }
+
     /// Reads the entry of sequence `global`; nothing if its checksum is wrong, or if there can be no such
     /// entry.
     #[inline]
@@ -144,7 +150,11 @@ pub(crate) fn tip_count(tips: &ChunkReader, first: u64, global: u64) -> Result<u
 }
 
 fn tip_item(tips: &ChunkReader, index: u64) -> Option<u64> {
-    let bytes = tips.item(index)?;
+    tip(index, tips.item(index)?)
+}
+
+/// Item `index` of the tips log, from its bytes; nothing if its checksum is wrong.
+pub(crate) fn tip(index: u64, bytes: &[u8]) -> Option<u64> {
     let (value, rest) = bytes.split_first_chunk::<8>()?;
     let crc = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
     (crc == item_crc(index, value)).then(|| u64::from_le_bytes(*value))

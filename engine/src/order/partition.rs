@@ -361,6 +361,11 @@ impl Partition {
                 self.set_back(scanned.index, Placement::Unsealed);
             }
             RecordKind::Mark => unreachable!("marks belong to no partition"),
+            // Nobody waits for what became of it: it stands in for something from before a repair.
+            RecordKind::Refused => {
+                self.refuse(scanned, record.position() + record.len());
+                self.set_back(scanned.index, Placement::Conflict);
+            }
         }
         let state = &self.streams[stream as usize];
         self.counts.streams += u64::from(state.is_there());
@@ -856,6 +861,9 @@ impl Partition {
         let found =
             self.position_of(known, lookup).and_then(|position| self.record(position, lookup));
         let Some(record) = lookup.or_none(found)? else { return Ok(false) };
+        if record.is_lost() || arriving.is_lost() {
+            return Ok(true);
+        }
         if record.payload() != arriving.payload() {
             return Ok(false);
         }

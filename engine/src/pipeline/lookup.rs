@@ -144,8 +144,8 @@ impl Lookup {
 
     fn segment(&self, position: u64) -> Result<&Segment, Damage> {
         match segment_at(&self.segments, position) {
-            Some(segment) => Ok(segment),
-            None => Err(no_segment(position)),
+            Some(segment) if position < segment.limit() => Ok(segment),
+            Some(_) | None => Err(no_segment(position)),
         }
     }
 
@@ -285,7 +285,7 @@ impl Lookup {
     }
 }
 
-/// The order points outside the log.
+/// The order points outside the log, or to a segment that is not there.
 fn no_segment(position: u64) -> Damage {
     Damage {
         segment: 0,
@@ -293,6 +293,6 @@ fn no_segment(position: u64) -> Damage {
         offset: 0,
         position,
         resumes: position,
-        fault: thalweg_wal::format::Fault::Position,
+        fault: thalweg_wal::format::Fault::Missing,
     }
 }

@@ -238,16 +238,19 @@ impl Orderer {
             // A segment is in the list before anything in it is durable.
             progress.lookup.segments = self.core.segments.snapshot();
             let segments = &progress.lookup.segments;
-            let segment = segment_at(segments, progress.cut_at).expect("the log begins before");
-            if progress.cut_at >= segment.end() {
-                // The rest of a sealed segment is empty: go on in the next, by an empty cut.
-                let next = segments.iter().find(|next| next.base() >= segment.limit());
+            let segment = segment_at(segments, progress.cut_at);
+            let here = segment.filter(|segment| progress.cut_at < segment.end());
+            let Some(segment) = here else {
+                // The rest of a sealed segment is empty, or one is missing: go on in the next, by an empty
+                // cut.
+                let behind = segment.map_or(0, |segment| segment.limit());
+                let next = segments.iter().find(|next| next.base() >= behind);
                 let Some(next) = next else { return };
                 progress.cut_at = next.first();
                 progress.put(ScannedCut::empty(progress.next_cut, progress.cut_at));
                 progress.next_cut += 1;
                 continue;
-            }
+            };
             // The end of a full segment is where the next one begins, with its header.
             let from = progress.cut_at.max(segment.first());
             // More may be readable than is published: the tickets for that are still to come.

@@ -7,7 +7,7 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use thalweg_wal::Segment;
+use thalweg_wal::{Damage, Segment, name};
 
 use crate::derived::order_log::Entry;
 use crate::derived::run::{KnownItem, Run, StreamItem};
@@ -75,6 +75,9 @@ impl Reader {
         let entry = self.entry(global)?;
         let pin = self.pin(entry.position)?;
         let record = pin.0.record(entry.position)?;
+        if record.is_lost() {
+            return Err(lost(&pin.0, entry.position).into());
+        }
         let (len, id) = (record.len(), EventId::of(&record, self.core.store_tag).into());
         let (position, local) = (entry.position, entry.local);
         let source = Arc::clone(&self.source);
@@ -90,7 +93,8 @@ impl Reader {
         if segment_at(&self.lookup.segments, position).is_none_or(|segment| !holds(segment)) {
             self.lookup = self.core.lookup();
         }
-        let Some(segment) = segment_at(&self.lookup.segments, position) else {
+        let found = segment_at(&self.lookup.segments, position).filter(|segment| holds(segment));
+        let Some(segment) = found else {
             return Err(self.lookup.record(position).err().map_or(ReadError::Closed, Into::into));
         };
         let pin = Arc::new(SegmentPin(Arc::clone(segment)));
@@ -184,6 +188,18 @@ impl Reader {
             }
         }
         Ok(None)
+    }
+}
+
+/// That an event is lost, and known to be.
+fn lost(segment: &Segment, position: u64) -> Damage {
+    Damage {
+        segment: segment.number(),
+        file: name::segment(segment.number()),
+        offset: position - segment.base(),
+        position,
+        resumes: position,
+        fault: thalweg_wal::format::Fault::Lost,
     }
 }
 

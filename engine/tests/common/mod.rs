@@ -289,6 +289,7 @@ pub fn serial_record(record: &Record<'_>, tag: &str) -> SerialRecord {
             let cursor = mark.cursor.to_vec();
             SerialRecord::Mark(SerialMark { cursor, change: mark.change, reach })
         }
+        RecordKind::Refused => unreachable!("only in place of what is lost"),
     }
 }
 

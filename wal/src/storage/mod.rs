@@ -57,6 +57,17 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// Makes creations, renames and removals durable.
     fn sync_dir(&self) -> io::Result<()>;
 
+    /// Creates a folder for files whose names begin with its own and a slash; that it is there is as good.
+    /// A storage without folders has nothing to do.
+    fn create_folder(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// As [`Storage::sync_dir`], for what is in a folder.
+    fn sync_folder(&self, _name: &str) -> io::Result<()> {
+        self.sync_dir()
+    }
+
     /// Takes the lock file `name` for this process, or says who has it. Never waits. The lock
     /// ends with the returned value, or with the process.
     fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt>;

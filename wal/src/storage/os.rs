@@ -98,6 +98,17 @@ impl Storage for OsStorage {
         Some(&self.dir)
     }
 
+    fn create_folder(&self, name: &str) -> io::Result<()> {
+        match fs::create_dir(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result,
+        }
+    }
+
+    fn sync_folder(&self, name: &str) -> io::Result<()> {
+        File::open(self.path(name))?.sync_all()
+    }
+
     fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
         // The file is never deleted, so the lock on its inode is the lock on the store.
         let path = self.path(name);

@@ -68,6 +68,7 @@ impl Event {
                 let next = u64::from_le_bytes(self.payload[..].try_into().expect("a sequence"));
                 return batch.push_mark(&self.stream, MarkChange::Advance(next));
             }
+            RecordKind::Refused => unreachable!("never appended"),
         }
         let listed: Vec<&[u8]> = self.parents.iter().flatten().map(Vec::as_slice).collect();
         let lineage = match self.parents {

@@ -207,7 +207,7 @@ pub fn batch(bytes: &[u8]) {
             RecordKind::Seal => batch.push_seal(&stream),
             RecordKind::Unseal => batch.push_unseal(&stream),
             RecordKind::Mark => batch.push_mark(&stream, change),
-            RecordKind::Event => batch.push(&event),
+            RecordKind::Event | RecordKind::Refused => batch.push(&event),
         };
         if let Err(error) = pushed {
             assert_eq!((batch.count(), batch.byte_len()), before, "{error} leaves a trace");
@@ -232,7 +232,7 @@ pub fn batch(bytes: &[u8]) {
             match kind {
                 RecordKind::Event => payload,
                 RecordKind::Mark => mark(change, before.1),
-                RecordKind::Seal | RecordKind::Unseal => Vec::new(),
+                RecordKind::Seal | RecordKind::Unseal | RecordKind::Refused => Vec::new(),
             },
         ));
         position += batch.byte_len() - before.1;

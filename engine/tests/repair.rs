@@ -1,0 +1,702 @@
+//! A store that is damaged can be repaired, and then everything that is whole has the numbers and the bytes
+//! that it had, what is lost is named, and the log alone says so again.
+
+mod common;
+#[path = "../../wal/tests/common/disk.rs"]
+mod disk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use common::{Expected, Rng, expected, flip, shared, wild_event};
+use disk::{Disk, Fault};
+use thalweg::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
+use thalweg::{
+    Ack, BackupOptions, BackupProgress, Event, KnownBy, LogOpenError, LostEvent, MixedBatch,
+    OpenError, Options, ReadError, RepairOptions, RepairReport, Store, Unproven, backup_on,
+    repair_on, restore_on, verify_on,
+};
+use thalweg_wal::name;
+
+fn open(storage: &MemoryStorage) -> Result<Store, OpenError> {
+    Options::new().orderers(1).scanners(1).open_on(shared(storage))
+}
+
+fn read_only(storage: &MemoryStorage) -> Store {
+    let store = Options::new().orderers(1).scanners(1).open_read_only_on(shared(storage));
+    store.expect("opens for reading")
+}
+
+fn repaired(storage: &MemoryStorage) -> RepairReport {
+    repair_on(shared(storage), &RepairOptions::new()).expect("repairs")
+}
+
+/// Events of every kind: forks, held ones, duplicates, conflicts, tied ones, rejected ones and seals.
+fn fill(store: &Store, rng: &mut Rng, count: u64) {
+    for _ in 0..count {
+        let mut batch = MixedBatch::new();
+        for _ in 0..4 {
+            let payload = vec![rng.below(3) as u8; rng.below(40) as usize];
+            let event = wild_event(rng, 0, 200, payload);
+            let stream = format!("s{}", rng.below(3));
+            for _ in 0..1 + u64::from(rng.once_in(5)) {
+                batch.push(&stream, &event).expect("within the limits");
+            }
+        }
+        let stream = format!("s{}", rng.below(3));
+        batch.push(&stream, &wild_event(rng, 0, 200, vec![9])).expect("within the limits");
+        batch.push(&stream, &Event::new("tied").with_previous()).expect("within the limits");
+        if rng.once_in(10) {
+            batch.push_seal(&stream).expect("within the limits");
+            batch.push(&stream, &Event::new("sealed out")).expect("within the limits");
+            batch.push_unseal(&stream).expect("within the limits");
+        }
+        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
+    }
+}
+
+fn closed_store(seed: u64, count: u64) -> MemoryStorage {
+    let storage = MemoryStorage::new();
+    let store = open(&storage).expect("opens");
+    fill(&store, &mut Rng(seed), count);
+    store.close().expect("closes");
+    storage
+}
+
+/// A closed store whose log has so many segments, each of a few frames.
+fn segmented_store(seed: u64, segments: u64) -> MemoryStorage {
+    let storage = MemoryStorage::new();
+    let mut rng = Rng(seed);
+    for number in 1..=segments {
+        let store = open(&storage).expect("opens");
+        fill(&store, &mut rng, 8);
+        if number < segments {
+            // As after a crash: the next opening goes on in a new segment.
+            store.checkpoint().expect("a checkpoint");
+            let stopped = storage.fork();
+            drop(store);
+            replace_all(&storage, &stopped);
+        } else {
+            store.close().expect("closes");
+        }
+    }
+    assert!(segment_numbers(&storage).len() as u64 >= segments, "{:?}", storage.list());
+    storage
+}
+
+fn replace_all(storage: &MemoryStorage, other: &MemoryStorage) {
+    for name in storage.list().expect("lists") {
+        storage.remove(&name).expect("removes");
+    }
+    for name in other.list().expect("lists") {
+        put(storage, &name, &bytes(other, &name));
+    }
+}
+
+fn segment_numbers(storage: &MemoryStorage) -> Vec<u64> {
+    let names = storage.list().expect("lists");
+    let number = |name: &String| match name::kind(name) {
+        name::Kind::Segment(number) => Some(number),
+        _ => None,
+    };
+    names.iter().filter_map(number).collect()
+}
+
+fn bytes(storage: &dyn Storage, name: &str) -> Vec<u8> {
+    read_file(storage, name).expect("reads")
+}
+
+fn put(storage: &dyn Storage, name: &str, bytes: &[u8]) {
+    let _ = storage.remove(name);
+    let file = storage.create(name, bytes.len() as u64).expect("creates");
+    write_all_at(&*file, bytes, 0).expect("writes");
+}
+
+fn snapshot(storage: &MemoryStorage) -> BTreeMap<String, Vec<u8>> {
+    let names = storage.list().expect("lists");
+    names.into_iter().map(|name| (name.clone(), bytes(storage, &name))).collect()
+}
+
+/// What a repair has recorded as lost belongs to the log: without it, a copy would be damaged.
+#[test]
+fn a_repaired_store_can_be_backed_up_and_restored() {
+    let storage = segmented_store(11, 3);
+    let record = expected(&storage).records[5].0.clone();
+    let segment = name::segment(segment_numbers(&storage)[0]);
+    flip(&storage, &segment, record.start + 30, 1);
+    let report = repaired(&storage);
+    assert!(report.is_done && !report.lost.is_empty(), "{report:?}");
+    let store = open(&storage).expect("opens");
+    fill(&store, &mut Rng(12), 3);
+    store.close().expect("closes");
+    let go_on: &dyn Fn(BackupProgress) -> ControlFlow<()> = &|_| ControlFlow::Continue(());
+    let options = BackupOptions::new;
+    let (copy, restored) = (MemoryStorage::new(), MemoryStorage::new());
+    // As another process makes it, and as the store makes it.
+    let backup = backup_on(shared(&storage), shared(&copy), options(), go_on).expect("a backup");
+    assert!(copy.list().expect("lists").contains(&name::losses().to_owned()));
+    assert!(backup.backup.ordered > 0, "the order did not come along");
+    let store = open(&storage).expect("opens");
+    let live = MemoryStorage::new();
+    let backup = store.backup_on(shared(&live), options(), go_on).expect("a backup");
+    assert!(backup.backup.ordered > 0, "the order did not come along");
+    assert_eq!(backup.backup.store_id, thalweg_wal::store_id(&storage).expect("a store"));
+    store.close().expect("closes");
+    restore_on(&copy, &restored, options(), go_on).expect("restores");
+    for copy in [&restored, &live] {
+        let verified = verify_on(shared(copy), &|_| ControlFlow::Continue(())).expect("verifies");
+        assert!(verified.problems.is_empty(), "{:?}", verified.problems);
+        let (copy, source) = (open(copy).expect("opens"), read_only(&storage));
+        copy.wait_committed(copy.durable_end()).expect("ordered");
+        assert_eq!(copy.delivered(), source.delivered());
+        let read = |store: &Store| -> Vec<Result<Vec<u8>, String>> {
+            let events = store.read(0..).expect("reads");
+            let bytes = events.map(|event| match event {
+                Ok(event) => Ok([event.id(), event.payload()].concat()),
+                Err(error) => Err(error.to_string()),
+            });
+            bytes.collect()
+        };
+        assert!(read(&copy) == read(&source), "the copy is another");
+    }
+}
+
+/// What can be read has its old numbers and bytes, but for the ids of the deliveries `nameless`; returns the global sequences that are errors.
+fn check_numbers(store: &Store, before: &Expected, nameless: &[u64]) -> BTreeSet<u64> {
+    let _ = store.wait_committed(store.durable_end());
+    let mut lost = BTreeSet::new();
+    let mut read = store.read(..before.order.len() as u64).expect("reads");
+    for (global, delivery) in (0..).zip(&before.order) {
+        let event = match read.next().expect("as many as before") {
+            Ok(event) => event,
+            Err(ReadError::Damage(_)) => {
+                lost.insert(global);
+                continue;
+            }
+            Err(other) => panic!("{other:?}"),
+        };
+        let known = &before.events[&delivery.position];
+        assert_eq!(
+            (event.global(), event.local(), event.position()),
+            (global, delivery.local, delivery.position)
+        );
+        assert_eq!(event.stream(), known.stream);
+        assert_eq!((event.id(), event.payload()), (&known.id[..], &known.payload[..]));
+        match event.parents() {
+            // The id of a parent can be lost with it.
+            Ok(parents) if parents != delivery.parents => {
+                let both = format!("global {global}: {parents:?} {:?}", delivery.parents);
+                assert_eq!(parents.len(), delivery.parents.len(), "{both}");
+                for (parent, was) in parents.iter().zip(&delivery.parents) {
+                    let is_nameless = nameless.iter().any(|&global| {
+                        let event = &before.events[&before.order[global as usize].position];
+                        event.id == *was && event.stream == delivery.stream
+                    });
+                    assert!(parent == was || is_nameless, "{both}");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => assert!(matches!(error, ReadError::Damage(_)), "{error:?}"),
+        }
+    }
+    lost
+}
+
+/// Global and local sequence, position and id of an event.
+type Shown = (u64, u64, u64, Vec<u8>);
+
+fn shown(store: &Store) -> Vec<Option<Shown>> {
+    store.wait_committed(store.durable_end()).expect("everything is ordered");
+    let show = |event: Result<Event, ReadError>| {
+        let event = event.ok()?;
+        Some((event.global(), event.local(), event.position(), event.id().to_vec()))
+    };
+    store.read(..).expect("reads").map(show).collect()
+}
+
+fn forget_order(storage: &MemoryStorage) {
+    for name in storage.list().expect("lists") {
+        if name::kind(&name).is_derived() {
+            storage.remove(&name).expect("removes");
+        }
+    }
+}
+
+/// After a repair: it opens, everything whole is as it was, it goes on, and the log alone comes to the same.
+fn check_repaired(storage: &MemoryStorage, before: &Expected, report: &RepairReport, what: &str) {
+    assert!(report.is_done && report.unproven.is_none(), "{what}: {report:?}");
+    let again = repaired(storage);
+    assert!(!again.is_needed && again.is_done, "{what}: {again:?}");
+    let reader = read_only(storage);
+    let is_nameless = |event: &&LostEvent| event.known_by != KnownBy::Proof;
+    let nameless = report.lost_events.iter().filter(is_nameless);
+    let nameless: Vec<u64> = nameless.map(|event| event.global).collect();
+    let lost = check_numbers(&reader, before, &nameless);
+    assert_eq!(reader.stats().corrupt, 0, "{what}: what is lost is no damage any more");
+    drop(reader);
+    let store = open(storage).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(check_numbers(&store, before, &nameless), lost, "{what}");
+    let named: BTreeSet<u64> = report.lost_events.iter().map(|event| event.global).collect();
+    assert_eq!(named, lost, "{what}");
+    for event in &report.lost_events {
+        let delivery = &before.order[event.global as usize];
+        assert_eq!((event.local, event.position), (delivery.local, delivery.position), "{what}");
+        let is_lost = |at: u64| report.lost.iter().any(|lost| lost.contains(&at));
+        assert!(is_lost(event.position), "{what}");
+    }
+    fill(&store, &mut Rng(77), 3);
+    let live = shown(&store);
+    store.close().expect("closes");
+    let verified = verify_on(shared(storage), &|_| ControlFlow::Continue(())).expect("verifies");
+    assert_eq!(verified.problems, [], "{what}");
+    // A crash costs what is derived, and it comes to the same.
+    forget_order(storage);
+    let store = open(storage).expect("opens");
+    assert_eq!(shown(&store), live, "{what}");
+    store.close().expect("closes");
+    let verified = verify_on(shared(storage), &|_| ControlFlow::Continue(())).expect("verifies");
+    assert_eq!(verified.problems, [], "{what}");
+}
+
+/// All bytes of the quarantine that were kept of a file, by offset.
+fn kept(storage: &MemoryStorage, report: &RepairReport, file: &str) -> BTreeMap<u64, Vec<u8>> {
+    let folder = report.quarantine.as_ref().expect("something was kept");
+    let prefix = format!("{folder}/{file}.bytes-");
+    let mut kept = BTreeMap::new();
+    for name in storage.list().expect("lists") {
+        if let Some(rest) = name.strip_prefix(&prefix) {
+            let from = rest.split('-').next().expect("an offset").parse().expect("a number");
+            kept.insert(from, bytes(storage, &name));
+        }
+    }
+    kept
+}
+
+#[test]
+fn a_flipped_bit_in_any_record_costs_that_record_alone() {
+    let storage = closed_store(1, 16);
+    let before = expected(&storage);
+    let segment = name::segment(1);
+    let (mut rng, mut which) = (Rng::from_env(), Rng::from_env());
+    for (place, _) in before.records.iter().filter(|_| which.once_in(3)) {
+        let damaged = storage.fork();
+        let offset = place.start + rng.below(place.end - place.start);
+        flip(&damaged, &segment, offset, 1 << rng.below(8));
+        let bad = bytes(&damaged, &segment);
+        let report = repaired(&damaged);
+        assert!(report.is_needed);
+        let what = format!("{place:?} at {offset}");
+        let delivered: Vec<u64> = (0..)
+            .zip(&before.order)
+            .filter(|(_, delivery)| delivery.position == place.start)
+            .map(|(global, _)| global)
+            .collect();
+        let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
+        assert_eq!(lost, delivered, "{what}");
+        for event in &report.lost_events {
+            let known = &before.events[&event.position];
+            assert_eq!(event.stream, known.stream, "{what}");
+            assert!(event.id.as_ref().is_none_or(|id| *id == known.id), "{what}: {event:?}");
+        }
+        let kept = kept(&damaged, &report, &segment);
+        let (&from, piece) = kept.range(..=offset).next_back().expect("kept");
+        assert_eq!(*piece, bad[from as usize..][..piece.len()], "{what}");
+        assert!(from + piece.len() as u64 > offset, "{what}");
+        check_repaired(&damaged, &before, &report, &what);
+    }
+}
+
+#[test]
+fn a_store_that_is_whole_is_left_alone() {
+    let storage = closed_store(2, 10);
+    let before = snapshot(&storage);
+    let report = repaired(&storage);
+    assert!(report.is_done && !report.is_needed && report.quarantine.is_none());
+    assert_eq!(snapshot(&storage), before);
+}
+
+const HEADER_PAGE: usize = 4096;
+
+/// Something that happens to the files of a store with four segments.
+type Harm = fn(&MemoryStorage, &mut Rng);
+
+fn overwrite(storage: &MemoryStorage, name: &str, offset: usize, bytes: &[u8]) {
+    let file = storage.open(name, Access::Write).expect("opens");
+    write_all_at(&*file, bytes, offset as u64).expect("writes");
+}
+
+/// End of what is not zero.
+fn used(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
+}
+
+fn cut(storage: &MemoryStorage, number: u64, len: impl Fn(usize) -> usize) {
+    let name = name::segment(number);
+    let bytes = bytes(storage, &name);
+    put(storage, &name, &bytes[..len(used(&bytes))]);
+}
+
+fn another_store() -> MemoryStorage {
+    segmented_store(99, 4)
+}
+
+/// What happens, whether writers refuse the store for it, and whether anything is lost by it.
+const HARMS: [(&str, Harm, bool, bool); 21] = [
+    ("a copy of a header", |s, rng| flip(s, &name::segment(2), rng.below(80), 4), true, false),
+    ("a header page", |s, _| overwrite(s, &name::segment(2), 0, &[7; HEADER_PAGE]), true, false),
+    (
+        "the header page of the first",
+        |s, _| overwrite(s, &name::segment(1), 0, &[0; 4096]),
+        true,
+        false,
+    ),
+    (
+        "the header page of the last",
+        |s, _| overwrite(s, &name::segment(4), 0, &[7; 4096]),
+        true,
+        true,
+    ),
+    ("a frame header", |s, _| flip(s, &name::segment(3), 4096 + 17, 1), false, false),
+    ("a frame header of the last", |s, _| flip(s, &name::segment(4), 4096 + 17, 1), false, false),
+    (
+        "a stretch of noise",
+        |s, rng| overwrite(s, &name::segment(2), 5000, &[rng.below(255) as u8 + 1; 900]),
+        false,
+        true,
+    ),
+    ("a stretch of zeros", |s, _| overwrite(s, &name::segment(3), 4096, &[0; 1500]), false, true),
+    (
+        "all of a segment in zeros",
+        |s, _| put(s, &name::segment(2), &vec![0; bytes(s, &name::segment(2)).len()]),
+        true,
+        true,
+    ),
+    (
+        "all of the last segment in zeros",
+        |s, _| put(s, &name::segment(4), &vec![0; bytes(s, &name::segment(4)).len()]),
+        true,
+        true,
+    ),
+    (
+        "the end of the last segment",
+        |s, _| {
+            let end = used(&bytes(s, &name::segment(4)));
+            overwrite(s, &name::segment(4), end - 700, &[0; 700]);
+        },
+        true,
+        true,
+    ),
+    (
+        "the first segment is missing",
+        |s, _| s.remove(&name::segment(1)).expect("there"),
+        true,
+        true,
+    ),
+    (
+        "one in the middle is missing",
+        |s, _| s.remove(&name::segment(2)).expect("there"),
+        true,
+        true,
+    ),
+    (
+        "two neighbours are missing",
+        |s, _| (2..=3).for_each(|n| s.remove(&name::segment(n)).expect("there")),
+        true,
+        true,
+    ),
+    ("the last segment is missing", |s, _| s.remove(&name::segment(4)).expect("there"), true, true),
+    ("one is cut", |s, _| cut(s, 2, |used| used * 2 / 3), true, true),
+    ("the last is cut", |s, _| cut(s, 4, |used| used - 333), true, true),
+    (
+        "two are swapped",
+        |s, _| {
+            let (one, other) = (bytes(s, &name::segment(2)), bytes(s, &name::segment(3)));
+            put(s, &name::segment(2), &other);
+            put(s, &name::segment(3), &one);
+        },
+        true,
+        false,
+    ),
+    (
+        "one is there twice",
+        |s, _| put(s, &name::segment(5), &bytes(s, &name::segment(3))),
+        true,
+        false,
+    ),
+    (
+        "one is renamed",
+        |s, _| s.rename(&name::segment(2), &name::segment(77)).expect("renames"),
+        true,
+        false,
+    ),
+    (
+        "one is of another store",
+        |s, _| put(s, &name::segment(3), &bytes(&another_store(), &name::segment(3))),
+        true,
+        true,
+    ),
+];
+
+/// Everything that can happen to a segment: before a repair writers refuse the store by name, and readers
+/// have the rest with its numbers; after it everything is there that was whole.
+#[test]
+fn a_store_is_repaired_whatever_happened_to_a_segment() {
+    let whole = segmented_store(4, 4);
+    let before = expected(&whole);
+    for (what, harm, is_refused, is_costly) in HARMS {
+        let storage = whole.fork();
+        harm(&storage, &mut Rng(5));
+        let harmed = snapshot(&storage);
+        if is_refused {
+            let Err(OpenError::Log(error)) = open(&storage.fork()) else { panic!("{what}: opens") };
+            let is_named = matches!(
+                error,
+                LogOpenError::Damaged(_)
+                    | LogOpenError::SegmentMissing { .. }
+                    | LogOpenError::SegmentForeign { .. }
+            );
+            assert!(is_named && error.to_string().contains("`repair`"), "{what}: {error}");
+        }
+        let reader = read_only(&storage);
+        let unreadable = check_numbers(&reader, &before, &[]);
+        assert!(unreadable.len() < before.order.len(), "{what}: nothing can be read");
+        assert_eq!(!unreadable.is_empty(), is_costly, "{what}");
+        drop(reader);
+        let dry = RepairOptions::new().dry_run(true);
+        let foreseen = repair_on(shared(&storage), &dry).expect("looks");
+        assert!(foreseen.is_needed && !foreseen.is_done && foreseen.quarantine.is_none(), "{what}");
+        assert!(snapshot(&storage) == harmed, "{what}: a dry run changes nothing");
+        let report = repaired(&storage);
+        assert_eq!((&report.lost, &report.lost_events), (&foreseen.lost, &foreseen.lost_events));
+        // All bytes that were there are there: in the log or in quarantine.
+        let after = snapshot(&storage);
+        for (file, bytes) in &harmed {
+            let name::Kind::Segment(_) = name::kind(file) else { continue };
+            let in_log = after.values().any(|other| other == bytes);
+            let kept = report.quarantine.as_ref().and_then(|_| {
+                let kept = kept(&storage, &report, file);
+                let mut is_kept = bytes.clone();
+                let new = after.get(file)?;
+                for (at, piece) in &kept {
+                    is_kept[*at as usize..][..piece.len()].copy_from_slice(
+                        new.get(*at as usize..*at as usize + piece.len()).unwrap_or(piece),
+                    );
+                }
+                Some(new.starts_with(&is_kept) || is_kept.starts_with(new))
+            });
+            assert!(in_log || kept == Some(true) || used(bytes) == 0, "{what}: {file}");
+        }
+        check_repaired(&storage, &before, &report, what);
+    }
+}
+
+/// Without the order log nobody knows what a lost record has taken with it: that is said, and nothing is
+/// done until it is accepted.
+#[test]
+fn without_evidence_a_repair_asks_first() {
+    let storage = closed_store(3, 12);
+    let before = expected(&storage);
+    let lost = before.order[before.order.len() / 2].position;
+    flip(&storage, &name::segment(1), lost + 26, 1);
+    forget_order(&storage);
+    let harmed = snapshot(&storage);
+    let report = repaired(&storage);
+    assert!(!report.is_done && report.is_needed);
+    assert!(
+        matches!(report.unproven, Some(Unproven::NoEvidence { lost_from, .. }) if lost_from == lost)
+    );
+    assert!(snapshot(&storage) == harmed, "a refused repair changes nothing");
+    let accept = RepairOptions::new().accept_renumbering(true);
+    let report = repair_on(shared(&storage), &accept).expect("repairs");
+    assert!(report.is_done && report.unproven.is_some());
+    let store = open(&storage).expect("opens");
+    assert_eq!(shown(&store).len() as u64, store.stats().delivered);
+    fill(&store, &mut Rng(1), 2);
+    store.close().expect("closes");
+    let verified = verify_on(shared(&storage), &|_| ControlFlow::Continue(())).expect("verifies");
+    assert_eq!(verified.problems, []);
+    assert!(!repaired(&storage).is_needed);
+}
+
+/// Damage of any shape to a store of any shape, closed or as a kill leaves it. A repair that says that all
+/// numbers stay is right; that it cannot say so is the exception.
+#[test]
+fn random_damage_is_repaired_or_asked_about() {
+    let mut rng = Rng::from_env();
+    let (mut asked, rounds) = (0, 24);
+    for round in 0..rounds {
+        let storage = MemoryStorage::new();
+        let store = open(&storage).expect("opens");
+        fill(&store, &mut Rng(rng.next()), 12);
+        let killed = storage.fork();
+        store.close().expect("closes");
+        let storage = if rng.once_in(3) { killed } else { storage };
+        let before = expected(&storage);
+        let segment = name::segment(1);
+        for _ in 0..1 + rng.below(3) {
+            let (place, _) = &before.records[rng.below(before.records.len() as u64) as usize];
+            match rng.below(3) {
+                0 => flip(&storage, &segment, place.start + rng.below(24), 1 << rng.below(8)),
+                1 => overwrite(&storage, &segment, place.start as usize, &[0; 24]),
+                _ => {
+                    // In front of the last record, so that what was killed does not look like a torn tail.
+                    let len = (before.end - place.start).min(rng.below(400)) as usize;
+                    overwrite(&storage, &segment, place.start as usize, &vec![0xA5; len]);
+                }
+            }
+        }
+        let report = repaired(&storage);
+        if !report.is_needed {
+            continue;
+        }
+        let what = format!("round {round}");
+        println!("{what}: log to {}, {} delivered: {report:?}", before.end, before.order.len());
+        match &report.unproven {
+            None => check_repaired(&storage, &before, &report, &what),
+            // Of what a kill has left behind the last delivery nothing is known, as it should be.
+            Some(Unproven::NoEvidence { lost_from, .. }) => {
+                let newest = before.order.iter().map(|delivery| delivery.position).max();
+                assert!(
+                    newest.is_some_and(|newest| report.lost.iter().any(|lost| lost.end > newest))
+                );
+                assert!(report.lost.iter().any(|lost| lost.contains(lost_from)), "{what}");
+            }
+            Some(unproven) => {
+                println!("{what}: {unproven}");
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked * 6 <= rounds, "{asked} of {rounds} could not be shown to keep their numbers");
+}
+
+/// What is recorded as lost is a part of the log: without it, nothing may be made of the rest.
+#[test]
+fn losses_that_are_lost_are_missed() {
+    let storage = closed_store(3, 12);
+    let before = expected(&storage);
+    // In its checksum, so that all it was is known.
+    flip(&storage, &name::segment(1), before.order[9].position + 1, 1);
+    let report = repaired(&storage);
+    assert_eq!(check_numbers(&read_only(&storage), &before, &[]), BTreeSet::from([9]));
+    open(&storage).expect("opens").close().expect("closes");
+    for harm in 0..2 {
+        let storage = storage.fork();
+        match harm {
+            0 => storage.remove(name::losses()).expect("there"),
+            _ => flip(&storage, name::losses(), 70, 1),
+        }
+        let Err(OpenError::Log(error)) = open(&storage) else { panic!("opens") };
+        assert!(matches!(error, LogOpenError::Losses { .. }), "{error:?}");
+        let verified = verify_on(shared(&storage), &|_| ControlFlow::Continue(())).expect("runs");
+        assert!(verified.problems.iter().any(|problem| problem.file == name::losses()));
+        assert_eq!(check_numbers(&read_only(&storage), &before, &[]), BTreeSet::from([9]));
+        let again = repaired(&storage);
+        assert_eq!(again.lost_events.len(), 1);
+        assert_eq!(again.lost, report.lost);
+        check_repaired(&storage, &before, &again, &format!("the losses are made again: {harm}"));
+    }
+}
+
+/// What is lost twice is lost once.
+#[test]
+fn a_store_can_be_repaired_again_for_new_damage() {
+    let storage = closed_store(3, 12);
+    let before = expected(&storage);
+    let mut lost = BTreeSet::new();
+    for global in [9, 10, 4] {
+        flip(&storage, &name::segment(1), before.order[global].position + 5, 1);
+        let report = repaired(&storage);
+        assert!(report.is_done && report.unproven.is_none(), "{report:?}");
+        lost.insert(global as u64);
+        let store = open(&storage).expect("opens");
+        assert_eq!(check_numbers(&store, &before, &[4, 9, 10]), lost);
+        store.close().expect("closes");
+    }
+}
+
+fn on_disk(storage: &MemoryStorage) -> Disk {
+    let disk = Disk::new();
+    for (name, bytes) in snapshot(storage) {
+        let file = disk.create(&name, bytes.len() as u64).expect("creates");
+        write_all_at(&*file, &bytes, 0).expect("writes");
+        file.sync().expect("syncs");
+    }
+    disk.sync_dir().expect("syncs");
+    disk
+}
+
+fn in_memory(disk: &Disk) -> MemoryStorage {
+    let storage = MemoryStorage::new();
+    for name in disk.names() {
+        put(&storage, &name, &bytes(disk, &name));
+    }
+    storage
+}
+
+/// A repair that is cut short, by a crash or an error at any operation, leaves a store that is repaired by
+/// the next: with the same numbers, and until then no writer makes anything else of it.
+#[test]
+fn a_repair_can_be_cut_short_at_any_operation() {
+    let whole = segmented_store(6, 4);
+    let before = expected(&whole);
+    let harms: [(&str, Harm); 4] = [
+        ("noise", |s, _| overwrite(s, &name::segment(3), 5000, &[9; 400])),
+        ("missing and cut", |s, _| {
+            s.remove(&name::segment(2)).expect("there");
+            cut(s, 3, |used| used - 500);
+        }),
+        ("swapped and damaged", |s, _| {
+            let (one, other) = (bytes(s, &name::segment(2)), bytes(s, &name::segment(3)));
+            put(s, &name::segment(2), &other);
+            put(s, &name::segment(3), &one);
+            overwrite(s, &name::segment(1), 5000, &[9; 400]);
+        }),
+        ("the last is noise", |s, _| overwrite(s, &name::segment(4), 0, &[7; 5000])),
+    ];
+    for (what, harm) in harms {
+        let harmed = whole.fork();
+        harm(&harmed, &mut Rng(1));
+        let reference = harmed.fork();
+        let expected_report = repaired(&reference);
+        assert!(
+            expected_report.is_done && expected_report.unproven.is_none(),
+            "{expected_report:?}"
+        );
+        let lost_events = || expected_report.lost_events.iter();
+        let nameless: Vec<u64> =
+            lost_events().filter(|event| event.id.is_none()).map(|event| event.global).collect();
+        let named: BTreeSet<u64> = lost_events().map(|event| event.global).collect();
+        let base = on_disk(&harmed);
+        let mut op = 1;
+        loop {
+            let disk = base.power_loss(|| true);
+            let start = disk.ops();
+            let fault = if op % 3 == 0 { Fault::Error } else { Fault::Stop };
+            disk.fail_at(start + op, fault);
+            let result = repair_on(Arc::new(disk.clone()), &RepairOptions::new());
+            if disk.ops() < start + op {
+                assert!(result.is_ok());
+                break;
+            }
+            for seed in 0..2 {
+                let crashed = disk.crash(op * 2 + seed);
+                let storage = in_memory(&crashed);
+                println!("{what}: operation {op}, {fault:?}, {result:?}");
+                if let Ok(store) = open(&storage.fork()) {
+                    // Whole already, or as damaged as before.
+                    check_numbers(&store, &before, &nameless);
+                }
+                let again = repaired(&storage);
+                assert!(again.is_done && again.unproven.is_none(), "{again:?}");
+                assert!(!repaired(&storage).is_needed);
+                let store = open(&storage).expect("opens");
+                assert_eq!(check_numbers(&store, &before, &nameless), named);
+                drop(store);
+            }
+            op += 1;
+        }
+        assert!(op > 8, "{what}: there are operations to fail: {op}");
+    }
+}
