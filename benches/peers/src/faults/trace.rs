@@ -85,14 +85,33 @@ impl std::hash::Hash for Call {
     }
 }
 
+fn start(command: &mut Command) -> Result<Child, Failure> {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(piped.spawn()?)
+}
+
+/// Runs an appending process without stopping it. Returns what it said, if it ended well.
+pub(super) fn leave_alone(command: &mut Command) -> Result<Vec<Said>, Failure> {
+    let mut child = start(command)?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let watcher = watch(&mut child, pid);
+    child.stdin.take().expect("is piped").write_all(&[1])?;
+    let (said, complaint, hung) = watcher.join().map_err(|_| "the watcher has panicked")??;
+    let status = child.wait()?;
+    if status.success() {
+        return Ok(said);
+    }
+    let how = if hung { "it was silent for too long, and killed" } else { complaint.trim() };
+    Err(format!("without a fault, {status}: {how}").into())
+}
+
 /// Runs an appending process on a store in `dir`.
 pub(super) fn run(
     command: &mut Command,
     dir: &Path,
     plan: Option<Plan>,
 ) -> Result<Traced, Failure> {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = start(command)?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let options =
         Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL;
