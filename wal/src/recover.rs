@@ -161,6 +161,10 @@ pub(crate) fn recover(
             Some(Damage { file, fault: Fault::Missing, .. }) => {
                 Err(OpenError::SegmentMissing { file: storage.describe(&file) })
             }
+            Some(Damage { file, fault: Fault::Foreign, .. }) => {
+                let detail = "it is longer than any segment, or does not belong here";
+                Err(OpenError::SegmentForeign { file: storage.describe(&file), detail })
+            }
             Some(found) => Err(OpenError::Damaged(found)),
         };
     };
@@ -556,7 +560,8 @@ impl Arranged<'_> {
             false => number > before && follows_a_gap(header, limit, number - before - 1),
         };
         let header = match header {
-            Some(header) if belongs(&header) => header,
+            // What is behind such a length was never written by anybody, and would be read.
+            Some(header) if belongs(&header) && header.len <= SEGMENT_LEN_MAX => header,
             Some(_) => {
                 self.damage.push(file_damage(number, file, 0, limit..limit, Fault::Foreign));
                 return;
@@ -730,7 +735,10 @@ impl Scan<'_> {
         let published = end - link.header.base;
         let file =
             MappedFile::open(self.storage, &name, published).map_err(OpenError::io(context))?;
-        mapped_whole(self.storage, Segment::new(link.header.clone(), file, self.losses))
+        let is_there = file.len() >= link.there;
+        let segment = Segment::new(link.header.clone(), file, self.losses);
+        // A reader makes do with a file of another length, and knows of it.
+        if is_there && !self.write { Ok(segment) } else { mapped_whole(self.storage, segment) }
     }
 
     /// The tail of the last segment that there is. If the checkpoint knows of a later one, a reader takes this

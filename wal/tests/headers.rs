@@ -427,7 +427,7 @@ fn a_header_that_is_right_about_an_absurd_length_is_refused() {
         let storage = thalweg_wal::storage::OsStorage::open(directory.path()).expect("opens");
         let error = thalweg_wal::LogReader::open(&storage, None).expect_err("no such segment");
         let OpenError::SegmentForeign { detail, .. } = error else { panic!("{error}") };
-        assert_eq!(detail, "it is longer than any segment");
+        assert!(detail.starts_with("it is longer than any segment"), "{detail}");
     }
 }
 

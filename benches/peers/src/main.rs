@@ -9,6 +9,8 @@ use std::process::ExitCode;
 mod cell;
 mod check;
 mod contenders;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod faults;
 mod index;
 mod machine;
 mod matrix;
@@ -29,6 +31,17 @@ fn main() -> ExitCode {
         Some("cell") => spec(&words).and_then(|spec| cell::run(&spec)).map(|()| true),
         Some("check") => spec(&words).and_then(|spec| check::run(&spec)).map(|()| true),
         Some("index") => index::run(&words[1..]),
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Some("faults") => faults::run(&words[1..]),
+        // `faults` starts these two.
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Some("faults-append") => {
+            spec(&words).and_then(|spec| faults::child::append(&spec)).map(|()| true)
+        }
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Some("faults-read") => {
+            spec(&words).and_then(|spec| faults::child::read(&spec)).map(|()| true)
+        }
         // `index` starts this one.
         Some("index-work") => spec(&words).and_then(|spec| index::work::run(&spec)).map(|()| true),
         _ => options::Options::parse(&words).and_then(|options| matrix::run(&options)),

@@ -8,8 +8,8 @@
 pub(crate) const HEADER_LEN: usize = 12;
 /// Bytes of the pool, beyond the length of a payload.
 const POOL_LEN: usize = 1 << 20;
-/// Fewest payloads that a thread has ready.
-const READY_MIN: usize = 64;
+/// Fewest payloads that a thread has ready. In batches of one, every so many have the same body.
+pub(crate) const READY_MIN: usize = 64;
 
 /// The bytes that payloads are cut from, the same in every process.
 #[derive(Debug)]

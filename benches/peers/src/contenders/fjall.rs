@@ -19,7 +19,12 @@ fn database(setup: &Setup) -> Result<(Database, Keyspace), Failure> {
 fn open(setup: &Setup) -> Result<Box<dyn Contender>, Failure> {
     let (database, events) = database(setup)?;
     let mode = if setup.durable { PersistMode::SyncData } else { PersistMode::Buffer };
-    Ok(Box::new(Open { database, events, mode, next: AtomicU64::new(0) }))
+    let last = events.last_key_value().map(|last| last.key()).transpose()?;
+    let next = match last {
+        Some(key) => u64::from_be_bytes((*key).try_into()?) + 1,
+        None => 0,
+    };
+    Ok(Box::new(Open { database, events, mode, next: AtomicU64::new(next) }))
 }
 
 fn read_back(setup: &Setup, visit: &mut Visit<'_>) -> Result<(), Failure> {

@@ -96,7 +96,12 @@ impl Session for Thread<'_> {
             entry.value.extend_from_slice(payload);
         }
         self.batch.add_entries::<Entries>(self.group, &self.entries)?;
-        self.open.engine.write(&mut self.batch, self.open.sync)?;
+        let written = self.open.engine.write(&mut self.batch, self.open.sync);
+        if written.is_err() {
+            // Its entries are still in it.
+            self.batch = LogBatch::default();
+        }
+        written?;
         Ok(())
     }
 }

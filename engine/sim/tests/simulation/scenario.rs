@@ -54,8 +54,11 @@ fn plan(disk: &Disk, dice: &mut Dice) {
             disk.full_during(from..from + 1 + dice.below(40));
         }
         // Files that cannot be opened, a directory that cannot be listed: they come at the opening.
-        5 if dice.once_in(2) => disk.fail_next(Op::Look, dice.below(24), Fault::Error),
-        5 => disk.fail_read_at(read(dice), Fault::Error),
+        5 => match dice.below(4) {
+            0 => disk.fail_next(Op::Look, dice.below(24), Fault::Error),
+            1 | 2 => disk.fail_next(Op::List, dice.below(7), Fault::Error),
+            _ => disk.fail_read_at(read(dice), Fault::Error),
+        },
         6 => {
             disk.fail_at(op(dice), [Fault::Error, Fault::Full][dice.below(2) as usize]);
             disk.fail_at(op(dice), harmless[dice.below(2) as usize]);
@@ -118,6 +121,9 @@ struct Scenario {
     model: Arc<Model>,
     dice: Dice,
     report: Report,
+    /// Whether all sessions append as [`Size::uniform`] says, and more of them lose a sync: it takes two
+    /// that follow each other for a frame to begin where another has left something behind.
+    uniform: bool,
     /// How far everything had come from where on a power loss may take away what a session with buffered
     /// durability has shown; until the next recovery.
     buffered: Option<(usize, u64, u64)>,
@@ -128,7 +134,9 @@ pub fn run(seed: u64) -> Report {
     let mut dice = Dice(seed);
     let disk = Disk::with_seed(dice.next()).calling(lockstep::point);
     let model = Arc::default();
-    let mut scenario = Scenario { disk, model, dice, report: Report::default(), buffered: None };
+    let uniform = dice.once_in(5);
+    let report = Report::default();
+    let mut scenario = Scenario { disk, model, dice, report, uniform, buffered: None };
     for _ in 0..1 + scenario.dice.below(4) {
         scenario.session();
         scenario.between();
@@ -138,13 +146,18 @@ pub fn run(seed: u64) -> Report {
 }
 
 impl Scenario {
+    fn size(&mut self) -> Size {
+        let uniform = self.dice.once_in(if self.uniform { 1 } else { 20 });
+        Size::of(uniform, &mut self.dice)
+    }
+
     fn session(&mut self) {
         self.report.sessions += 1;
-        let faults_from_the_start = self.dice.once_in(2);
+        let faults_from_the_start = self.dice.once_in(if self.uniform { 8 } else { 2 });
         if faults_from_the_start {
             plan(&self.disk, &mut self.dice);
         }
-        let mut size = Size::of(&mut self.dice);
+        let mut size = self.size();
         let buffered = self.dice.once_in(if size.uniform { 2 } else { 6 });
         let durability = if buffered { Durability::Buffered } else { Durability::Sync };
         let since = self.model.progress();
@@ -162,7 +175,7 @@ impl Scenario {
                 check(&store, &now);
             }
             plan(&self.disk, &mut self.dice);
-            if buffered && self.dice.once_in(2) {
+            if buffered && (self.uniform || self.dice.once_in(2)) {
                 self.disk.fail_next(Op::Sync, self.dice.below(3), Fault::Error);
             }
         }
@@ -236,7 +249,7 @@ impl Scenario {
         let now = expected(&copy(&self.disk));
         self.model.check(&now);
         check(&store, &now);
-        let size = Size::of(&mut self.dice);
+        let size = self.size();
         workload::run(&store, &self.disk, &self.model, size, &mut self.dice);
         let last_alone = self.dice.once_in(2);
         if last_alone {

@@ -34,12 +34,12 @@ pub struct Size {
 }
 
 impl Size {
-    pub fn of(dice: &mut Dice) -> Self {
-        let uniform = dice.once_in(5);
+    pub fn of(uniform: bool, dice: &mut Dice) -> Self {
         Size {
             uniform,
             appenders: if uniform { 1 } else { 1 + dice.below(3) },
-            batches: 1 + dice.below(8),
+            // A session that is shorter than the one before leaves most of what that has left behind.
+            batches: if uniform { 1 << dice.below(4) } else { 1 + dice.below(8) },
             readers: dice.below(3),
             ids: 4 + dice.below(40),
             streams: 1 + dice.below(4),
