@@ -124,6 +124,21 @@ fn derived_files_that_are_gone_cut_or_empty() {
     check_opens(&none, &order, "all of them are gone");
 }
 
+/// A hole takes no space, and reading it would take as much memory as it seems to be long.
+#[test]
+fn a_checkpoint_that_seems_to_be_endless_is_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = || Options::new().orderers(1).scanners(1);
+    let store = options().open(dir.path()).expect("opens");
+    fill(&store, &mut Rng(3), 5);
+    store.close().expect("closes");
+    let file = std::fs::File::options().write(true).open(dir.path().join(CHECKPOINT));
+    file.and_then(|file| file.set_len(1 << 40)).expect("grows");
+    let expected = expected(&thalweg::storage::OsStorage::open(dir.path()).expect("is there"));
+    check(&options().open_read_only(dir.path()).expect("opens for reading"), &expected);
+    check(&options().open(dir.path()).expect("opens"), &expected);
+}
+
 #[test]
 fn derived_files_of_another_store() {
     let (storage, other) = (closed_store(1), closed_store(2));

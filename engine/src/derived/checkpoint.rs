@@ -166,10 +166,12 @@ impl Checkpoint {
     /// It could not be read, so nobody knows what it says. That is not taken for absence: the checkpoint can
     /// reveal that the end of the log is missing, and the files that it lists would be thrown away.
     pub(crate) fn read(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
-        use io::ErrorKind::{NotFound, UnexpectedEof};
+        use io::ErrorKind::{FileTooLarge, NotFound, UnexpectedEof};
         match read_file(storage, name::checkpoint()) {
             Ok(bytes) => Ok(Self::decode(&bytes)),
-            Err(error) if matches!(error.kind(), NotFound | UnexpectedEof) => Ok(None),
+            Err(error) if matches!(error.kind(), NotFound | UnexpectedEof | FileTooLarge) => {
+                Ok(None)
+            }
             Err(source) => Err(OpenError::Io {
                 context: format!(
                     "reading {}, which is derived from the log: if it stays unreadable, remove it, and the \

@@ -180,10 +180,22 @@ fn read_full(
     Ok(())
 }
 
+/// Longest file that is read as a whole, in bytes. None of ours comes near it; one that seems to be longer may
+/// be a hole, which takes no space and as much memory.
+pub const READ_FILE_LEN_MAX: u64 = 1 << 30;
+
 /// Reads a whole file.
+///
+/// # Errors
+///
+/// As reading; or [`FileTooLarge`](io::ErrorKind::FileTooLarge), beyond [`READ_FILE_LEN_MAX`].
 pub fn read_file(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
     let file = storage.open(name, Access::Read)?;
-    let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let len = file.len()?;
+    if len > READ_FILE_LEN_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut piece = vec![0; len.min(READ_LEN)];
