@@ -162,6 +162,41 @@ fn a_repaired_store_can_be_backed_up_and_restored() {
     }
 }
 
+/// A reader leaves a segment out whose header is lost and cannot be made again. A copy without it would
+/// lose what a repair can still find, and go on under numbers that were given.
+#[test]
+fn no_backup_leaves_out_a_segment_whose_header_is_lost() {
+    let storage = segmented_store(11, 3);
+    let last = name::segment(*segment_numbers(&storage).last().expect("segments"));
+    overwrite(&storage, &last, 0, &[0; 4096]);
+    let go_on: &dyn Fn(BackupProgress) -> ControlFlow<()> = &|_| ControlFlow::Continue(());
+    let target = shared(&MemoryStorage::new());
+    let refused = backup_on(shared(&storage), target, BackupOptions::new(), go_on);
+    let refused = refused.expect_err("a segment is not readable").to_string();
+    assert!(refused.contains(&last) && refused.contains("repair"), "{refused}");
+}
+
+/// Nor is one made of a store whose record of what is lost is lost or damaged: the order would not come along,
+/// which a repair needs.
+#[test]
+fn no_backup_is_made_without_what_is_recorded_as_lost() {
+    let storage = segmented_store(11, 3);
+    let record = expected(&storage).records[5].0.clone();
+    flip(&storage, &name::segment(segment_numbers(&storage)[0]), record.start + 30, 1);
+    assert!(repaired(&storage).is_done);
+    open(&storage).expect("opens").close().expect("closes");
+    let (gone, damaged) = (storage.fork(), storage.fork());
+    gone.remove(name::losses()).expect("removes");
+    flip(&damaged, name::losses(), 60, 1);
+    let go_on: &dyn Fn(BackupProgress) -> ControlFlow<()> = &|_| ControlFlow::Continue(());
+    for source in [gone, damaged] {
+        let target = shared(&MemoryStorage::new());
+        let refused = backup_on(shared(&source), target, BackupOptions::new(), go_on);
+        let refused = refused.expect_err("the losses are not readable").to_string();
+        assert!(refused.contains(name::losses()) && refused.contains("repair"), "{refused}");
+    }
+}
+
 /// What can be read has its old numbers and bytes, but for the ids of the deliveries `nameless`; returns the global sequences that are errors.
 fn check_numbers(store: &Store, before: &Expected, nameless: &[u64]) -> BTreeSet<u64> {
     let _ = store.wait_committed(store.durable_end());
