@@ -85,6 +85,23 @@ fn a_damaged_record_is_recorded_as_lost_and_all_else_stays() {
     assert_eq!(run(on("read", &store, &[])).json(), after, "the log alone says so");
 }
 
+/// A mark that is lost takes its cursor back, of which nothing was said: its consumer saw events again.
+#[test]
+fn a_cursor_whose_mark_is_lost_is_named_with_the_way_back() {
+    let (_place, store) = store_of(&events(9));
+    for to in ["3", "5"] {
+        run(on("cursors", &store, &["--reset", "mailer", "--to", to])).exits(0);
+    }
+    damage(&store, b"mailer\x05");
+    let done = run(on("repair", &store, &[])).exits(0);
+    let text = done.text();
+    let way_back = format!("thalweg cursors {} --reset mailer --to 5", store.display());
+    assert!(text.contains("cursor mailer was at 5, and is at 3"), "{text}");
+    assert!(text.contains(&way_back), "{text}");
+    run(on("cursors", &store, &["--reset", "mailer", "--to", "5"])).exits(0);
+    assert_eq!(run(on("repair", &store, &[])).exits(0).text(), "nothing to repair\n");
+}
+
 #[test]
 fn a_missing_segment_is_named_with_the_way_out() {
     let (_place, store) = store_of(&events(9));

@@ -31,7 +31,9 @@ use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::Layout;
 use crate::derived::order_log::{self, ORDER, TIPS};
 use crate::error::{Cause, LogOpenError, OpenError};
-use crate::open::{READ_ONLY_ATTEMPTS, directory, is_of, probe, restore as restore_state};
+use crate::open::{
+    READ_ONLY_ATTEMPTS, check_losses, directory, is_of, probe, restore as restore_state,
+};
 use crate::order::window::Frontier;
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
@@ -298,11 +300,25 @@ pub fn backup_on(
 ) -> Result<BackupReport, BackupError> {
     let store_id = thalweg_wal::store_id(&*source);
     let derived = store_id.and_then(|id| Derived::plan(&*source, id));
-    let hint = Checkpoint::read(&*source)?.and_then(|checkpoint| checkpoint.tail_hint(&*source));
+    let checkpoint = Checkpoint::read(&*source)?;
+    // Without what is recorded as lost, the order is not that of the log, and would be left out.
+    check_losses(&*source, checkpoint.as_ref())?;
+    let hint = checkpoint.and_then(|checkpoint| checkpoint.tail_hint(&*source));
     let log = LogReader::open(&*source, hint).map_err(OpenError::from)?;
     // A reader finds its way among files that are missing or have each other's names; a copy by names would not.
-    if let Some(found) = log.damage.iter().find(|damage| is_of_a_file(damage.fault)) {
+    // Nor would a copy have a segment that the reader leaves out, since nothing in it can be read without its
+    // header.
+    let is_left_out = |damage: &Damage| {
+        let is_there = log.segments.iter().any(|segment| segment.number() == damage.segment);
+        damage.segment > 0 && !is_there
+    };
+    let not_copied = |damage: &&Damage| is_of_a_file(damage.fault) || is_left_out(damage);
+    if let Some(found) = log.damage.iter().find(not_copied) {
         return Err(OpenError::from(LogOpenError::Damaged(found.clone())).into());
+    }
+    if let Some(found) = log.damage.iter().find(|damage| damage.segment == 0) {
+        let (file, detail) = (source.describe(&found.file), found.fault.to_string());
+        return Err(OpenError::from(LogOpenError::Losses { file, detail }).into());
     }
     let derived = derived.filter(|derived| derived.checkpoint.store_id == log.identity());
     let first_damage = beyond_walks(&log).next().cloned();
@@ -342,6 +358,7 @@ pub(crate) fn backup_core(
     // The checkpoint first: what it counts is durable, so it is below the position that is taken next.
     let derived = Derived::plan(&*core.storage, core.store_id);
     let derived = derived.filter(|derived| derived.checkpoint.store_id == core.store_id);
+    check_losses(&*core.storage, derived.as_ref().map(|derived| &derived.checkpoint))?;
     let losses = losses_of(&*core.storage)?;
     let end = core.durable.get();
     // A segment is in the list before anything in it is durable.

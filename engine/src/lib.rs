@@ -275,7 +275,9 @@ pub use pipeline::subscriber::{Read, StreamView};
 pub use pipeline::subscription::{Start, Subscription};
 pub use questions::{HeldEvent, Root, RootKind, StreamInfo, Why, WhyHeld};
 pub use rebuild::{RebuildProgress, rebuild};
-pub use repair::{KnownBy, LostEvent, RepairOptions, RepairReport, Unproven, repair, repair_on};
+pub use repair::{
+    KnownBy, LostEvent, MovedCursor, RepairOptions, RepairReport, Unproven, repair, repair_on,
+};
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};

@@ -145,7 +145,10 @@ pub(crate) fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenErro
 
 /// Refuses a store whose checkpoint knows of losses that are not recorded any more: it would be ordered
 /// anew from bytes that a repair has given up.
-fn check_losses(storage: &dyn Storage, checkpoint: Option<&Checkpoint>) -> Result<(), OpenError> {
+pub(crate) fn check_losses(
+    storage: &dyn Storage,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(), OpenError> {
     let names = storage.list().map_err(io_error("listing the store's directory"))?;
     let is_there = names.iter().any(|name| name::kind(name) == name::Kind::Losses);
     let (Some(checkpoint), Some(store_id)) = (checkpoint, thalweg_wal::store_id(storage)) else {
@@ -188,7 +191,7 @@ pub(crate) fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError
     }
 }
 
-fn io_error(context: &str) -> impl FnOnce(io::Error) -> OpenError {
+pub(crate) fn io_error(context: &str) -> impl FnOnce(io::Error) -> OpenError {
     let context = context.to_owned();
     move |source| OpenError::Io { context, source }
 }

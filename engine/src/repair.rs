@@ -25,13 +25,14 @@ use thalweg_wal::{
     WriteLock, name,
 };
 
+use crate::backup;
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::{self, item_of};
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::{KnownItem, Run, WatchItem};
 use crate::error::OpenError;
 use crate::event::{EventId, Rejection};
-use crate::open::{directory, is_of, probe, tag_of};
+use crate::open::{directory, io_error, is_of, probe, tag_of};
 use crate::order::keys::Keys;
 use crate::order::partition::KnownAs;
 use crate::reference::{Arrival, SerialMachine, SerialRecord};
@@ -88,6 +89,18 @@ pub struct LostEvent {
     pub id: Option<Vec<u8>>,
     /// How its id is known.
     pub known_by: KnownBy,
+}
+
+/// A cursor that is not where it was, since a mark is lost, or an event for which a mark was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MovedCursor {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Where the newest checkpoint has it; nothing if it was not there.
+    pub was: Option<u64>,
+    /// Where the repaired log has it; nothing if it is not there any more.
+    pub at: Option<u64>,
 }
 
 /// How the id of a lost event is known.
@@ -158,6 +171,9 @@ pub struct RepairReport {
     pub kept_refused: u64,
     /// Seals put on and taken off again in place of lost ones.
     pub seals: u64,
+    /// Cursors that are not where the newest checkpoint has them. Of marks that are lost behind it nothing is
+    /// known.
+    pub cursors: Vec<MovedCursor>,
     /// Why it is not known that all events keep their numbers; nothing if they do.
     pub unproven: Option<Unproven>,
     /// Something was changed, or would be if this were no dry run.
@@ -175,7 +191,8 @@ pub struct RepairReport {
 /// up, and all that is replaced is kept in a folder in the directory.
 ///
 /// Takes the lock, so no writer may have the store open; readers may. It can be cut short at any point and
-/// be called again; on a store that needs no repair it changes nothing. The derived files are not touched:
+/// be called again; on a store that needs no repair it changes nothing. A backup that is repaired is a store from
+/// then on, as one that is opened for writing is. The derived files are not touched:
 /// the next opening for writing makes them again if anything new is lost, which takes as long as ordering
 /// the whole log.
 ///
@@ -232,6 +249,7 @@ pub fn repair_on(
     if options.dry_run || (report.unproven.is_some() && !options.accept_renumbering) {
         return Ok(report);
     }
+    backup::forget(&*storage).map_err(io_error("removing the manifest of a backup"))?;
     report.is_done = true;
     let text = report.to_json();
     let folder = survey.mend(&*storage, &losses, text.as_bytes())?;
@@ -438,6 +456,7 @@ impl<'a> Repair<'a> {
             }
             report.kept_refused = outcome.kept_refused.len() as u64;
             report.seals = outcome.seals;
+            report.cursors = outcome.cursors;
             report.unproven = outcome.unproven;
             break;
         }
@@ -711,6 +730,7 @@ impl<'a> Repair<'a> {
             fixes: Vec::new(),
             outcome: Outcome::default(),
             is_sealed_compared: false,
+            moved: BTreeMap::new(),
             broken_at: None,
         };
         run.prepare();
@@ -720,7 +740,8 @@ impl<'a> Repair<'a> {
             run.compare_seals(u64::MAX);
             run.miss(u64::MAX);
         }
-        let TryOrder { machine, fixes, mut outcome, broken_at, .. } = run;
+        let TryOrder { machine, fixes, mut outcome, broken_at, moved, .. } = run;
+        outcome.cursors = moved_cursors(moved, &machine);
         outcome.unproven = broken_at.map(|global| Unproven::Contradiction {
             global,
             renumbered: renumbered(&self.evidence.entries, &machine),
@@ -753,6 +774,22 @@ fn renumbered(entries: &[Option<Entry>], machine: &SerialMachine) -> u64 {
     (0..).zip(entries).filter(|&entry| is_other(entry)).count() as u64
 }
 
+/// Of the cursors that were elsewhere at the checkpoint, those that marks behind it have not brought back.
+fn moved_cursors(
+    moved: BTreeMap<Vec<u8>, (Option<u64>, bool)>,
+    machine: &SerialMachine,
+) -> Vec<MovedCursor> {
+    let moved = moved.into_iter().map(|(name, (was, is_down))| {
+        let at = machine.cursors.get(&name).copied();
+        (MovedCursor { name, was, at }, is_down)
+    });
+    let still = moved.filter(|(cursor, is_down)| match is_down {
+        true => cursor.at < cursor.was,
+        false => cursor.at != cursor.was,
+    });
+    still.map(|(cursor, _)| cursor).collect()
+}
+
 /// What has to be added for the order to come out as it was.
 enum Fix {
     /// A whole record was refused for a reason that is lost.
@@ -767,6 +804,7 @@ struct Outcome {
     unproven: Option<Unproven>,
     kept_refused: BTreeSet<u64>,
     seals: u64,
+    cursors: Vec<MovedCursor>,
     /// Something was added that concerns records from before it was known.
     is_tried_again: bool,
 }
@@ -779,6 +817,8 @@ struct TryOrder<'r, 'a> {
     fixes: Vec<Fix>,
     outcome: Outcome,
     is_sealed_compared: bool,
+    /// Cursors that were elsewhere at the checkpoint: where, and whether they are further down now.
+    moved: BTreeMap<Vec<u8>, (Option<u64>, bool)>,
     /// First global sequence at which the order is another.
     broken_at: Option<u64>,
 }
@@ -932,7 +972,7 @@ impl TryOrder<'_, '_> {
         }
     }
 
-    /// Compares the sealed streams with those of the checkpoint when the machine comes to its position.
+    /// Compares the sealed streams and the cursors with those of the checkpoint when the machine comes to its position.
     fn compare_seals(&mut self, position: u64) {
         let Some(checkpoint) = &self.repair.evidence.checkpoint else { return };
         if self.is_sealed_compared || position < checkpoint.ordered {
@@ -951,6 +991,13 @@ impl TryOrder<'_, '_> {
             .filter(|(_, is_now, was)| is_now != was)
             .map(|(name, _, was)| (name.to_vec(), was))
             .collect();
+        let was = &checkpoint.cursors;
+        for name in was.keys().chain(self.machine.cursors.keys()) {
+            let (was, at) = (was.get(name).copied(), self.machine.cursors.get(name).copied());
+            if at != was {
+                self.moved.insert(name.clone(), (was, at < was));
+            }
+        }
         for (stream, was_sealed) in differ {
             let substitute = if was_sealed { Substitute::Seal } else { Substitute::Unseal };
             self.put_last_before(ordered, stream, substitute);
@@ -998,6 +1045,15 @@ impl RepairReport {
                 event.known_by.word()
             )
         });
+        let place = |at: Option<u64>| at.map_or_else(|| String::from("null"), |at| at.to_string());
+        let cursors = self.cursors.iter().map(|cursor| {
+            let name = quoted(&String::from_utf8_lossy(&cursor.name));
+            format!(
+                "{{\"cursor\":{name},\"was\":{},\"at\":{}}}",
+                place(cursor.was),
+                place(cursor.at)
+            )
+        });
         let numbers =
             |numbers: &[u64]| numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
         let text = |text: &Option<String>| {
@@ -1012,6 +1068,7 @@ impl RepairReport {
             ("lost_held", format!("[{}]", numbers(&self.lost_held))),
             ("kept_refused", self.kept_refused.to_string()),
             ("seals", self.seals.to_string()),
+            ("cursors", list(cursors.collect())),
             ("unproven", text(&self.unproven.as_ref().map(ToString::to_string))),
             ("lost_before", self.lost_before.to_string()),
             ("quarantine", text(&self.quarantine)),

@@ -13,9 +13,9 @@ use common::{Expected, Rng, expected, flip, shared, wild_event};
 use disk::{Disk, Fault};
 use thalweg::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
 use thalweg::{
-    Ack, BackupOptions, BackupProgress, Event, KnownBy, LogOpenError, LostEvent, MixedBatch,
-    OpenError, Options, ReadError, RepairOptions, RepairReport, Store, Unproven, backup_on,
-    repair_on, restore_on, verify_on,
+    Ack, BackupOptions, BackupProgress, Event, KnownBy, LogOpenError, LostEvent, MarkChange,
+    MixedBatch, OpenError, Options, ReadError, RepairOptions, RepairReport, Store, Unproven,
+    backup_on, repair_on, restore_on, verify_on,
 };
 use thalweg_wal::name;
 
@@ -160,6 +160,91 @@ fn a_repaired_store_can_be_backed_up_and_restored() {
         };
         assert!(read(&copy) == read(&source), "the copy is another");
     }
+}
+
+/// The backup of which a file is repaired is no backup any more: its manifest has other bytes.
+#[test]
+fn a_backup_that_is_repaired_is_a_store() {
+    let (storage, copy) = (segmented_store(11, 3), MemoryStorage::new());
+    let go_on: &dyn Fn(BackupProgress) -> ControlFlow<()> = &|_| ControlFlow::Continue(());
+    backup_on(shared(&storage), shared(&copy), BackupOptions::new(), go_on).expect("a backup");
+    let record = expected(&copy).records[5].0.clone();
+    let segment = name::segment(segment_numbers(&copy)[0]);
+    flip(&copy, &segment, record.start + 30, 1);
+    assert!(repaired(&copy).is_done);
+    let names = copy.list().expect("lists");
+    assert!(names.iter().all(|other| name::kind(other) != name::Kind::Backup), "{names:?}");
+}
+
+/// A reader leaves a segment out whose header is lost and cannot be made again. A copy without it would
+/// lose what a repair can still find, and go on under numbers that were given.
+#[test]
+fn no_backup_leaves_out_a_segment_whose_header_is_lost() {
+    let storage = segmented_store(11, 3);
+    let last = name::segment(*segment_numbers(&storage).last().expect("segments"));
+    overwrite(&storage, &last, 0, &[0; 4096]);
+    let go_on: &dyn Fn(BackupProgress) -> ControlFlow<()> = &|_| ControlFlow::Continue(());
+    let target = shared(&MemoryStorage::new());
+    let refused = backup_on(shared(&storage), target, BackupOptions::new(), go_on);
+    let refused = refused.expect_err("a segment is not readable").to_string();
+    assert!(refused.contains(&last) && refused.contains("repair"), "{refused}");
+}
+
+/// Nor is one made of a store whose record of what is lost is lost or damaged: the order would not come along,
+/// which a repair needs.
+#[test]
+fn no_backup_is_made_without_what_is_recorded_as_lost() {
+    let storage = segmented_store(11, 3);
+    let record = expected(&storage).records[5].0.clone();
+    flip(&storage, &name::segment(segment_numbers(&storage)[0]), record.start + 30, 1);
+    assert!(repaired(&storage).is_done);
+    open(&storage).expect("opens").close().expect("closes");
+    let (gone, damaged) = (storage.fork(), storage.fork());
+    gone.remove(name::losses()).expect("removes");
+    flip(&damaged, name::losses(), 60, 1);
+    let go_on: &dyn Fn(BackupProgress) -> ControlFlow<()> = &|_| ControlFlow::Continue(());
+    for source in [gone, damaged] {
+        let target = shared(&MemoryStorage::new());
+        let refused = backup_on(shared(&source), target, BackupOptions::new(), go_on);
+        let refused = refused.expect_err("the losses are not readable").to_string();
+        assert!(refused.contains(name::losses()) && refused.contains("repair"), "{refused}");
+    }
+}
+
+/// Where a mark is lost, or an event for which a mark was refused, a cursor comes elsewhere: to where its
+/// consumer would see events again, or miss some. Nobody learned of it.
+#[test]
+fn cursors_that_come_elsewhere_are_named() {
+    let storage = MemoryStorage::new();
+    let store = open(&storage).expect("opens");
+    fill(&store, &mut Rng(5), 10);
+    for (name, next) in [("back", 3), ("back", 5), ("on", 2), ("same", 4)] {
+        store.cursor(name).expect("a cursor").commit(next).expect("commits");
+    }
+    let mut batch = MixedBatch::new();
+    batch.push("t", &Event::new("refused for its place").if_local(7)).expect("within the limits");
+    batch.push_mark("on", MarkChange::Advance(6)).expect("within the limits");
+    store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
+    assert_eq!(store.cursor("on").expect("a cursor").at(), 2);
+    store.cursor("same").expect("a cursor").commit(5).expect("commits");
+    fill(&store, &mut Rng(6), 2);
+    store.close().expect("closes");
+    let segment = name::segment(segment_numbers(&storage)[0]);
+    let content = bytes(&storage, &segment);
+    let find = |wanted: &[u8]| {
+        let at = content.windows(wanted.len()).rposition(|found| found == wanted);
+        at.expect("it is there") as u64
+    };
+    flip(&storage, &segment, find(b"back\x05\0\0\0"), 1);
+    flip(&storage, &segment, find(b"refused for its place"), 1);
+    let report = repaired(&storage);
+    assert!(report.is_done, "{report:?}");
+    let moved: Vec<_> = report.cursors.iter().map(|cursor| (cursor.was, cursor.at)).collect();
+    assert_eq!(moved, [(Some(5), Some(3)), (Some(2), Some(6))], "{report:?}");
+    assert!(report.to_json().contains("{\"cursor\":\"back\",\"was\":5,\"at\":3}"));
+    let store = open(&storage).expect("opens");
+    let at = |name: &str| store.cursor(name).expect("a cursor").at();
+    assert_eq!((at("back"), at("on"), at("same")), (3, 6, 5));
 }
 
 /// What can be read has its old numbers and bytes, but for the ids of the deliveries `nameless`; returns the global sequences that are errors.

@@ -172,18 +172,23 @@ impl Segment {
     }
 
     /// The position at or after `from + len` at which a frame ends, or the end of the readable
-    /// part: where to cut the log for somebody who reads about `len` bytes. Reads headers only.
+    /// part: where to cut the log for somebody who reads about `len` bytes. Never within a frame, also if
+    /// its header is damaged or lost: the records of a batch stay together. Reads headers only.
     pub fn cut(&self, from: u64, len: u64) -> u64 {
         let run = self.run();
-        let mut position = from;
-        while position < run.end() && position < from.saturating_add(len) {
-            position = match (self.end_of_stretch(position), run.frame_header(position)) {
+        let (mut position, mut is_between) = (from, true);
+        while position < run.end() && (position < from.saturating_add(len) || !is_between) {
+            let header = run.frame_header(position);
+            position = match (self.end_of_stretch(position), &header) {
                 (Some(end), _) => end,
                 (None, Ok(header)) => header.end(),
                 (None, Err(_)) => self.resync(position),
             };
+            // What stands behind damage may be the rest of a frame.
+            is_between = self.end_of_stretch(position).is_none()
+                && (header.is_ok() || run.frame_header(position).is_ok());
         }
-        self.end_of_stretch(position).unwrap_or(position).min(run.end())
+        position.min(run.end())
     }
 
     /// Where the stretch ends that is known to be lost, if `position` is in one.

@@ -10,7 +10,7 @@ use common::{
 };
 use thalweg_wal::format::SEGMENT_HEADER_LEN;
 use thalweg_wal::storage::{MemoryStorage, Storage};
-use thalweg_wal::{Damage, OpenError, Segment, TailReport, name};
+use thalweg_wal::{Damage, LossBuilder, OpenError, Segment, TailReport, name};
 
 fn frames() -> Vec<Vec<Event>> {
     let event = |id: &str, len| Event {
@@ -304,6 +304,36 @@ fn cut_goes_on_past_damage() {
             from = to;
         }
         assert_eq!(events, store.but(at, at + 1), "byte {at}");
+    }
+}
+
+/// A window that ends within a frame would part a mark, or a tied event, from what it depends on; and a
+/// checkpoint of that place knows nothing of what was refused before it.
+#[test]
+fn cut_never_parts_the_records_of_a_frame() {
+    let store = store();
+    let mut writer = open(&store.storage, None).expect("opens").writer;
+    append_frames(&mut writer, &[vec![Event::new("s", "after", "x")]]);
+    drop(writer);
+    for &at in &store.edges[..4] {
+        let storage = store.storage.fork();
+        flip(&storage, 1, at as usize + 8, 2);
+        for lost in [false, true] {
+            if lost {
+                let mut losses = LossBuilder::default();
+                losses.lose(at, at + FRAME_HEADER as u64);
+                let store_id = thalweg_wal::store_id(&storage).expect("a store");
+                losses.build(store_id).write(&storage).expect("writes");
+            }
+            let reader = read(&storage, None).expect("opens for reading");
+            let segment: &Segment = &reader.segments[0];
+            let (first, end) = (segment.first(), segment.end());
+            for len in (8..end - first).step_by(8) {
+                let to = segment.cut(first, len);
+                let is_edge = to == end || store.edges.contains(&to);
+                assert!(is_edge && to >= first + len, "header at {at}, lost: {lost}: {to}");
+            }
+        }
     }
 }
 

@@ -124,7 +124,10 @@ impl Read {
         };
         if damaged {
             note(format_args!(
-                "the cursor stays where it is, since not all events could be printed"
+                "the cursor stays where it is, since not all events could be printed; \
+                 `thalweg cursors {} --reset {} --to {next}` takes it behind them",
+                self.store.shown(),
+                name(cursor)
             ));
         } else {
             store.cursor(cursor)?.commit(next)?;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use anyhow::anyhow;
 use clap::Args;
-use thalweg::{LostEvent, RepairOptions, RepairReport};
+use thalweg::{LostEvent, MovedCursor, RepairOptions, RepairReport};
 
 use super::{StoreArgument, advised, check_is_store};
 use crate::exit::Exit;
@@ -85,6 +85,9 @@ impl Repair {
             plural(report.lost_held.len() as u64, "held event")
         )?;
         list(out, &report.lost_events, described)?;
+        for cursor in &report.cursors {
+            writeln!(out, "{}", self.moved(cursor))?;
+        }
         if let Some(unproven) = &report.unproven {
             writeln!(out, "{unproven}")?;
         } else {
@@ -98,6 +101,28 @@ impl Repair {
             ));
         }
         Ok(())
+    }
+}
+
+impl Repair {
+    fn moved(&self, cursor: &MovedCursor) -> String {
+        let place =
+            |at: Option<u64>| at.map_or_else(|| String::from("not there"), |at| format!("at {at}"));
+        let MovedCursor { name: cursor_name, was, at, .. } = cursor;
+        let consequence = match at < was {
+            true => "its consumer would see again what is between",
+            false => "its consumer would miss what is between",
+        };
+        let (shown, cursor) = (self.store.shown(), name(cursor_name));
+        let remedy = match was {
+            Some(was) => format!("thalweg cursors {shown} --reset {cursor} --to {was}"),
+            None => format!("thalweg cursors {shown} --remove {cursor}"),
+        };
+        let (was, at) = (place(*was), place(*at));
+        format!(
+            "cursor {cursor} was {was}, and is {at} since a mark is lost, or what it depended on: \
+             {consequence}; `{remedy}` puts it back"
+        )
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct CursorChange {
 pub(crate) struct Cursors {
     at: BTreeMap<Vec<u8>, u64>,
     /// Position of the newest refused event. A mark and what it depends on are in one frame, so no checkpoint
-    /// has to know it; as with `Partition::refused`, a reader may still cut between the two.
+    /// has to know it.
     refused: u64,
 }
 
