@@ -86,7 +86,7 @@ pub(crate) struct Recovered {
 
 /// What the header page of a segment file means for the log. One arm of `Chain::take` each.
 #[derive(Debug)]
-enum HeaderCondition {
+pub(crate) enum HeaderCondition {
     /// H1: the last file, all zeros: prepared ahead and not used.
     Spare,
     /// H2: the last file, no whole header page, and zeros behind it: the header was being written.
@@ -205,7 +205,7 @@ fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> 
 
 /// A segment file and what its header page turns out to be.
 #[derive(Debug)]
-struct FoundSegment {
+pub(crate) struct FoundSegment {
     number: u64,
     len: u64,
     state: SegmentHeaderState,
@@ -216,7 +216,11 @@ struct FoundSegment {
 impl FoundSegment {
     /// Reads what matters of a segment file; nothing if it is the last and is gone again, because a
     /// writer has taken back a spare meanwhile.
-    fn read(storage: &dyn Storage, number: u64, last: bool) -> Result<Option<Self>, OpenError> {
+    pub(crate) fn read(
+        storage: &dyn Storage,
+        number: u64,
+        last: bool,
+    ) -> Result<Option<Self>, OpenError> {
         let name = name::segment(number);
         let path = storage.describe(&name);
         let file = match storage.open(&name, Access::Read) {
@@ -243,7 +247,11 @@ impl FoundSegment {
         Ok(FoundSegment { number, len, state, body_zero })
     }
 
-    fn condition(&self, previous: Option<&SegmentHeader>, last: bool) -> HeaderCondition {
+    pub(crate) fn condition(
+        &self,
+        previous: Option<&SegmentHeader>,
+        last: bool,
+    ) -> HeaderCondition {
         // A file too short to be a segment was cut by somebody else.
         let untouched = last && self.body_zero && self.len >= SEGMENT_LEN_MIN;
         let (header, fault) = match &self.state {
@@ -588,7 +596,7 @@ fn whole_frames(run: &Run<'_>, start: u64) -> (u64, Fault) {
 
 /// A frame is whole if its header and each of its records are, and they fill it. A record of a kind
 /// that this version does not know is whole: it must not be taken for a torn one.
-fn whole_frame(run: &Run<'_>, position: u64) -> Result<FrameHeader, Fault> {
+pub(crate) fn whole_frame(run: &Run<'_>, position: u64) -> Result<FrameHeader, Fault> {
     let header = run.frame_header(position)?;
     let mut next = position + FRAME_HEADER_LEN;
     for _ in 0..header.record_count {

@@ -53,6 +53,10 @@ impl Segment {
         Arc::new(Segment { header, file })
     }
 
+    pub(crate) fn file(&self) -> &Arc<MappedFile> {
+        &self.file
+    }
+
     pub(crate) fn header(&self) -> &SegmentHeader {
         &self.header
     }
