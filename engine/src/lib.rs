@@ -198,6 +198,7 @@ mod derived;
 mod discovery;
 mod error;
 mod event;
+mod follower;
 mod open;
 mod options;
 mod order;
@@ -219,6 +220,7 @@ pub use error::{
 pub use event::{
     Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt, Rejection,
 };
+pub use follower::Follower;
 pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView, Subscription};

@@ -100,7 +100,7 @@ impl Entry {
 
     /// Reads the entry of sequence `global`; nothing if its checksum is wrong.
     #[inline]
-    fn decode(global: u64, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(global: u64, bytes: &[u8]) -> Option<Self> {
         let number =
             |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let word =
@@ -138,7 +138,11 @@ pub(crate) fn tip_count(tips: &ChunkReader, first: u64, global: u64) -> Result<u
 }
 
 fn tip_item(tips: &ChunkReader, index: u64) -> Option<u64> {
-    let bytes = tips.item(index)?;
+    decode_tip(index, tips.item(index)?)
+}
+
+/// Reads item `index` of the tips log; nothing if its checksum is wrong.
+pub(crate) fn decode_tip(index: u64, bytes: &[u8]) -> Option<u64> {
     let (value, rest) = bytes.split_first_chunk::<8>()?;
     let crc = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
     (crc == item_crc(index, value)).then(|| u64::from_le_bytes(*value))
