@@ -6,8 +6,9 @@
 //! event durable; its checksum is bound to its global sequence; and the order is a function of the log, so an owner that
 //! recovers, or makes its derived files again, writes the same bytes at the same place. So as many events are delivered
 //! as there are valid entries from the first on. The follower orders nothing, asks nobody, and what it has shown
-//! stays true whatever happens to the owner. Of entries that are written with [`Durability::Buffered`] all this holds but
-//! for a loss of power, which ends the follower, too; see `Stage::look` for what is done about those that survive one.
+//! stays true whatever happens to the owner. With [`Durability::Buffered`] entries come before the sync, so all this holds but for
+//! a loss of power, which ends the follower, too, and a sync that fails; see `Stage::look` for what is done about entries that outlive
+//! their records.
 //!
 //! [`Durability::Buffered`]: crate::Durability::Buffered
 //!
@@ -80,7 +81,7 @@ const HEADS_STEP: usize = 1 << 16;
 /// appears after it is durable and ordered, never before. What a follower has shown stays delivered: the owner may crash and recover,
 /// be closed and opened, begin new segments, write checkpoints, and [`rebuild`](crate::rebuild) its derived files; the
 /// follower goes on. While nobody has the store open for writing, nothing new comes: what an owner that crashed had not ordered yet, the next
-/// one orders. (Of a store with [`Durability::Buffered`](crate::Durability::Buffered) and a loss of power, as much is promised
+/// one orders. (Of a store with [`Durability::Buffered`](crate::Durability::Buffered) and a loss of power, or a sync that fails, as much is promised
 /// as there: what had not been synced may be gone, and something else may come in its place.)
 ///
 /// Damage to a record of the log is an error in its place, and the rest can be read, as in a store.

@@ -139,7 +139,9 @@
 //!   list;
 //! * [`Store::subscribe`]: from a sequence on, for ever, blocking;
 //! * [`Store::get`]: one delivered event by its id;
-//! * [`Store::held`] and [`Store::why_held`]: what is not delivered, and why.
+//! * [`Store::held`] and [`Store::why_held`]: what is not delivered, and why;
+//! * [`Store::open_follower`]: all but the last two in another process, while this one writes, and
+//!   whatever becomes of it.
 //!
 //! An [`Event`] borrows the mapped log: nothing is copied, no lock is taken, and payloads are never
 //! looked into.
@@ -178,7 +180,8 @@
 //! # Limits
 //!
 //! A stream name takes 1 to 255 bytes, an id 1 to 64, a payload up to 32 MiB, a batch up to 64 MiB.
-//! One process writes a store; others may open it with [`Options::open_read_only`]. All known ids,
+//! One process writes a store; others may open it with [`Options::open_read_only`], as it is then, or
+//! [follow](Store::open_follower) it. All known ids,
 //! streams and held events are kept in memory: about 30 bytes for a delivered event, 320 for a
 //! stream, 120 for a held event.
 //!

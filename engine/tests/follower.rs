@@ -358,6 +358,8 @@ fn options(rng: &mut Rng) -> Options {
         .segment_bytes(1 << 20)
         .scanners(1 + rng.below(2) as usize)
         .orderers(1 + rng.below(2) as usize)
+        // What a process has written outlives it, synced or not.
+        .durability(if rng.once_in(3) { Durability::Buffered } else { Durability::Sync })
 }
 
 #[test]
