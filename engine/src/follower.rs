@@ -21,8 +21,8 @@
 //!
 //! # What the owner may do meanwhile
 //!
-//! * *It dies.* What it had written stays. The next one writes the entries behind its checkpoint again, the same ones; while it
-//!   has fewer than the follower has shown, the follower waits.
+//! * *It dies.* What it had written stays. The next one comes to the same entries behind its checkpoint, and leaves those that are
+//!   there alone; while fewer are there than the follower has shown, because they were taken away, the follower waits.
 //! * *It removes a chunk and makes it again*: see [`ChunkFollower`].
 //! * *It removes runs*: those in hand stay mapped. Newer ones are taken when many streams are in memory.
 //! * *It cuts a torn tail*: no entry names anything there.

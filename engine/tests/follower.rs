@@ -6,6 +6,8 @@
 //! `THALWEG_KILL_ROUNDS=500` for a long run; `THALWEG_SEED` repeats one, as far as timing allows.
 
 mod common;
+#[path = "common/faulty.rs"]
+mod faulty;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Rng, shared, soon, wild_event};
+use faulty::{Fault, Faulty, Op};
 use thalweg::storage::{
     Access, LockAttempt, MemoryStorage, OsStorage, Storage, StorageFile, Watch,
 };
@@ -232,6 +235,113 @@ fn closing_ends_every_wait() {
     assert!(events.next().is_none());
 }
 
+#[test]
+fn a_damaged_record_is_an_error_in_its_place() {
+    let storage = MemoryStorage::new();
+    let store = Options::new().open_on(shared(&storage)).expect("opens");
+    for payload in ["first", "second", "third"] {
+        append(&store, "s", payload);
+    }
+    let position = said(&store, 0)[1].position;
+    store.close().expect("closes");
+    common::flip(&storage, "segment-0000000000000001.wal", position + 26, 1);
+    let follower = Follower::open_on(shared(&storage)).expect("follows");
+    let read: Vec<_> = follower.read(..).expect("reads").collect();
+    assert!(matches!(&read[..], [Ok(_), Err(ReadError::Damage(_)), Ok(_)]), "{read:?}");
+}
+
+/// A directory in memory that cannot be read for a while, and whose watch is of no use.
+#[derive(Debug)]
+struct Unwell {
+    inner: MemoryStorage,
+    fails: AtomicBool,
+    watch: BadWatch,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum BadWatch {
+    /// As on a network file system, where another machine writes.
+    TellsNothing,
+    Ends,
+}
+
+impl Watch for BadWatch {
+    fn wait(&self, _: &dyn Fn(&str) -> bool, timeout: Duration) -> io::Result<()> {
+        match self {
+            BadWatch::TellsNothing => std::thread::sleep(timeout),
+            BadWatch::Ends => return Err(io::ErrorKind::NotFound.into()),
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {}
+}
+
+impl Storage for Unwell {
+    fn describe(&self, name: &str) -> String {
+        self.inner.describe(name)
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
+        self.inner.create(name, len)
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the disk does not answer"));
+        }
+        self.inner.open(name, access)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.inner.sync_dir()
+    }
+
+    fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
+        self.inner.try_lock(name, holder)
+    }
+
+    fn watch(&self) -> io::Result<Option<Arc<dyn Watch>>> {
+        Ok(Some(Arc::new(self.watch)))
+    }
+}
+
+#[test]
+fn neither_a_bad_watch_nor_files_that_cannot_be_read_for_a_while_cost_an_event() {
+    for watch in [BadWatch::TellsNothing, BadWatch::Ends] {
+        let storage = MemoryStorage::new();
+        let store = Options::new().open_on(shared(&storage)).expect("opens");
+        append(&store, "s", "before");
+        let unwell = Arc::new(Unwell { inner: storage, fails: AtomicBool::new(false), watch });
+        let follower = Follower::open_on(unwell.clone()).expect("follows");
+        append(&store, "s", "told of by nobody");
+        check(&follower, &store);
+        unwell.fails.store(true, Ordering::Relaxed);
+        append(&store, "s", "not to be read yet");
+        let waited = follower.wait_delivered(3, Duration::from_millis(600));
+        assert!(matches!(waited, Ok(false)), "{waited:?}");
+        unwell.fails.store(false, Ordering::Relaxed);
+        check(&follower, &store);
+        unwell.fails.store(true, Ordering::Relaxed);
+        append(&store, "s", "never to be read");
+        let ended = follower.wait_delivered(4, PATIENCE);
+        assert!(matches!(&ended, Err(ReadError::Poisoned(Cause::Follow(_)))), "{ended:?}");
+        assert_eq!(shown(&follower, 0).len(), 3, "what was delivered can still be read");
+    }
+}
+
 /// Long chunks, long lists of tips, and more streams than are kept without looking for newer runs.
 #[test]
 fn a_follower_goes_on_over_chunks_and_checkpoints() {
@@ -305,6 +415,40 @@ fn entries_that_outlived_their_records_are_not_shown() {
     append(&owner, "u", "and more");
     check(&follower, &owner);
     check(&later, &owner);
+}
+
+/// What a follower may show through a map is not written again, not even with the same bytes.
+#[test]
+fn an_owner_that_recovers_leaves_the_entries_that_are_there_alone() {
+    let storage = MemoryStorage::new();
+    let store = Options::new().open_on(shared(&storage)).expect("opens");
+    // Roots, and an event that is chained on all of them, and so has its parents in the tips log.
+    let append_fork = |stream: &str| {
+        let mut batch = MixedBatch::new();
+        for root in ["a", "b", "c"] {
+            let event = Event::new(root).id(root).parents::<&str>([]);
+            batch.push(stream, &event).expect("within the limits");
+        }
+        batch.push(stream, &Event::new("on three tips")).expect("within the limits");
+        store.submit(batch, Ack::Durable).expect("accepted").wait().expect("appended");
+    };
+    append_fork("before");
+    store.wait_committed(store.durable_end()).expect("ordered");
+    store.checkpoint().expect("a checkpoint");
+    append_fork("behind");
+    append_fork("behind too");
+    let before = said(&store, 0);
+    for file in ["order-", "tips-"] {
+        let crashed = Faulty::over(storage.fork());
+        crashed.fail(Fault::always(Op::Write, file));
+        let options = Options::new().wait_for_room(Duration::ZERO);
+        let owner = options.open_on(Arc::new(crashed.clone())).expect("recovers");
+        assert!(said(&owner, 0) == before);
+        assert_eq!((crashed.failed(), owner.stats().commit_retries), (0, 0), "{file} is written");
+        crashed.heal();
+        append(&owner, "before", "and on");
+        assert_eq!(said(&owner, 0).len(), before.len() + 1);
+    }
 }
 
 fn copy_file(from: &MemoryStorage, to: &MemoryStorage, name: &str) {

@@ -2,8 +2,9 @@
 //!
 //! A chunk is a header page and a number of items. Items are appended by one writer with positioned
 //! writes and read through maps by anybody; items below the published count never change. What a
-//! crash leaves beyond the last checkpoint is simply written again: the order is a function of the
-//! log, so the same bytes come to stand at the same place.
+//! crash leaves beyond the last checkpoint comes to stand there again: the order is a function of the
+//! log, so the same bytes belong at the same place. They are left as they are, since a follower in
+//! another process may show them.
 
 use std::io;
 
@@ -119,6 +120,8 @@ pub(crate) struct ChunkWriter {
     /// The chunk that is being filled, if it is not full.
     current: Option<MappedWriter>,
     count: u64,
+    /// What a session that crashed has written may stand where the next items go.
+    is_resuming: bool,
     /// First chunk that was not handed out for syncing since it was last written to.
     unsynced_from: usize,
 }
@@ -159,8 +162,17 @@ impl ChunkWriter {
         }
         // What the checkpoint counts, its writer has synced.
         let unsynced_from = (count / layout.chunk_items) as usize;
+        let is_resuming = in_place && current.is_some();
         let shared = Arc::new(SharedChunks { layout, list: List::new(list) });
-        Ok(ChunkWriter { storage: target, store_id, shared, current, count, unsynced_from })
+        Ok(ChunkWriter {
+            storage: target,
+            store_id,
+            shared,
+            current,
+            count,
+            is_resuming,
+            unsynced_from,
+        })
     }
 
     /// The readers' side.
@@ -182,9 +194,15 @@ impl ChunkWriter {
             let room = (layout.chunk_items - in_chunk) as usize * layout.item_len;
             let (now, rest) = bytes.split_at(bytes.len().min(room));
             let offset = layout.offset(self.count);
+            let is_resuming = self.is_resuming;
             let writer = self.writer()?;
-            writer.write_at(now, offset)?;
+            let standing = if is_resuming { writer.standing_len(now, offset)? } else { 0 };
+            if standing < now.len() {
+                // All that follows is new.
+                writer.write_at(&now[standing..], offset + standing as u64)?;
+            }
             writer.publish(offset + now.len() as u64);
+            self.is_resuming &= standing == now.len();
             self.count += (now.len() / layout.item_len) as u64;
             if self.count.is_multiple_of(layout.chunk_items) {
                 self.current = None;
@@ -208,6 +226,7 @@ impl ChunkWriter {
             writer.publish(HEADER_LEN);
             self.shared.list.push(Arc::clone(writer.shared()));
             self.current = Some(writer);
+            self.is_resuming = false;
         }
         Ok(self.current.as_mut().expect("set above"))
     }

@@ -13,9 +13,9 @@
 //! 3. no code of ours truncates, punches or recycles a file that can be mapped: files are created
 //!    at full length and unlinked when they retire, which leaves existing maps valid.
 //!
-//! One thing is written twice: an owner that recovers writes items of a derived file again that the one
-//! before it had written, and a follower may show them. They are the same bytes, in pages that are in
-//! memory because they are mapped, so whoever reads them meanwhile finds what was there.
+//! A process that takes over a file leaves alone what stands there ([`MappedWriter::standing_len`]). Only where
+//! the device has lost what the cache shows, after a failed sync, does it write the same bytes again, into pages that are
+//! in memory because they are mapped: whoever reads them meanwhile finds what was there.
 //!
 //! What remains is a foreign program that truncates or overwrites our files: it can end the process
 //! with `SIGBUS` or show it changed bytes, as with every map. `FORMAT.md` states this as an assumption.
@@ -25,7 +25,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Access, Storage, StorageFile, read_exact_at, write_all_at};
+use super::{Access, Storage, StorageFile, read_device_exact_at, read_exact_at, write_all_at};
 
 /// A read-only view of a whole file.
 pub struct Map {
@@ -207,6 +207,15 @@ impl MappedWriter {
         assert!(offset >= self.shared.published(), "a published byte is never written again");
         assert!(offset + bytes.len() as u64 <= self.shared.len(), "the file never grows");
         write_all_at(&*self.shared.file, bytes, offset)
+    }
+
+    /// How many of `bytes`, from the first on, stand on the device at `offset` already: a process before this one may
+    /// have written them, and another may show them, so they are not to be written again. What only the cache has,
+    /// after a failed sync, has to be.
+    pub fn standing_len(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let mut there = vec![0; bytes.len()];
+        read_device_exact_at(&*self.shared.file, &mut there, offset)?;
+        Ok(there.iter().zip(bytes).take_while(|(there, wanted)| there == wanted).count())
     }
 
     /// Makes everything below `end` readable, for good.
