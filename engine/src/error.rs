@@ -29,6 +29,15 @@ pub enum Cause {
     Derived(Arc<io::Error>),
     /// Bytes of the log are damaged, so the order beyond them is not known.
     Damage(Damage),
+    /// A follower could not read the files of the store for some seconds, or they go on in a way that this version
+    /// does not read.
+    Follow(Arc<LogOpenError>),
+    /// A follower has read an event at this global sequence for which there is another now: the store was repaired, or
+    /// an older copy was put in its place. What was read before may not be in it.
+    Replaced {
+        /// The global sequence.
+        global: u64,
+    },
     /// A thread of the engine panicked: a bug.
     Panic {
         /// Name of the thread.
@@ -56,6 +65,12 @@ impl fmt::Display for Cause {
                 f,
                 "{damage}; the store can be read, and `verify` lists all damage, but it takes no more \
                  appends"
+            ),
+            Cause::Follow(error) => write!(f, "the store cannot be followed: {error}"),
+            Cause::Replaced { global } => write!(
+                f,
+                "the store was repaired or replaced while it was followed: there is another event at \
+                 global sequence {global} now; open it again, and read from the start"
             ),
             Cause::Panic { thread, message } => {
                 write!(f, "thread {thread} panicked, which is a bug: {message}")

@@ -141,7 +141,9 @@
 //!   [`Store::subscribe_prefix`]: from somewhere on, for ever, blocking;
 //! * [`Store::wait_for`]: blocks until something can be read;
 //! * [`Store::get`]: one delivered event by its id;
-//! * [`Store::held`] and [`Store::why_held`]: what is not delivered, and why.
+//! * [`Store::held`] and [`Store::why_held`]: what is not delivered, and why;
+//! * [`Store::open_follower`]: all but the last two in another process, while this one writes, and
+//!   whatever becomes of it.
 //!
 //! An [`Event`] borrows the mapped log: nothing is copied, no lock is taken, and payloads are never
 //! looked into.
@@ -218,7 +220,8 @@
 //!
 //! A stream name takes 1 to 255 bytes, as does the name of a cursor, an id 1 to 64, a payload up to 32
 //! MiB, a batch up to 64 MiB. A store has up to [4096](Cursor::COUNT_MAX) cursors.
-//! One process writes a store; others may open it with [`Options::open_read_only`]. All known ids,
+//! One process writes a store; others may open it with [`Options::open_read_only`], as it is then, or
+//! [follow](Store::open_follower) it. All known ids,
 //! streams and held events are kept in memory: about 30 bytes for a delivered event, 320 for a
 //! stream, 120 for a held event.
 //!
@@ -241,6 +244,7 @@ mod derived;
 mod discovery;
 mod error;
 mod event;
+mod follower;
 mod open;
 mod options;
 mod order;
@@ -269,6 +273,7 @@ pub use error::{
 pub use event::{
     Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt, Rejection,
 };
+pub use follower::Follower;
 pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView};

@@ -298,7 +298,7 @@ pub(crate) fn restore(
 }
 
 /// Nothing if a file is missing or wrong.
-fn usable<T>(opened: io::Result<T>) -> Result<Option<T>, OpenError> {
+pub(crate) fn usable<T>(opened: io::Result<T>) -> Result<Option<T>, OpenError> {
     use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     match opened {
         Ok(file) => Ok(Some(file)),

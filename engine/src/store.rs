@@ -16,6 +16,7 @@ use crate::error::{
     Cause, CloseError, CursorError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
 };
 use crate::event::{Ack, Event, MixedBatch, Placement};
+use crate::follower::Follower;
 use crate::options::{AppenderOptions, Options};
 use crate::pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 use crate::pipeline::callbacks::{self, is_callback_thread};
@@ -99,6 +100,17 @@ impl Store {
     /// As for [`Options::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         Options::new().open(path)
+    }
+
+    /// Follows the store in the directory `path`, which another process may be writing: reads what is delivered, and
+    /// what comes. Takes no lock and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// There is no store, or it cannot be read at all. See [`Follower`].
+    pub fn open_follower(path: impl AsRef<Path>) -> Result<Follower, OpenError> {
+        let storage = crate::open::directory(path.as_ref(), false)?;
+        Follower::open_on(Arc::new(storage))
     }
 
     /// An appender to the stream `name`, which need not exist yet, with the default

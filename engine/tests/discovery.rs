@@ -331,14 +331,23 @@ fn a_discovery_reports_what_it_has_found_and_nothing_else() {
 
 #[test]
 fn a_store_serves_while_it_discovers() {
-    let storage = MemoryStorage::new();
-    let store = options().open_on(shared(&storage)).expect("opens");
+    let before = Faulty::default();
+    let store = open_faulty(&before);
     for number in 0..10 {
         append(&store, "s", format!("{number}"));
     }
     store.checkpoint().expect("a checkpoint");
-    append(&store, "s", "10");
-    let storage = Faulty::over(storage.fork());
+    // Durable, and not ordered: an entry that is there would not be written again.
+    before.hold(Op::Write, "order-");
+    store
+        .appender("s")
+        .expect("an appender")
+        .append("10")
+        .expect("accepted")
+        .wait()
+        .expect("stored");
+    let storage = Faulty::over(before.inner.fork());
+    before.let_go();
     storage.hold(Op::Write, "order-");
     let store = open_faulty(&storage);
     storage.wait_until_one_waits();

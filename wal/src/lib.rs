@@ -12,6 +12,7 @@
 //! * [`FrameBuf`]: the batches of one group commit, side by side;
 //! * [`LogWriter`]: appends frames to zero-filled segments, rolls, syncs, and recovers on opening;
 //! * [`Segment`]: reads records out of the mapped file and goes on past damage;
+//! * [`LogFollower`]: reads along while another process writes;
 //! * [`storage::Storage`]: the seam to the operating system, or to memory.
 //!
 //! Deliberately not here: threads, channels, the order of events, and any look into a payload. The
@@ -19,6 +20,7 @@
 
 mod batch;
 mod error;
+mod follow;
 pub mod format;
 mod frame;
 mod log;
@@ -32,6 +34,7 @@ pub mod storage;
 
 pub use batch::{EncodedBatch, EventFields, LimitError, Lineage};
 pub use error::{AppendError, OpenError, WHEN_EXHAUSTED, is_exhausted};
+pub use follow::LogFollower;
 pub use frame::FrameBuf;
 pub use log::{
     Appended, LogOptions, LogReader, LogWriter, OpenedLog, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, Spare,

@@ -94,7 +94,7 @@ pub(crate) struct Recovered {
 
 /// What the header page of a segment file means for the log. One arm of `Chain::take` each.
 #[derive(Debug)]
-enum HeaderCondition {
+pub(crate) enum HeaderCondition {
     /// H1: the last file, all zeros: prepared ahead and not used.
     Spare,
     /// H2: the last file, no whole header page, and zeros behind it: the header was being written.
@@ -254,7 +254,7 @@ fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> 
 
 /// A segment file and what its header page turns out to be.
 #[derive(Debug)]
-struct FoundSegment {
+pub(crate) struct FoundSegment {
     number: u64,
     len: u64,
     state: SegmentHeaderState,
@@ -265,7 +265,11 @@ struct FoundSegment {
 impl FoundSegment {
     /// Reads what matters of a segment file; nothing if it is the last and is gone again, because a
     /// writer has taken back a spare meanwhile.
-    fn read(storage: &dyn Storage, number: u64, last: bool) -> Result<Option<Self>, OpenError> {
+    pub(crate) fn read(
+        storage: &dyn Storage,
+        number: u64,
+        last: bool,
+    ) -> Result<Option<Self>, OpenError> {
         let name = name::segment(number);
         let path = storage.describe(&name);
         let file = match storage.open(&name, Access::Read) {
@@ -303,7 +307,11 @@ impl FoundSegment {
         }
     }
 
-    fn condition(&self, previous: Option<&SegmentHeader>, last: bool) -> HeaderCondition {
+    pub(crate) fn condition(
+        &self,
+        previous: Option<&SegmentHeader>,
+        last: bool,
+    ) -> HeaderCondition {
         // A file too short to be a segment was cut by somebody else.
         let untouched = last && self.body_zero && self.len >= SEGMENT_LEN_MIN;
         let (header, fault) = match &self.state {
@@ -355,7 +363,7 @@ impl FoundSegment {
     }
 
     /// The header, if a copy of it is whole.
-    fn header(&self) -> Option<&SegmentHeader> {
+    pub(crate) fn header(&self) -> Option<&SegmentHeader> {
         match &self.state {
             SegmentHeaderState::Valid(header) | SegmentHeaderState::OneCopy(header, _) => {
                 Some(header)
@@ -888,7 +896,7 @@ fn end_of_loss(losses: Option<&Losses>, position: u64) -> Option<u64> {
 
 /// A frame is whole if its header and each of its records are, and they fill it. A record of a kind
 /// that this version does not know is whole: it must not be taken for a torn one.
-fn whole_frame(
+pub(crate) fn whole_frame(
     run: &Run<'_>,
     losses: Option<&Losses>,
     position: u64,

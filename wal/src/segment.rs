@@ -62,12 +62,12 @@ impl Segment {
         Arc::new(Segment { header, file, losses })
     }
 
-    pub(crate) fn header(&self) -> &SegmentHeader {
-        &self.header
-    }
-
     pub(crate) fn file(&self) -> &Arc<MappedFile> {
         &self.file
+    }
+
+    pub(crate) fn header(&self) -> &SegmentHeader {
+        &self.header
     }
 
     /// Ordinal of the segment, from 1.

@@ -2,24 +2,17 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 use thalweg::{Event, ReadError, Store};
 
-use super::{StoreArgument, open_to_read, seen_whole};
+use super::{StoreArgument, advised, seen_whole};
 use crate::exit::Exit;
 use crate::ndjson::{self, EventFields};
 use crate::output::{self, NameArgument, name, name_argument, note, number_argument, preview};
 
-/// How often `--follow` looks for new events.
-const FOLLOW_EVERY: Duration = Duration::from_millis(200);
-/// A file changed this recently may change again without a new time stamp.
-const STAMP_UNSURE: Duration = Duration::from_secs(2);
-/// How long `--follow` tolerates that a store cannot be opened while somebody writes it.
-const FOLLOW_PATIENCE: Duration = Duration::from_secs(5);
 /// Reading ends after this many damaged events in a row.
 const DAMAGE_MAX: u32 = 1000;
 
@@ -31,10 +24,9 @@ const DAMAGE_MAX: u32 = 1000;
 /// become JSON.
 ///
 /// Reading works beside a program that writes the store. It shows what was on disk when it opened
-/// the store; with --follow it opens the store again when the files have changed, at most five
-/// times a second. So a new event is seen some tenths of a second after it was written, later if
-/// opening takes long; order and completeness do not suffer. Nobody is told when the store is
-/// deleted or moved away.
+/// the store. With --follow it goes on from there, and prints each event as soon as that program has
+/// made it durable and put it in order. The program may crash, end and start again; while none has
+/// the store open, nothing new comes. Nobody is told when the store is deleted or moved away.
 ///
 /// With --cursor, reading begins where this cursor of a consumer is, and with --commit the cursor is
 /// taken behind the last event that was printed, once all are; that opens the store for writing. If
@@ -95,8 +87,7 @@ enum Format {
 
 impl Read {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let mut watch = Watch::new(&self.store.path);
-        let mut store =
+        let store =
             if self.commit { self.store.open_to_change()? } else { self.store.open_to_print()? };
         let mut printer = Printer::new(self.format, self.limit);
         let mut next = match &self.cursor {
@@ -104,16 +95,35 @@ impl Read {
             None => self.from,
         };
         printer.head()?;
+        let done = self.print_to_end(&store, &mut next, &mut printer)?.is_break();
+        printer.out.flush()?;
+        let whole = seen_whole(&store);
+        self.commit(store, next, printer.damaged)?;
+        if self.follow && !done {
+            self.print_for_ever(next, &mut printer)?;
+        }
+        Ok(if printer.damaged { Exit::Problem } else { whole })
+    }
+
+    /// Prints the events from `next` on as they come, until the limit is reached.
+    fn print_for_ever(&self, mut next: u64, printer: &mut Printer) -> anyhow::Result<()> {
+        let shown = self.store.shown();
+        let follower = Store::open_follower(&self.store.path)
+            .map_err(|error| anyhow!("cannot follow {shown}: {}", advised(&error)))?;
         loop {
-            let done = self.print_to_end(&store, &mut next, &mut printer)?.is_break();
+            let delivered = follower.delivered();
+            let printed = match &self.stream {
+                None => printer.print(follower.read(next..)?, &mut next)?,
+                Some(NameArgument(stream)) => match follower.stream(stream)? {
+                    Some(view) => printer.print(view.read(next..)?, &mut next)?,
+                    None => ControlFlow::Continue(()),
+                },
+            };
             printer.out.flush()?;
-            if done || !self.follow {
-                let whole = seen_whole(&store);
-                self.commit(store, next, printer.damaged)?;
-                return Ok(if printer.damaged { Exit::Problem } else { whole });
+            if printed.is_break() {
+                return Ok(());
             }
-            drop(store);
-            store = watch.wait(&self.store.path)?;
+            follower.wait_delivered(delivered + 1, Duration::MAX)?;
         }
     }
 
@@ -294,68 +304,4 @@ fn cut(text: &str, width: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(width - 1).chain(['…']).collect()
-}
-
-/// Tells when a store is worth opening again.
-struct Watch {
-    seen: Option<Stamp>,
-}
-
-/// What a look at a store's directory gives: equal stamps, equal files.
-#[derive(PartialEq, Eq)]
-struct Stamp(Vec<(std::ffi::OsString, u64, SystemTime)>);
-
-impl Watch {
-    /// Call before the store is opened: what changes afterwards must be seen as a change.
-    fn new(path: &Path) -> Self {
-        Watch { seen: Stamp::take(path) }
-    }
-
-    /// Waits until there may be new events, and opens the store.
-    fn wait(&mut self, path: &Path) -> anyhow::Result<Store> {
-        let mut failing_since = None;
-        let mut pause = FOLLOW_EVERY;
-        loop {
-            std::thread::sleep(pause);
-            let stamp = Stamp::take(path);
-            if stamp.is_some() && stamp == self.seen {
-                continue;
-            }
-            let opening = Instant::now();
-            match open_to_read(path) {
-                Ok(store) => {
-                    self.seen = stamp;
-                    return Ok(store);
-                }
-                // A writer may be in the middle of replacing a file.
-                Err(error) => {
-                    let since = *failing_since.get_or_insert(opening);
-                    if since.elapsed() > FOLLOW_PATIENCE {
-                        return Err(error);
-                    }
-                }
-            }
-            // A store that takes long to open is not opened all the time.
-            pause = FOLLOW_EVERY.max(opening.elapsed() * 4);
-        }
-    }
-}
-
-impl Stamp {
-    /// `None` if the directory cannot be read, or was changed too recently to be sure.
-    fn take(path: &Path) -> Option<Stamp> {
-        let mut files = Vec::new();
-        let now = SystemTime::now();
-        for entry in path.read_dir().ok()? {
-            let entry = entry.ok()?;
-            let metadata = entry.metadata().ok()?;
-            let modified = metadata.modified().ok()?;
-            if now.duration_since(modified).is_ok_and(|age| age < STAMP_UNSURE) {
-                return None;
-            }
-            files.push((entry.file_name(), metadata.len(), modified));
-        }
-        files.sort();
-        Some(Stamp(files))
-    }
 }

@@ -2,13 +2,17 @@
 //!
 //! A chunk is a header page and a number of items. Items are appended by one writer with positioned
 //! writes and read through maps by anybody; items below the published count never change. What a
-//! crash leaves beyond the last checkpoint is simply written again: the order is a function of the
-//! log, so the same bytes come to stand at the same place.
+//! crash leaves beyond the last checkpoint comes to stand there again: the order is a function of the
+//! log, so the same bytes belong at the same place. They are left as they are, since a follower in
+//! another process may show them.
 
 use std::io;
 
 use thalweg_wal::name;
-use thalweg_wal::storage::{MappedFile, MappedWriter, Storage, read_file, remove_if_there};
+use thalweg_wal::storage::{
+    Access, MappedFile, MappedTail, MappedWriter, Storage, StorageFile, read_exact_at, read_file,
+    remove_if_there,
+};
 
 use crate::sync::{Arc, List, Snapshot};
 
@@ -17,6 +21,8 @@ const HEADER_LEN: u64 = 4096;
 const HEADER_USED: usize = 48;
 const MAGIC: [u8; 8] = *b"THALWEGD";
 const VERSION: u32 = 1;
+/// Files are compared in pieces of this many bytes.
+const COMPARE_LEN: usize = 64 << 10;
 
 /// What a chunked file holds.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +50,21 @@ impl Layout {
         let crc = crc32c::crc32c(&header[..HEADER_USED - 4]);
         header[HEADER_USED - 4..].copy_from_slice(&crc.to_le_bytes());
         header
+    }
+
+    /// An error if `chunk` is not chunk `number` of this store.
+    fn check(&self, store_id: &[u8; 16], number: u64, chunk: &MappedFile) -> io::Result<()> {
+        let expected = self.header(store_id, number);
+        if chunk.len() != self.file_len() || chunk.bytes()[..HEADER_USED] != expected {
+            let name = (self.name)(number);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is wrong")));
+        }
+        Ok(())
+    }
+
+    /// Offset in its chunk at which item `index` begins.
+    fn offset(&self, index: u64) -> u64 {
+        HEADER_LEN + (index % self.chunk_items) * self.item_len as u64
     }
 
     /// Bytes of chunk `number` that hold what is left of `count` items in all.
@@ -80,8 +101,7 @@ impl ChunkReader {
     #[inline]
     pub(crate) fn item(&self, index: u64) -> Option<&[u8]> {
         let chunk = self.list.get((index / self.layout.chunk_items) as usize)?;
-        let at =
-            HEADER_LEN as usize + (index % self.layout.chunk_items) as usize * self.layout.item_len;
+        let at = self.layout.offset(index) as usize;
         chunk.bytes().get(at..at + self.layout.item_len)
     }
 
@@ -100,6 +120,8 @@ pub(crate) struct ChunkWriter {
     /// The chunk that is being filled, if it is not full.
     current: Option<MappedWriter>,
     count: u64,
+    /// What a session that crashed has written may stand where the next items go.
+    is_resuming: bool,
     /// First chunk that was not handed out for syncing since it was last written to.
     unsynced_from: usize,
 }
@@ -135,16 +157,22 @@ impl ChunkWriter {
                 current = Some(writer);
                 chunk
             };
-            let expected = layout.header(&store_id, number);
-            if chunk.len() != layout.file_len() || chunk.bytes()[..HEADER_USED] != expected {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is wrong")));
-            }
+            layout.check(&store_id, number, &chunk)?;
             list.push(chunk);
         }
         // What the checkpoint counts, its writer has synced.
         let unsynced_from = (count / layout.chunk_items) as usize;
+        let is_resuming = in_place && current.is_some();
         let shared = Arc::new(SharedChunks { layout, list: List::new(list) });
-        Ok(ChunkWriter { storage: target, store_id, shared, current, count, unsynced_from })
+        Ok(ChunkWriter {
+            storage: target,
+            store_id,
+            shared,
+            current,
+            count,
+            is_resuming,
+            unsynced_from,
+        })
     }
 
     /// The readers' side.
@@ -165,10 +193,16 @@ impl ChunkWriter {
             let in_chunk = self.count % layout.chunk_items;
             let room = (layout.chunk_items - in_chunk) as usize * layout.item_len;
             let (now, rest) = bytes.split_at(bytes.len().min(room));
-            let offset = HEADER_LEN + in_chunk * layout.item_len as u64;
+            let offset = layout.offset(self.count);
+            let is_resuming = self.is_resuming;
             let writer = self.writer()?;
-            writer.write_at(now, offset)?;
+            let standing = if is_resuming { writer.standing_len(now, offset)? } else { 0 };
+            if standing < now.len() {
+                // All that follows is new.
+                writer.write_at(&now[standing..], offset + standing as u64)?;
+            }
             writer.publish(offset + now.len() as u64);
+            self.is_resuming &= standing == now.len();
             self.count += (now.len() / layout.item_len) as u64;
             if self.count.is_multiple_of(layout.chunk_items) {
                 self.current = None;
@@ -192,6 +226,7 @@ impl ChunkWriter {
             writer.publish(HEADER_LEN);
             self.shared.list.push(Arc::clone(writer.shared()));
             self.current = Some(writer);
+            self.is_resuming = false;
         }
         Ok(self.current.as_mut().expect("set above"))
     }
@@ -240,6 +275,151 @@ pub(crate) fn place(layout: Layout, index: u64) -> (String, u64) {
 pub(crate) fn item_of(chunk: &[u8], layout: Layout, index: u64) -> Option<&[u8]> {
     let at = HEADER_LEN as usize + index as usize * layout.item_len;
     chunk.get(at..at + layout.item_len)
+}
+
+/// The side of a process that reads along while another writes. There is one in a follower.
+///
+/// The owner may take a chunk away and make it again: one that recovers removes what lies beyond its
+/// checkpoint, and a rebuild removes everything. So every look opens the chunk by its name, and what it finds there is
+/// shown only on a map of a file that has the same.
+#[derive(Debug)]
+pub(crate) struct ChunkFollower {
+    storage: Arc<dyn Storage>,
+    store_id: [u8; 16],
+    shared: Arc<SharedChunks>,
+    /// Of the last chunk in the list.
+    last: Option<MappedTail>,
+    count: u64,
+}
+
+/// Bytes that stood in a chunk file when somebody looked. Nothing of them is believed yet.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    file: Arc<dyn StorageFile>,
+    first: u64,
+    item_len: usize,
+    bytes: Vec<u8>,
+}
+
+impl Piece {
+    /// What may be items, each with its index.
+    pub(crate) fn items(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        (self.first..).zip(self.bytes.chunks_exact(self.item_len))
+    }
+
+    /// One past the index of the last.
+    pub(crate) fn end(&self) -> u64 {
+        self.first + (self.bytes.len() / self.item_len) as u64
+    }
+}
+
+impl ChunkFollower {
+    /// Shows the first `count` items, which a checkpoint counts.
+    ///
+    /// An error means that files are missing or wrong.
+    pub(crate) fn open(
+        layout: Layout,
+        store_id: [u8; 16],
+        storage: Arc<dyn Storage>,
+        count: u64,
+    ) -> io::Result<Self> {
+        let mut list = Vec::new();
+        let mut last = None;
+        for number in 0..count.div_ceil(layout.chunk_items) {
+            let file = storage.open(&(layout.name)(number), Access::Read)?;
+            let tail = MappedTail::over(file, layout.published(number, count))?;
+            layout.check(&store_id, number, tail.shared())?;
+            list.push(Arc::clone(tail.shared()));
+            last = Some(tail);
+        }
+        let shared = Arc::new(SharedChunks { layout, list: List::new(list) });
+        Ok(ChunkFollower { storage, store_id, shared, last, count })
+    }
+
+    /// The readers' side.
+    pub(crate) fn shared(&self) -> &Arc<SharedChunks> {
+        &self.shared
+    }
+
+    /// Number of items that are shown.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// What stands in the files now from item `first` on, up to `item_count` items of one chunk; nothing if there is no
+    /// such chunk.
+    pub(crate) fn look(&self, first: u64, item_count: u64) -> io::Result<Option<Piece>> {
+        let layout = self.shared.layout;
+        let number = first / layout.chunk_items;
+        let file = match self.storage.open(&(layout.name)(number), Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        if file.len()? != layout.file_len() {
+            return Ok(None);
+        }
+        let mut header = [0; HEADER_USED];
+        read_exact_at(&*file, &mut header, 0)?;
+        if header != layout.header(&self.store_id, number) {
+            return Ok(None);
+        }
+        let item_count = item_count.min(layout.chunk_items - first % layout.chunk_items);
+        let mut bytes = vec![0; item_count as usize * layout.item_len];
+        read_exact_at(&*file, &mut bytes, layout.offset(first))?;
+        Ok(Some(Piece { file, first, item_len: layout.item_len, bytes }))
+    }
+
+    /// Shows the items below `to`, which `piece` holds, whole by their checksums; `false` if that has to wait.
+    ///
+    /// The owner writes items one after the other, so where it has written these, it has written all before them.
+    pub(crate) fn publish(&mut self, piece: &Piece, to: u64) -> io::Result<bool> {
+        let layout = self.shared.layout;
+        debug_assert!((self.count + 1..=piece.end()).contains(&to));
+        let number = piece.first / layout.chunk_items;
+        let end = layout.published(number, to);
+        if self.count.is_multiple_of(layout.chunk_items) {
+            let mut tail = MappedTail::over(Arc::clone(&piece.file), HEADER_LEN)?;
+            tail.publish(end);
+            self.shared.list.push(Arc::clone(tail.shared()));
+            self.last = Some(tail);
+        } else {
+            let tail = self.last.as_mut().expect("a chunk that is begun is in the list");
+            let items = &piece.bytes[..(to - piece.first) as usize * layout.item_len];
+            if !has(tail, items, layout.offset(piece.first))? {
+                // Another file has taken the name.
+                let shown = tail.shared();
+                if !begins_with(&*piece.file, shown.bytes())? {
+                    return Ok(false);
+                }
+                *tail = MappedTail::over(Arc::clone(&piece.file), shown.published())?;
+                let renewed = Arc::clone(tail.shared());
+                self.shared.list.change(|chunks| chunks[number as usize] = renewed);
+            }
+            tail.publish(end);
+        }
+        self.count = to;
+        Ok(true)
+    }
+}
+
+/// Whether the mapped file, too, holds these bytes at `offset`.
+fn has(tail: &MappedTail, expected: &[u8], offset: u64) -> io::Result<bool> {
+    let mut bytes = vec![0; expected.len()];
+    tail.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes == expected)
+}
+
+/// Whether the file begins with these bytes.
+fn begins_with(file: &dyn StorageFile, expected: &[u8]) -> io::Result<bool> {
+    let mut piece = vec![0; expected.len().min(COMPARE_LEN)];
+    for (expected, offset) in expected.chunks(COMPARE_LEN).zip((0..).step_by(COMPARE_LEN)) {
+        let piece = &mut piece[..expected.len()];
+        read_exact_at(file, piece, offset)?;
+        if piece != expected {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The published part of a chunk, copied to where it may be written.

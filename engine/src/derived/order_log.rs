@@ -107,7 +107,7 @@ impl Entry {
     /// Reads the entry of sequence `global`; nothing if its checksum is wrong, or if there can be no such
     /// entry.
     #[inline]
-    fn decode(global: u64, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(global: u64, bytes: &[u8]) -> Option<Self> {
         let number =
             |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let word =

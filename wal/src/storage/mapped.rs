@@ -8,11 +8,16 @@
 //! 1. within this process, [`MappedWriter`] is the only way to write the file; it refuses to write
 //!    below the published end and it is the only one that moves that end, forwards;
 //! 2. another process does not write it, because the directory lock keeps a second writer out, and
-//!    a reader of somebody else's store publishes only what that writer has finished;
+//!    a reader of somebody else's store publishes only what that writer has finished: what lies beyond,
+//!    it reads with positioned reads ([`MappedTail`]), which copy and do not mind who writes meanwhile;
 //! 3. no file is written that has another name (a hard link), as the sealed segments of a backup may
 //!    have: [`MappedWriter::open`] refuses it;
 //! 4. no code of ours truncates, punches or recycles a file that can be mapped: files are created
 //!    at full length and unlinked when they retire, which leaves existing maps valid.
+//!
+//! A process that takes over a file leaves alone what stands there ([`MappedWriter::standing_len`]). Only where
+//! the device has lost what the cache shows, after a failed sync, does it write the same bytes again, into pages that are
+//! in memory because they are mapped: whoever reads them meanwhile finds what was there.
 //!
 //! What remains is a foreign program that truncates or overwrites our files: it can end the process
 //! with `SIGBUS` or show it changed bytes, as with every map. `FORMAT.md` states this as an assumption.
@@ -22,7 +27,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Access, Storage, StorageFile, write_all_at};
+use super::{Access, Storage, StorageFile, read_device_exact_at, read_exact_at, write_all_at};
 
 /// A read-only view of a whole file.
 pub struct Map {
@@ -89,8 +94,8 @@ pub struct MappedFile {
     /// The first failure of a sync. Held while one is under way, so that nobody can sync between a
     /// failure and its note.
     sync_failed: Mutex<Option<(io::ErrorKind, String)>>,
-    /// Bytes below this offset never change again. Written by the one [`MappedWriter`] with
-    /// Release, after the bytes; read with Acquire before they are touched.
+    /// Bytes below this offset never change again. Written by the one [`MappedWriter`] or [`MappedTail`]
+    /// with Release, after the bytes; read with Acquire before they are touched.
     published: AtomicU64,
 }
 
@@ -131,6 +136,15 @@ impl MappedFile {
         // Acquire: pairs with the Release store in `MappedWriter::publish`; whoever sees the end
         // sees the bytes below it.
         self.published.load(Ordering::Acquire)
+    }
+
+    /// Moves the published end; for the one who may: see [`MappedWriter::publish`].
+    fn publish(&self, end: u64) {
+        assert!(end >= self.published(), "the published end never moves back");
+        assert!(end <= self.len(), "the published end lies inside the file");
+        // Release: pairs with the Acquire load in `published`; the writes and positioned reads before it
+        // are visible through the map to whoever sees the new end.
+        self.published.store(end, Ordering::Release);
     }
 
     /// All readable bytes.
@@ -202,17 +216,64 @@ impl MappedWriter {
         write_all_at(&*self.shared.file, bytes, offset)
     }
 
+    /// How many of `bytes`, from the first on, stand on the device at `offset` already: a process before this one may
+    /// have written them, and another may show them, so they are not to be written again. What only the cache has,
+    /// after a failed sync, has to be.
+    pub fn standing_len(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let mut there = vec![0; bytes.len()];
+        read_device_exact_at(&*self.shared.file, &mut there, offset)?;
+        Ok(there.iter().zip(bytes).take_while(|(there, wanted)| there == wanted).count())
+    }
+
     /// Makes everything below `end` readable, for good.
     ///
     /// # Panics
     ///
     /// If the end moves backwards or beyond the file.
     pub fn publish(&mut self, end: u64) {
-        assert!(end >= self.shared.published(), "the published end never moves back");
-        assert!(end <= self.shared.len(), "the published end lies inside the file");
-        // Release: pairs with the Acquire load in `MappedFile::published`; the positioned writes
-        // before it are visible through the map to whoever sees the new end.
-        self.shared.published.store(end, Ordering::Release);
+        self.shared.publish(end);
+    }
+}
+
+/// The growing end of a file that another process writes. There is one for each [`MappedFile`], and it
+/// alone moves the published end.
+#[derive(Debug)]
+pub struct MappedTail {
+    shared: Arc<MappedFile>,
+}
+
+impl MappedTail {
+    /// Maps `file` for reading, with everything below `published` readable.
+    ///
+    /// The caller vouches that no process changes the bytes below `published` any more.
+    pub fn over(file: Arc<dyn StorageFile>, published: u64) -> io::Result<Self> {
+        Ok(MappedTail { shared: Arc::new(MappedFile::over(file, published)?) })
+    }
+
+    /// Of a file that this process does not write, and that has no other tail.
+    pub(crate) fn of(shared: Arc<MappedFile>) -> Self {
+        MappedTail { shared }
+    }
+
+    /// The reading side.
+    pub fn shared(&self) -> &Arc<MappedFile> {
+        &self.shared
+    }
+
+    /// Copies what stands in the file from `offset` on now, published or not, whoever writes it.
+    pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        read_exact_at(&*self.shared.file, buf, offset)
+    }
+
+    /// Makes everything below `end` readable, for good.
+    ///
+    /// The caller vouches that no process changes the bytes below `end` any more.
+    ///
+    /// # Panics
+    ///
+    /// If the end moves backwards or beyond the file.
+    pub fn publish(&mut self, end: u64) {
+        self.shared.publish(end);
     }
 }
 

@@ -7,6 +7,8 @@
 //!
 //! Deliberately not here: threads, retries, caching, and any knowledge of what a file means.
 
+#[cfg(target_os = "linux")]
+mod inotify;
 mod mapped;
 mod memory;
 mod os;
@@ -16,8 +18,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use mapped::{Map, MappedFile, MappedWriter};
+pub use mapped::{Map, MappedFile, MappedTail, MappedWriter};
 pub use memory::MemoryStorage;
 pub use os::OsStorage;
 
@@ -77,12 +80,36 @@ pub trait Storage: Debug + Send + Sync + 'static {
         None
     }
 
+    /// Begins to look out for changes of the files. `None` if this storage cannot tell: then one has to look
+    /// from time to time. Needs the right to read the directory, and costs whoever writes next to nothing.
+    fn watch(&self) -> io::Result<Option<Arc<dyn Watch>>> {
+        Ok(None)
+    }
+
     /// A random number: identities of stores and salts of segments come from it, so it must not repeat
     /// itself from one process to the next. By default from the operating system.
     fn random(&self) -> u64 {
         // The standard library seeds each `RandomState` from the operating system.
         RandomState::new().build_hasher().finish()
     }
+}
+
+/// Looks out for changes of the files of a directory, whichever process makes them. One thread waits, any may
+/// wake it.
+///
+/// Nothing is missed: who makes the watch, then looks at the files, then waits, is woken by what has changed
+/// since the watch was made, and so on from one wait to the next.
+pub trait Watch: Debug + Send + Sync {
+    /// Blocks until a file whose name `is_wanted` has been made, written or renamed to since the last call, until
+    /// somebody calls [`Watch::wake`], or until `timeout` is over. May return for no reason.
+    ///
+    /// # Errors
+    ///
+    /// The watch is over, because the directory is gone, say. It tells nothing any more.
+    fn wait(&self, is_wanted: &dyn Fn(&str) -> bool, timeout: Duration) -> io::Result<()>;
+
+    /// Ends the wait that is under way; if there is none, the next.
+    fn wake(&self);
 }
 
 /// What [`Storage::try_lock`] came to.

@@ -130,6 +130,11 @@ impl Storage for OsStorage {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+
+    #[cfg(target_os = "linux")]
+    fn watch(&self) -> io::Result<Option<Arc<dyn super::Watch>>> {
+        Ok(Some(Arc::new(super::inotify::DirectoryWatch::new(&self.dir)?)))
+    }
 }
 
 #[derive(Debug)]
