@@ -56,7 +56,7 @@ fn plan(disk: &Disk, dice: &mut Dice) {
         // Files that cannot be opened, a directory that cannot be listed: they come at the opening.
         5 => match dice.below(4) {
             0 => disk.fail_next(Op::Look, dice.below(24), Fault::Error),
-            1 | 2 => disk.fail_next(Op::List, dice.below(7), Fault::Error),
+            1 | 2 => disk.fail_next(Op::List, dice.below(10), Fault::Error),
             _ => disk.fail_read_at(read(dice), Fault::Error),
         },
         6 => {
