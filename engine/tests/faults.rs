@@ -473,6 +473,34 @@ fn an_error_at_any_look_while_opening_loses_nothing() {
     }
 }
 
+/// The directory says which segments there are, what is lost of them, and which numbers runs have.
+#[test]
+fn an_error_at_any_listing_while_opening_loses_nothing() {
+    let options = || options().memory_budget(0);
+    let disk = Disk::new();
+    let store = options().open_on(Arc::new(disk.clone())).expect("opens");
+    let batch: thalweg::Batch = (0..100).map(|_| Event::new("x")).collect();
+    let appender = store.appender("s").expect("an appender");
+    appender.submit(batch).expect("accepted").wait().expect("appended");
+    store.close().expect("closes");
+    let mut refused = 0;
+    for listing in 0..16 {
+        let disk = disk.power_loss(|| true);
+        disk.fail_next(disk::Op::List, listing, disk::Fault::Error);
+        let opened = options().open_on(Arc::new(disk.clone()));
+        disk.heal();
+        refused += u32::from(opened.is_err());
+        if let Ok(store) = opened {
+            append(&store, "s", "y");
+            store.close().expect("closes");
+        }
+        let store = options().open_on(Arc::new(disk.clone())).expect("opens");
+        check(&store, &expected(&disk.power_loss(|| true)));
+        assert_eq!(store.verify().expect("verifies").problems, [], "listing {listing}");
+    }
+    assert!(refused > 3, "{refused} listings were found");
+}
+
 /// A checkpoint that could not be read was taken for none: the derived files were thrown away, and damage to the
 /// end of the log, which only the checkpoint can tell from a torn tail, would have been cut.
 #[test]

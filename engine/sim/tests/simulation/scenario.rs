@@ -13,6 +13,9 @@ use crate::disk::{Dice, Disk, Fault, Op};
 use crate::model::Model;
 use crate::workload::{self, Size};
 
+/// How often an opening that has a checkpoint lists the directory.
+const LISTINGS: u64 = 8;
+
 /// What a scenario came to: to see that the simulation does what it is for, and does it again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
@@ -56,7 +59,9 @@ fn plan(disk: &Disk, dice: &mut Dice) {
         // Files that cannot be opened, a directory that cannot be listed: they come at the opening.
         5 => match dice.below(4) {
             0 => disk.fail_next(Op::Look, dice.below(24), Fault::Error),
-            1 | 2 => disk.fail_next(Op::List, dice.below(10), Fault::Error),
+            1 => disk.fail_next(Op::List, dice.below(LISTINGS), Fault::Error),
+            // By the last of them the runs are numbered.
+            2 => disk.fail_next(Op::List, LISTINGS - 1 - dice.below(2), Fault::Error),
             _ => disk.fail_read_at(read(dice), Fault::Error),
         },
         6 => {
