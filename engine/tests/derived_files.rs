@@ -6,7 +6,7 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{Expected, Rng, acked, check, expected, flip, shared, wild_event};
+use common::{Expected, Rng, acked, append_every_kind, check, expected, flip, shared};
 use thalweg::storage::{MemoryStorage, Storage, read_file, write_all_at};
 use thalweg::{
     Ack, Cause, Event, LogOpenError, MixedBatch, OpenError, Options, ReadError, Store,
@@ -24,27 +24,7 @@ fn open(storage: &MemoryStorage) -> Result<Store, OpenError> {
 }
 
 fn fill(store: &Store, rng: &mut Rng, count: u64) {
-    for _ in 0..count {
-        let mut batch = MixedBatch::new();
-        for _ in 0..5 {
-            let payload = vec![rng.below(3) as u8; rng.below(40) as usize];
-            let event = wild_event(rng, 0, 200, payload);
-            let stream = format!("s{}", rng.below(3));
-            for _ in 0..1 + u64::from(rng.once_in(5)) {
-                batch.push(&stream, &event).expect("within the limits");
-            }
-        }
-        // A tied event, and at times a seal and its end, with an event between them.
-        let stream = format!("s{}", rng.below(3));
-        batch.push(&stream, &wild_event(rng, 0, 200, vec![9])).expect("within the limits");
-        batch.push(&stream, &Event::new("tied").with_previous()).expect("within the limits");
-        if rng.once_in(10) {
-            batch.push_seal(&stream).expect("within the limits");
-            batch.push(&stream, &Event::new("sealed out")).expect("within the limits");
-            batch.push_unseal(&stream).expect("within the limits");
-        }
-        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
-    }
+    append_every_kind(store, rng, count, 5);
 }
 
 /// A store with events of every kind, closed.

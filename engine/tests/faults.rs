@@ -442,31 +442,40 @@ fn a_run_that_is_replaced_meanwhile_is_no_problem() {
     });
 }
 
-/// Opening passed over an error of listing the directory, and gave a run the number of one that was in use:
-/// ids that were known were not any more, for good.
-#[test]
-fn an_error_at_any_look_while_opening_loses_nothing() {
-    let options = || options().memory_budget(0);
+/// A closed store with one run, too large to be merged with the next.
+fn disk_with_one_run() -> Disk {
     let disk = Disk::new();
-    let store = options().open_on(Arc::new(disk.clone())).expect("opens");
-    // One run, too large to be merged with the next.
+    let store = options().memory_budget(0).open_on(Arc::new(disk.clone())).expect("opens");
     let batch: thalweg::Batch = (0..100).map(|_| Event::new("x")).collect();
     let appender = store.appender("s").expect("an appender");
     appender.submit(batch).expect("accepted").wait().expect("appended");
     store.close().expect("closes");
+    disk
+}
+
+/// Whether or not a store has opened in spite of `what`, its next opening finds everything.
+fn goes_on(opened: Result<Store, OpenError>, disk: &Disk, what: &str) {
+    if let Ok(store) = opened {
+        append(&store, "s", "y");
+        store.close().expect("closes");
+    }
+    let store = options().memory_budget(0).open_on(Arc::new(disk.clone())).expect("opens");
+    check(&store, &expected(&disk.power_loss(|| true)));
+    assert_eq!(store.verify().expect("verifies").problems, [], "{what}");
+}
+
+/// Opening passed over an error of listing the directory, and gave a run the number of one that was in use:
+/// ids that were known were not any more, for good.
+#[test]
+fn an_error_at_any_look_while_opening_loses_nothing() {
+    let disk = disk_with_one_run();
     for read in 1.. {
         let disk = disk.power_loss(|| true);
         disk.fail_read_at(read, disk::Fault::Error);
-        let opened = options().open_on(Arc::new(disk.clone()));
+        let opened = options().memory_budget(0).open_on(Arc::new(disk.clone()));
         let reads = disk.reads();
         disk.heal();
-        if let Ok(store) = opened {
-            append(&store, "s", "y");
-            store.close().expect("closes");
-        }
-        let store = options().open_on(Arc::new(disk.clone())).expect("opens");
-        check(&store, &expected(&disk.power_loss(|| true)));
-        assert_eq!(store.verify().expect("verifies").problems, [], "read {read}");
+        goes_on(opened, &disk, &format!("read {read}"));
         if read > reads {
             break;
         }
@@ -476,27 +485,15 @@ fn an_error_at_any_look_while_opening_loses_nothing() {
 /// The directory says which segments there are, what is lost of them, and which numbers runs have.
 #[test]
 fn an_error_at_any_listing_while_opening_loses_nothing() {
-    let options = || options().memory_budget(0);
-    let disk = Disk::new();
-    let store = options().open_on(Arc::new(disk.clone())).expect("opens");
-    let batch: thalweg::Batch = (0..100).map(|_| Event::new("x")).collect();
-    let appender = store.appender("s").expect("an appender");
-    appender.submit(batch).expect("accepted").wait().expect("appended");
-    store.close().expect("closes");
+    let disk = disk_with_one_run();
     let mut refused = 0;
     for listing in 0..16 {
         let disk = disk.power_loss(|| true);
         disk.fail_next(disk::Op::List, listing, disk::Fault::Error);
-        let opened = options().open_on(Arc::new(disk.clone()));
+        let opened = options().memory_budget(0).open_on(Arc::new(disk.clone()));
         disk.heal();
         refused += u32::from(opened.is_err());
-        if let Ok(store) = opened {
-            append(&store, "s", "y");
-            store.close().expect("closes");
-        }
-        let store = options().open_on(Arc::new(disk.clone())).expect("opens");
-        check(&store, &expected(&disk.power_loss(|| true)));
-        assert_eq!(store.verify().expect("verifies").problems, [], "listing {listing}");
+        goes_on(opened, &disk, &format!("listing {listing}"));
     }
     assert!(refused > 3, "{refused} listings were found");
 }
@@ -505,12 +502,7 @@ fn an_error_at_any_listing_while_opening_loses_nothing() {
 /// end of the log, which only the checkpoint can tell from a torn tail, would have been cut.
 #[test]
 fn what_cannot_be_read_is_not_taken_for_absent() {
-    let disk = Disk::new();
-    let store = options().memory_budget(0).open_on(Arc::new(disk.clone())).expect("opens");
-    let batch: thalweg::Batch = (0..100).map(|_| Event::new("x")).collect();
-    let appender = store.appender("s").expect("an appender");
-    appender.submit(batch).expect("accepted").wait().expect("appended");
-    store.close().expect("closes");
+    let disk = disk_with_one_run();
     let uses_the_checkpoint =
         |store: &Store| store.discovery().wait().expect("is done").scanned == 0;
     let mut refused = 0;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use common::{Expected, Rng, expected, flip, shared, wild_event};
+use common::{Expected, Rng, append_every_kind, expected, flip, shared};
 use disk::{Disk, Fault};
 use thalweg::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
 use thalweg::{
@@ -32,28 +32,8 @@ fn repaired(storage: &MemoryStorage) -> RepairReport {
     repair_on(shared(storage), &RepairOptions::new()).expect("repairs")
 }
 
-/// Events of every kind: forks, held ones, duplicates, conflicts, tied ones, rejected ones and seals.
 fn fill(store: &Store, rng: &mut Rng, count: u64) {
-    for _ in 0..count {
-        let mut batch = MixedBatch::new();
-        for _ in 0..4 {
-            let payload = vec![rng.below(3) as u8; rng.below(40) as usize];
-            let event = wild_event(rng, 0, 200, payload);
-            let stream = format!("s{}", rng.below(3));
-            for _ in 0..1 + u64::from(rng.once_in(5)) {
-                batch.push(&stream, &event).expect("within the limits");
-            }
-        }
-        let stream = format!("s{}", rng.below(3));
-        batch.push(&stream, &wild_event(rng, 0, 200, vec![9])).expect("within the limits");
-        batch.push(&stream, &Event::new("tied").with_previous()).expect("within the limits");
-        if rng.once_in(10) {
-            batch.push_seal(&stream).expect("within the limits");
-            batch.push(&stream, &Event::new("sealed out")).expect("within the limits");
-            batch.push_unseal(&stream).expect("within the limits");
-        }
-        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
-    }
+    append_every_kind(store, rng, count, 4);
 }
 
 fn closed_store(seed: u64, count: u64) -> MemoryStorage {

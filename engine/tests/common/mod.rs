@@ -537,3 +537,29 @@ pub fn wild_event(rng: &mut Rng, around: u64, spread: u64, payload: Vec<u8>) -> 
         _ => event,
     }
 }
+
+/// Appends so many batches of events of every kind, of so many wild ones each: forks, held ones, duplicates, conflicts,
+/// tied ones, rejected ones and seals.
+pub fn append_every_kind(store: &Store, rng: &mut Rng, count: u64, wild: u64) {
+    for _ in 0..count {
+        let mut batch = MixedBatch::new();
+        for _ in 0..wild {
+            let payload = vec![rng.below(3) as u8; rng.below(40) as usize];
+            let event = wild_event(rng, 0, 200, payload);
+            let stream = format!("s{}", rng.below(3));
+            for _ in 0..1 + u64::from(rng.once_in(5)) {
+                batch.push(&stream, &event).expect("within the limits");
+            }
+        }
+        // A tied event, and at times a seal and its end, with an event between them.
+        let stream = format!("s{}", rng.below(3));
+        batch.push(&stream, &wild_event(rng, 0, 200, vec![9])).expect("within the limits");
+        batch.push(&stream, &Event::new("tied").with_previous()).expect("within the limits");
+        if rng.once_in(10) {
+            batch.push_seal(&stream).expect("within the limits");
+            batch.push(&stream, &Event::new("sealed out")).expect("within the limits");
+            batch.push_unseal(&stream).expect("within the limits");
+        }
+        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
+    }
+}
