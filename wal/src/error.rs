@@ -56,6 +56,13 @@ pub enum OpenError {
         /// What is wrong.
         detail: String,
     },
+    /// The file that says where the log begins is damaged, or another store's.
+    Trimmed {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// Bytes that were acknowledged are damaged. Nothing was changed.
     Damaged(Damage),
     /// A file could not be read, written or synced. This is not damage: the bytes are unknown.
@@ -115,6 +122,11 @@ impl fmt::Display for OpenError {
                 f,
                 "{file} cannot be used: {detail}. It says what is lost of the log: put it back from a copy, \
                  or have `repair` make it again"
+            ),
+            OpenError::Trimmed { file, detail } => write!(
+                f,
+                "{file} cannot be used: {detail}. It says where the log begins, and what is needed of what was \
+                 trimmed, which nothing else tells: put it back from a backup. What is whole can be read"
             ),
             OpenError::Damaged(damage) => write!(
                 f,

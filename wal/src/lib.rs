@@ -31,6 +31,7 @@ mod recover;
 mod repair;
 mod segment;
 pub mod storage;
+mod trim;
 
 pub use batch::{EncodedBatch, EventFields, LimitError, Lineage};
 pub use error::{AppendError, OpenError, WHEN_EXHAUSTED, is_exhausted};
@@ -45,3 +46,4 @@ pub use record::{Mark, MarkChange, Parents, Record, RecordKind};
 pub use recover::{TailHint, TailReport, store_id};
 pub use repair::{Survey, Unverified};
 pub use segment::{Damage, Segment, Walk};
+pub use trim::{TRIM_HEADER_LEN, TrimPoint, TrimWriter, Trimmed, retire};

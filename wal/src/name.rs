@@ -19,6 +19,10 @@ const MANIFEST_NEW: &str = "backup.new";
 const UNFINISHED: &str = "backup.unfinished";
 const LOSSES: &str = "losses.los";
 const LOSSES_NEW: &str = "losses.new";
+const TRIMMED: &str = "trimmed.trm";
+const TRIMMED_NEW: &str = "trimmed.new";
+const FACTS_PREFIX: &str = "facts-";
+const FACTS_SUFFIX: &str = ".fct";
 /// Name, in such a folder, of the report of the repair.
 pub const REPORT: &str = "report.json";
 const QUARANTINE_PREFIX: &str = "quarantine-";
@@ -83,6 +87,21 @@ pub fn losses_new() -> &'static str {
     LOSSES_NEW
 }
 
+/// Name of the file that says with which segment the log begins, if that is not the first.
+pub fn trimmed() -> &'static str {
+    TRIMMED
+}
+
+/// Name under which such a file is written before it replaces the old one.
+pub fn trimmed_new() -> &'static str {
+    TRIMMED_NEW
+}
+
+/// Name of file `number` with what ordering needs of what was trimmed.
+pub fn facts(number: u64) -> String {
+    format!("{FACTS_PREFIX}{number:016x}{FACTS_SUFFIX}")
+}
+
 /// Name of the folder in which repair `number` keeps what it has replaced.
 pub fn quarantine(number: u64) -> String {
     format!("{QUARANTINE_PREFIX}{number:04}")
@@ -117,6 +136,12 @@ pub enum Kind {
     Losses,
     /// Losses that are half written; may be deleted.
     LossesNew,
+    /// Where the log begins, if not at its first segment.
+    Trimmed,
+    /// The same, half written; may be deleted.
+    TrimmedNew,
+    /// What ordering needs of what was trimmed, with a number: cannot be made again from the log.
+    Facts(u64),
     /// What a repair has replaced. Not read by anything; may be deleted.
     Quarantine,
     /// Not ours. Left alone.
@@ -147,6 +172,10 @@ pub fn kind(name: &str) -> Kind {
         Kind::Losses
     } else if name == LOSSES_NEW {
         Kind::LossesNew
+    } else if name == TRIMMED {
+        Kind::Trimmed
+    } else if name == TRIMMED_NEW {
+        Kind::TrimmedNew
     } else if name.starts_with(QUARANTINE_PREFIX) {
         Kind::Quarantine
     } else if let Some(number) = number(SEGMENT_PREFIX, SEGMENT_SUFFIX) {
@@ -159,6 +188,8 @@ pub fn kind(name: &str) -> Kind {
         Kind::Tips(number)
     } else if let Some(number) = number(RUN_PREFIX, RUN_SUFFIX) {
         Kind::Run(number)
+    } else if let Some(number) = number(FACTS_PREFIX, FACTS_SUFFIX) {
+        Kind::Facts(number)
     } else {
         Kind::Unknown
     }
@@ -182,6 +213,10 @@ mod tests {
         assert_eq!(kind(unfinished()), Kind::Backup);
         assert_eq!(kind(losses()), Kind::Losses);
         assert_eq!(kind(losses_new()), Kind::LossesNew);
+        assert_eq!(kind(trimmed()), Kind::Trimmed);
+        assert_eq!(kind(trimmed_new()), Kind::TrimmedNew);
+        assert_eq!(kind(&facts(0xfac75)), Kind::Facts(0xfac75));
+        assert!(!Kind::Trimmed.is_derived() && !Kind::Facts(1).is_derived());
         assert_eq!(kind(&quarantine(3)), Kind::Quarantine);
         assert_eq!(kind(LOCK), Kind::Lock);
     }

@@ -239,6 +239,9 @@ fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> 
             | name::Kind::Backup
             | name::Kind::Losses
             | name::Kind::LossesNew
+            | name::Kind::Trimmed
+            | name::Kind::TrimmedNew
+            | name::Kind::Facts(_)
             | name::Kind::Quarantine
             | name::Kind::Unknown => None,
         })

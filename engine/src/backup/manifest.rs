@@ -118,12 +118,15 @@ impl Entry {
             | name::Kind::Order(_)
             | name::Kind::Tips(_)
             | name::Kind::Run(_)
-            | name::Kind::Losses => true,
+            | name::Kind::Losses
+            | name::Kind::Trimmed
+            | name::Kind::Facts(_) => true,
             name::Kind::Checkpoint => name == name::checkpoint(),
             name::Kind::Lock
             | name::Kind::SegmentNew(_)
             | name::Kind::Backup
             | name::Kind::LossesNew
+            | name::Kind::TrimmedNew
             | name::Kind::Quarantine
             | name::Kind::Unknown => false,
         };

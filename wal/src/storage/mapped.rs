@@ -108,7 +108,7 @@ impl MappedFile {
         Self::over(file, published).map(Arc::new)
     }
 
-    fn over(file: Arc<dyn StorageFile>, published: u64) -> io::Result<Self> {
+    pub(crate) fn over(file: Arc<dyn StorageFile>, published: u64) -> io::Result<Self> {
         let map = file.map()?;
         if published > map.len() as u64 {
             return Err(io::Error::new(
