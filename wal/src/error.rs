@@ -107,8 +107,10 @@ impl fmt::Display for OpenError {
             OpenError::SegmentMissing { file } => {
                 write!(
                     f,
-                    "{file} is missing: the log has a gap; put the file back from a copy, or have \
-                     `repair` record the loss. What is whole can be read"
+                    "{file} is missing: the log has a gap, unless it was trimmed and {} is missing or older \
+                     than that; put the file back from a copy, or have `repair` record the loss. What is \
+                     whole can be read",
+                    crate::name::trimmed()
                 )
             }
             OpenError::SegmentForeign { file, detail } => {

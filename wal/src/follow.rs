@@ -8,6 +8,7 @@
 //! Bytes that are published so are never written again: the writer goes on behind them, and one that recovers
 //! keeps whole frames or, if it cuts them, leaves them alone in a sealed segment.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::error::OpenError;
@@ -18,9 +19,10 @@ use crate::format::{
 use crate::log::LogReader;
 use crate::loss::Losses;
 use crate::name;
-use crate::recover::{FoundSegment, HeaderCondition, TailHint, whole_frame};
+use crate::recover::{Before, FoundSegment, HeaderCondition, Place, TailHint, whole_frame};
 use crate::segment::Segment;
 use crate::storage::{Access, MappedTail, Storage};
+use crate::trim::TrimHeader;
 
 /// Bytes that are read ahead at first. A frame that is longer is read again, twice as long each time.
 const READ_LEN: u64 = 64 << 10;
@@ -32,6 +34,8 @@ pub struct LogFollower {
     segments: Vec<Arc<Segment>>,
     /// What was recorded as lost when this was opened.
     losses: Option<Arc<Losses>>,
+    /// Position at which the log begins, as far as this knows.
+    begins: u64,
     /// Of the last segment.
     tail: MappedTail,
     /// What was read ahead; kept for its space.
@@ -42,11 +46,12 @@ impl LogFollower {
     /// Opens the log that is there, as [`LogReader::open`] does; damage that was worked around is met again by
     /// whoever reads it.
     pub fn open(storage: Arc<dyn Storage>, hint: Option<TailHint>) -> Result<Self, OpenError> {
-        let LogReader { segments, losses, .. } = LogReader::open(&*storage, hint)?;
+        let LogReader { segments, losses, trim, .. } = LogReader::open(&*storage, hint)?;
+        let begins = trim.map_or(0, |trim| trim.position);
         let last = segments.last().expect("an open log has a segment");
         // Nobody else in this process has the map that the reader has just made.
         let tail = MappedTail::of(Arc::clone(last.file()));
-        Ok(LogFollower { storage, segments, losses, tail, ahead: Vec::new() })
+        Ok(LogFollower { storage, segments, losses, begins, tail, ahead: Vec::new() })
     }
 
     /// What derived files carry as the identity of their log: see [`identity`](crate::identity).
@@ -54,9 +59,24 @@ impl LogFollower {
         crate::loss::identity(&self.last().header().store_id, self.losses.as_deref())
     }
 
-    /// All segments so far, in order. None ever goes or changes its place.
+    /// All segments so far, in order. None ever goes or changes its place, but by [`LogFollower::let_go`].
+    /// One that is trimmed stays readable; one that is trimmed before this has come to it is left out.
     pub fn segments(&self) -> &[Arc<Segment>] {
         &self.segments
+    }
+
+    /// Position at which the log began when this last looked: at opening, and since then if it found
+    /// the next segment trimmed. What was not reached below it never will be.
+    pub fn begins_at(&self) -> u64 {
+        self.begins
+    }
+
+    /// Lets go of the first segments, up to those that end at `position`, but not of the last one; returns how
+    /// many. The space of a segment that is trimmed is given back once nobody has a map of it.
+    pub fn let_go(&mut self, position: u64) -> usize {
+        let until = self.segments.len() - 1;
+        let count = self.segments[..until].partition_point(|segment| segment.limit() <= position);
+        self.segments.drain(..count).count()
     }
 
     fn last(&self) -> &Arc<Segment> {
@@ -64,7 +84,7 @@ impl LogFollower {
     }
 
     /// Makes the log readable up to the end of the frame that holds `position`; `false` if there is no such frame,
-    /// or not yet: then another call may find it.
+    /// or not yet: then another call may find it. Nor is there if it was trimmed: see [`LogFollower::begins_at`].
     ///
     /// # Errors
     ///
@@ -128,14 +148,26 @@ impl LogFollower {
 
     /// Goes on in the next segment, if the log does. The last one is sealed then, and readable to its end.
     fn take_segment(&mut self) -> Result<bool, OpenError> {
-        let before = Arc::clone(self.last());
-        let number = before.number() + 1;
+        let last = Arc::clone(self.last());
+        let mut number = last.number() + 1;
+        let mut found = FoundSegment::read(&*self.storage, number, Place::Last)?;
+        let mut trim = None;
+        if found.is_none() {
+            // Its owner may have trimmed the log up to behind it. A file that cannot tell is no reason to end.
+            let point = TrimHeader::read(&*self.storage).ok().flatten();
+            trim = point.filter(|trim| {
+                trim.point.segment > number && trim.store_id == last.header().store_id
+            });
+            if let Some(trim) = &trim {
+                number = trim.point.segment;
+                found = FoundSegment::read(&*self.storage, number, Place::Last)?;
+            }
+        }
+        let before = trim.as_ref().map_or(Before::Segment(last.header()), Before::Trimmed);
         let path = || self.storage.describe(&name::segment(number));
-        let Some(found) = FoundSegment::read(&*self.storage, number, true)? else {
-            return Ok(false);
-        };
+        let Some(found) = found else { return Ok(false) };
         // The rows are those of FORMAT.md, "Headers".
-        let header = match found.condition(Some(before.header()), true) {
+        let header = match found.condition(before, true) {
             // H1, H2, and H4 without a copy: nothing to be read yet.
             HeaderCondition::Spare
             | HeaderCondition::Activating
@@ -157,15 +189,26 @@ impl LogFollower {
             }
         };
         let opened = self.storage.open(&name::segment(number), Access::Read);
-        let tail = opened
-            .and_then(|file| MappedTail::over(file, SEGMENT_HEADER_LEN))
-            .map_err(|source| OpenError::Io { context: format!("mapping {}", path()), source })?;
+        let tail = match opened.and_then(|file| MappedTail::over(file, SEGMENT_HEADER_LEN)) {
+            // Trimmed between the two looks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            tail => tail.map_err(|source| OpenError::Io {
+                context: format!("mapping {}", path()),
+                source,
+            })?,
+        };
         if !has_header(tail.shared().bytes(), &header) {
             // The file was replaced between the two looks.
             return Ok(false);
         }
-        let sealed_end = header.previous_end - before.base();
-        self.tail.publish(sealed_end.max(self.tail.shared().published()));
+        match trim {
+            None => {
+                let sealed_end = header.previous_end - last.base();
+                self.tail.publish(sealed_end.max(self.tail.shared().published()));
+            }
+            // How the last one ended, nobody knows any more.
+            Some(trim) => self.begins = trim.point.position,
+        }
         self.segments.push(Segment::new(header, Arc::clone(tail.shared()), self.losses.as_ref()));
         self.tail = tail;
         Ok(true)

@@ -14,6 +14,7 @@ use crate::name;
 use crate::recover::{Recovered, TailHint, TailReport, mapped_whole, recover};
 use crate::segment::{Damage, Segment};
 use crate::storage::{LockAttempt, MappedWriter, Storage, remove_if_there};
+use crate::trim::{TrimPoint, retire};
 
 /// Shortest segment that is made by itself, in bytes.
 pub const SEGMENT_LEN_MIN: u64 = 1 << 20;
@@ -62,6 +63,8 @@ pub struct LogReader {
     pub tail: TailReport,
     /// Damage that was found, and worked around, while opening.
     pub damage: Vec<Damage>,
+    /// Where the log begins, if it was trimmed.
+    pub trim: Option<TrimPoint>,
 }
 
 impl LogReader {
@@ -76,9 +79,9 @@ impl LogReader {
             Some(recovered) => recovered,
             None => return Err(nothing_there(storage, hint)),
         };
-        let Recovered { segments, end, report, damage, losses, .. } = recovered;
+        let Recovered { segments, end, report, damage, losses, trim, .. } = recovered;
         let store_id = segments[0].header().store_id;
-        Ok(LogReader { store_id, losses, segments, end, tail: report, damage })
+        Ok(LogReader { store_id, losses, segments, end, tail: report, damage, trim })
     }
 }
 
@@ -86,8 +89,11 @@ impl LogReader {
 pub(crate) fn nothing_there(storage: &dyn Storage, hint: Option<TailHint>) -> OpenError {
     let path = storage.describe("");
     let names = storage.list().unwrap_or_default();
-    let kinds = || names.iter().map(|name| name::kind(name));
-    if hint.is_some() || kinds().any(name::Kind::is_derived) {
+    let mut kinds = names.iter().map(|name| name::kind(name));
+    let of_a_log = |kind: name::Kind| {
+        kind.is_derived() || matches!(kind, name::Kind::Trimmed | name::Kind::Facts(_))
+    };
+    if hint.is_some() || kinds.any(of_a_log) {
         return OpenError::SegmentMissing { file: storage.describe(&name::segment(1)) };
     }
     match names.iter().find(|name| name::kind(name) == name::Kind::Unknown) {
@@ -125,6 +131,8 @@ pub struct LogWriter {
     /// is one, nothing is written.
     must_roll: bool,
     failed: bool,
+    /// Position at which the log begins.
+    begins: u64,
 }
 
 #[derive(Debug)]
@@ -222,6 +230,8 @@ pub struct OpenedLog {
     pub segments: Vec<Arc<Segment>>,
     /// What was done to the end of the log.
     pub tail: TailReport,
+    /// Where the log begins, if it was trimmed.
+    pub trim: Option<TrimPoint>,
 }
 
 /// Where a frame was written. It is not durable before the next [`LogWriter::sync`].
@@ -268,9 +278,9 @@ impl LogWriter {
         let active = make().map_err(OpenError::io(context))?;
         let (store_id, end) = (active.header().store_id, active.segment.first());
         let segments = vec![Arc::clone(&active.segment)];
-        let writer = Self::over(storage, options, active, end);
-        let losses = None;
-        Ok(OpenedLog { writer, store_id, losses, segments, tail: TailReport::Created })
+        let writer = Self::over(storage, options, active, end, 0);
+        let (losses, trim) = (None, None);
+        Ok(OpenedLog { writer, store_id, losses, segments, tail: TailReport::Created, trim })
     }
 
     fn resume(
@@ -279,6 +289,16 @@ impl LogWriter {
         recovered: Recovered,
     ) -> Result<OpenedLog, OpenError> {
         let Recovered { mut segments, end, report, appendable, spare, losses, .. } = recovered;
+        let Recovered { trim, trimmed, .. } = recovered;
+        let begins = trim.map_or(0, |trim| trim.position);
+        // Whoever trimmed the log last may have died before it was done.
+        let new = name::trimmed_new();
+        remove_if_there(&*storage, new)
+            .map_err(OpenError::io(format!("removing {}", storage.describe(new))))?;
+        if let (Some(trim), false) = (trim, trimmed.is_empty()) {
+            retire(&*storage, trim.segment)
+                .map_err(OpenError::io("removing segments that were trimmed"))?;
+        }
         let last = Arc::clone(segments.last().expect("a recovered log has a segment"));
         let number = last.number();
         if let Some(unused) = spare {
@@ -302,7 +322,7 @@ impl LogWriter {
             go_on_in(&mut segments)?
         } else {
             // Going on in a new segment seals the old one at `end`: whatever follows there is cut.
-            let len = segment_len(last.limit(), &options, 0);
+            let len = segment_len(last.limit() - begins, &options, 0);
             let preparation = Preparation::Fill;
             let request = SpareRequest { number: number + 1, len, preparation };
             let context = format!("creating {}", storage.describe(&name::segment(number + 1)));
@@ -323,12 +343,18 @@ impl LogWriter {
         let end = end.max(active.segment.first());
         let store_id = active.header().store_id;
         segments.push(Arc::clone(&active.segment));
-        let mut writer = Self::over(storage, options, active, end);
+        let mut writer = Self::over(storage, options, active, end, begins);
         writer.must_roll = must_roll;
-        Ok(OpenedLog { writer, store_id, losses, segments, tail: report })
+        Ok(OpenedLog { writer, store_id, losses, segments, tail: report, trim })
     }
 
-    fn over(storage: Arc<dyn Storage>, options: LogOptions, active: Active, end: u64) -> Self {
+    fn over(
+        storage: Arc<dyn Storage>,
+        options: LogOptions,
+        active: Active,
+        end: u64,
+        begins: u64,
+    ) -> Self {
         LogWriter {
             storage,
             options,
@@ -340,7 +366,13 @@ impl LogWriter {
             syncs: 0,
             must_roll: false,
             failed: false,
+            begins,
         }
+    }
+
+    /// Has the segments that are made from now on be as long as befits a log that begins where a trim says.
+    pub fn trimmed(&mut self, point: &TrimPoint) {
+        self.begins = point.position.min(self.active.segment.base());
     }
 
     /// Whether the log has to go on in a new segment, for which there was no room when it was opened. It is
@@ -451,7 +483,7 @@ impl LogWriter {
     }
 
     fn next_request(&self, frame_len: u64) -> SpareRequest {
-        let len = segment_len(self.active.segment.limit(), &self.options, frame_len);
+        let len = segment_len(self.active.segment.limit() - self.begins, &self.options, frame_len);
         // As the syncs of this segment are, so will those of the next be.
         let written = self.end - self.active.segment.base();
         let preparation = match written / self.syncs.max(1) {
@@ -544,7 +576,7 @@ fn activate(
     Ok(Active { segment, file: spare.file })
 }
 
-/// Length of the next segment of a log that is `log_len` bytes long: a quarter of the log, within
+/// Length of the next segment of a log of which `log_len` bytes are kept: a quarter of the log, within
 /// limits, so that a small store stays small and a big one has few files; longer if one frame
 /// needs it.
 fn segment_len(log_len: u64, options: &LogOptions, frame_len: u64) -> u64 {

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::error::OpenError;
@@ -24,6 +25,7 @@ use crate::segment::{Damage, Segment};
 use crate::storage::{
     Access, MappedFile, Storage, StorageFile, read_device_exact_at, read_exact_at,
 };
+use crate::trim::{TrimHeader, TrimPoint};
 
 /// Files are read in pieces of this many bytes where not all of one is wanted at once.
 const READ_LEN: usize = 1 << 20;
@@ -90,6 +92,76 @@ pub(crate) struct Recovered {
     pub(crate) losses: Option<Arc<Losses>>,
     /// Where the segments are from.
     pub(crate) links: Vec<Link>,
+    /// Where the log begins, if not with segment 1.
+    pub(crate) trim: Option<TrimPoint>,
+    /// Numbers of files of segments that were trimmed, and not unlinked yet.
+    pub(crate) trimmed: Vec<u64>,
+    /// What is wrong with the file that says where the log begins; a writing store does not open then.
+    pub(crate) trim_fault: Option<OpenError>,
+}
+
+/// What a segment follows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Before<'a> {
+    /// Nothing: it is segment 1.
+    Nothing,
+    /// A segment that was trimmed.
+    Trimmed(&'a TrimHeader),
+    Segment(&'a SegmentHeader),
+}
+
+impl<'a> Before<'a> {
+    /// What the first segment of a log follows.
+    fn all(trim: Option<&'a TrimHeader>) -> Self {
+        trim.map_or(Before::Nothing, Before::Trimmed)
+    }
+
+    fn number(self) -> u64 {
+        match self {
+            Before::Nothing => 0,
+            Before::Trimmed(trim) => trim.point.segment - 1,
+            Before::Segment(header) => header.number,
+        }
+    }
+
+    /// Position at which it ends, and the next begins.
+    fn limit(self) -> u64 {
+        match self {
+            Before::Nothing => 0,
+            Before::Trimmed(trim) => trim.point.position,
+            Before::Segment(header) => header.base + header.len,
+        }
+    }
+
+    /// Positions at which its frames can end.
+    fn ends(self) -> RangeInclusive<u64> {
+        match self {
+            Before::Nothing => 0..=0,
+            Before::Trimmed(trim) => trim.point.previous_end..=trim.point.previous_end,
+            Before::Segment(header) => header.base + SEGMENT_HEADER_LEN..=self.limit(),
+        }
+    }
+
+    fn salt(self) -> u64 {
+        match self {
+            Before::Nothing => 0,
+            Before::Trimmed(trim) => trim.point.previous_salt,
+            Before::Segment(header) => header.salt,
+        }
+    }
+
+    fn store_id(self) -> Option<[u8; 16]> {
+        match self {
+            Before::Nothing => None,
+            Before::Trimmed(trim) => Some(trim.store_id),
+            Before::Segment(header) => Some(header.store_id),
+        }
+    }
+
+    /// Whether the segment behind it was in use for certain: a log is never trimmed of all of its segments.
+    fn is_followed(self) -> bool {
+        matches!(self, Before::Trimmed(_))
+    }
 }
 
 /// What the header page of a segment file means for the log. One arm of `Chain::take` each.
@@ -139,10 +211,51 @@ pub(crate) fn recover(
     hint: Option<TailHint>,
     write: bool,
 ) -> Result<Option<Recovered>, OpenError> {
-    let found = find_segments(storage)?;
+    loop {
+        let (trim, trim_fault) = match TrimHeader::read(storage) {
+            Ok(trim) => (trim, None),
+            Err(problem @ OpenError::Trimmed { .. }) if !write => (None, Some(problem)),
+            Err(problem) => return Err(problem),
+        };
+        let recovered = recover_from(storage, hint, write, trim.as_ref(), trim_fault);
+        // An owner that trims the log meanwhile takes away segments from under a reader.
+        if write || TrimHeader::read(storage).ok().flatten() == trim {
+            return recovered;
+        }
+    }
+}
+
+/// The same for a log that begins where `trim` says.
+fn recover_from(
+    storage: &dyn Storage,
+    hint: Option<TailHint>,
+    write: bool,
+    trim: Option<&TrimHeader>,
+    mut trim_fault: Option<OpenError>,
+) -> Result<Option<Recovered>, OpenError> {
+    let mut found = find_segments(storage, trim)?;
+    // A file that another log's segments stand beside does not say where this one begins.
+    let foreign = |trim: &&TrimHeader| own_store_id(&found).is_some_and(|own| own != trim.store_id);
+    let trim = match trim.filter(foreign) {
+        None => trim,
+        Some(_) => {
+            let file = storage.describe(name::trimmed());
+            let detail =
+                "it belongs to another store (if this log was never trimmed, take it away)";
+            let detail = String::from(detail);
+            let problem = OpenError::Trimmed { file, detail };
+            if write {
+                return Err(problem);
+            }
+            trim_fault = Some(problem);
+            None
+        }
+    };
+    let begins = trim.map_or(1, |trim| trim.point.segment);
+    let trimmed = pass_trimmed(storage, &mut found, trim, write)?;
     let (links, spare, mut damage) = match write {
         true => {
-            let mut chain = Chain { storage, links: Vec::new(), spare: None };
+            let mut chain = Chain { storage, trim, links: Vec::new(), spare: None };
             for index in 0..found.len() {
                 chain.take(&found, index)?;
             }
@@ -150,13 +263,20 @@ pub(crate) fn recover(
         }
         false => {
             let mut arranged =
-                Arranged { storage, links: Vec::new(), spare: None, damage: Vec::new() };
+                Arranged { storage, trim, links: Vec::new(), spare: None, damage: Vec::new() };
             arranged.take_all(&found)?;
             (arranged.links, arranged.spare, arranged.damage)
         }
     };
+    if trim_fault.is_some() {
+        damage.push(file_damage(0, name::trimmed().to_owned(), 0, 0..0, Fault::Checksum));
+    }
     let Some(last) = links.last() else {
         return match damage.into_iter().next() {
+            // Something was trimmed, so there was a log.
+            None if trim.is_some() => {
+                Err(OpenError::SegmentMissing { file: storage.describe(&name::segment(begins)) })
+            }
             None => Ok(None),
             Some(Damage { file, fault: Fault::Missing, .. }) => {
                 Err(OpenError::SegmentMissing { file: storage.describe(&file) })
@@ -165,6 +285,7 @@ pub(crate) fn recover(
                 let detail = "it is longer than any segment, or does not belong here";
                 Err(OpenError::SegmentForeign { file: storage.describe(&file), detail })
             }
+            Some(Damage { segment: 0, .. }) if let Some(problem) = trim_fault => Err(problem),
             Some(found) => Err(OpenError::Damaged(found)),
         };
     };
@@ -202,57 +323,114 @@ pub(crate) fn recover(
         && (closed || empty)
         && !is_linked(storage, &last.header)?
         && is_cache_empty(storage, &last.header, end)?;
-    Ok(Some(Recovered { segments, end, report, appendable, spare, damage, losses, links }))
+    let trim = trim.map(|trim| trim.point);
+    Ok(Some(Recovered {
+        segments,
+        end,
+        report,
+        appendable,
+        spare,
+        damage,
+        losses,
+        links,
+        trim,
+        trimmed,
+        trim_fault,
+    }))
+}
+
+/// Takes out the segments that were trimmed, and have not been unlinked yet; returns their numbers. A file that
+/// only has the name of one is left for others to judge.
+fn pass_trimmed(
+    storage: &dyn Storage,
+    found: &mut Vec<FoundSegment>,
+    trim: Option<&TrimHeader>,
+    write: bool,
+) -> Result<Vec<u64>, OpenError> {
+    let Some(trim) = trim else { return Ok(Vec::new()) };
+    let is_trimmed = |segment: &FoundSegment| {
+        let is_it = |header: &SegmentHeader| {
+            header.store_id == trim.store_id && header.number == segment.number
+        };
+        segment.number < trim.point.segment && segment.header().is_none_or(is_it)
+    };
+    let numbers = found.iter().filter(|segment| is_trimmed(segment));
+    let numbers = numbers.map(|segment| segment.number).collect();
+    found.retain(|segment| !is_trimmed(segment));
+    match found.first() {
+        // H6. It would be unlinked for its name.
+        Some(segment) if write && segment.number < trim.point.segment => {
+            let file = storage.describe(&name::segment(segment.number));
+            Err(OpenError::SegmentForeign {
+                file,
+                detail: "its header has another number or store than its name",
+            })
+        }
+        Some(_) | None => Ok(numbers),
+    }
 }
 
 /// Identity of the store whose log is in `storage`, as the header of the first segment tells it;
 /// nothing if there is none that can be read. A checkpoint of another store is no [`TailHint`].
 pub fn store_id(storage: &dyn Storage) -> Option<[u8; 16]> {
-    let names = storage.list().ok()?;
-    let numbers = names.iter().filter_map(|name| match name::kind(name) {
-        name::Kind::Segment(number) => Some(number),
-        _ => None,
-    });
-    let file = storage.open(&name::segment(numbers.min()?), Access::Read).ok()?;
-    match read_header(&*file, file.len().ok()?).ok()? {
-        SegmentHeaderState::Valid(header) | SegmentHeaderState::OneCopy(header, _) => {
-            Some(header.store_id)
-        }
-        SegmentHeaderState::Unused
-        | SegmentHeaderState::Damaged(_)
-        | SegmentHeaderState::Foreign { .. } => None,
+    let trim = TrimHeader::read(storage).ok().flatten();
+    let begins = trim.as_ref().map_or(1, |trim| trim.point.segment);
+    for number in segment_numbers(storage).ok()?.into_iter().filter(|&number| number >= begins) {
+        let file = match storage.open(&name::segment(number), Access::Read) {
+            // Its owner has trimmed it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file.ok()?,
+        };
+        return match read_header(&*file, file.len().ok()?).ok()? {
+            SegmentHeaderState::Valid(header) | SegmentHeaderState::OneCopy(header, _) => {
+                Some(header.store_id)
+            }
+            SegmentHeaderState::Unused
+            | SegmentHeaderState::Damaged(_)
+            | SegmentHeaderState::Foreign { .. } => None,
+        };
     }
+    None
 }
 
-fn find_segments(storage: &dyn Storage) -> Result<Vec<FoundSegment>, OpenError> {
-    let names = storage.list().map_err(OpenError::io("listing the store's directory"))?;
-    let mut numbers: Vec<u64> = names
-        .iter()
-        .filter_map(|name| match name::kind(name) {
-            name::Kind::Segment(number) => Some(number),
-            name::Kind::Lock
-            | name::Kind::SegmentNew(_)
-            | name::Kind::Order(_)
-            | name::Kind::Tips(_)
-            | name::Kind::Run(_)
-            | name::Kind::Checkpoint
-            | name::Kind::Backup
-            | name::Kind::Losses
-            | name::Kind::LossesNew
-            | name::Kind::Trimmed
-            | name::Kind::TrimmedNew
-            | name::Kind::Facts(_)
-            | name::Kind::Quarantine
-            | name::Kind::Unknown => None,
-        })
-        .collect();
+/// Numbers that files have as segments, in order.
+pub(crate) fn segment_numbers(storage: &dyn Storage) -> io::Result<Vec<u64>> {
+    let number = |name: &String| match name::kind(name) {
+        name::Kind::Segment(number) => Some(number),
+        _ => None,
+    };
+    let mut numbers: Vec<u64> = storage.list()?.iter().filter_map(number).collect();
     numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn find_segments(
+    storage: &dyn Storage,
+    trim: Option<&TrimHeader>,
+) -> Result<Vec<FoundSegment>, OpenError> {
+    let numbers =
+        segment_numbers(storage).map_err(OpenError::io("listing the store's directory"))?;
+    let begins = trim.map_or(1, |trim| trim.point.segment);
     let mut found = Vec::with_capacity(numbers.len());
     for (index, &number) in numbers.iter().enumerate() {
-        let last = index + 1 == numbers.len();
-        found.extend(FoundSegment::read(storage, number, last)?);
+        let place = match index + 1 == numbers.len() {
+            _ if number < begins => Place::Trimmed,
+            true => Place::Last,
+            false => Place::Within,
+        };
+        found.extend(FoundSegment::read(storage, number, place)?);
     }
     Ok(found)
+}
+
+/// Where a segment file is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Before the beginning of the log: its owner may be about to unlink it.
+    Trimmed,
+    Within,
+    /// At the end, where its owner may take back a spare.
+    Last,
 }
 
 /// A segment file and what its header page turns out to be.
@@ -266,20 +444,22 @@ pub(crate) struct FoundSegment {
 }
 
 impl FoundSegment {
-    /// Reads what matters of a segment file; nothing if it is the last and is gone again, because a
-    /// writer has taken back a spare meanwhile.
+    /// Reads what matters of a segment file; nothing if it is gone again, because a writer has taken back a
+    /// spare meanwhile, or unlinked what was trimmed.
     pub(crate) fn read(
         storage: &dyn Storage,
         number: u64,
-        last: bool,
+        place: Place,
     ) -> Result<Option<Self>, OpenError> {
         let name = name::segment(number);
         let path = storage.describe(&name);
         let file = match storage.open(&name, Access::Read) {
-            Err(error) if last && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if place != Place::Within && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
             result => result.map_err(OpenError::io(format!("opening {path}")))?,
         };
-        Self::read_file(&*file, number, last)
+        Self::read_file(&*file, number, place == Place::Last)
             .map(Some)
             .map_err(OpenError::io(format!("reading {path}")))
     }
@@ -310,13 +490,10 @@ impl FoundSegment {
         }
     }
 
-    pub(crate) fn condition(
-        &self,
-        previous: Option<&SegmentHeader>,
-        last: bool,
-    ) -> HeaderCondition {
+    pub(crate) fn condition(&self, before: Before<'_>, last: bool) -> HeaderCondition {
         // A file too short to be a segment was cut by somebody else.
-        let untouched = last && self.body_zero && self.len >= SEGMENT_LEN_MIN;
+        let untouched =
+            last && self.body_zero && self.len >= SEGMENT_LEN_MIN && !before.is_followed();
         let (header, fault) = match &self.state {
             SegmentHeaderState::Unused if untouched => return HeaderCondition::Spare,
             SegmentHeaderState::Damaged(_) | SegmentHeaderState::OneCopy(..) if untouched => {
@@ -337,7 +514,7 @@ impl FoundSegment {
             SegmentHeaderState::Valid(header) => (header, None),
             SegmentHeaderState::OneCopy(header, fault) => (header, Some(*fault)),
         };
-        match (self.misfit(header, previous), fault) {
+        match (self.misfit(header, before), fault) {
             (Some(detail), _) => HeaderCondition::Misfit { detail },
             (None, None) => HeaderCondition::Whole(header.clone()),
             (None, Some(fault)) => HeaderCondition::Damaged { fault, other_copy: true },
@@ -345,11 +522,7 @@ impl FoundSegment {
     }
 
     /// Why a whole header does not belong here.
-    fn misfit(
-        &self,
-        header: &SegmentHeader,
-        previous: Option<&SegmentHeader>,
-    ) -> Option<&'static str> {
+    fn misfit(&self, header: &SegmentHeader, before: Before<'_>) -> Option<&'static str> {
         if header.number != self.number {
             return Some("its header has another number than its name");
         }
@@ -359,10 +532,13 @@ impl FoundSegment {
         if header.len > SEGMENT_LEN_MAX {
             return Some("it is longer than any segment");
         }
-        if previous.is_some_and(|previous| header.store_id != previous.store_id) {
+        if before.store_id().is_some_and(|store_id| header.store_id != store_id) {
             return Some("it belongs to another store");
         }
-        (!follows(header, previous)).then_some("it does not follow the segment before it")
+        (!follows(header, before)).then_some(match before {
+            Before::Nothing | Before::Segment(_) => "it does not follow the segment before it",
+            Before::Trimmed(_) => "it does not follow what was trimmed of the log",
+        })
     }
 
     /// The header, if a copy of it is whole.
@@ -379,24 +555,20 @@ impl FoundSegment {
 
     /// What can be known of a lost header from the segments beside it: all but where the segment
     /// before it ends.
-    fn rebuilt(
-        &self,
-        previous: Option<&SegmentHeader>,
-        next: Option<&Self>,
-    ) -> Option<SegmentHeader> {
+    fn rebuilt(&self, before: Before<'_>, next: Option<&Self>) -> Option<SegmentHeader> {
         let next = next?.header()?;
-        let base = previous.map_or(0, |header| header.base + header.len);
+        let base = before.limit();
         let follows = next.base.checked_sub(self.len) == Some(base)
             && self.len <= SEGMENT_LEN_MAX
-            && previous.is_none_or(|header| header.store_id == next.store_id);
+            && before.store_id().is_none_or(|store_id| store_id == next.store_id);
         follows.then(|| SegmentHeader {
             store_id: next.store_id,
             number: self.number,
             base,
             len: self.len,
             salt: next.previous_salt,
-            previous_end: previous.map_or(0, |header| header.base + header.len),
-            previous_salt: previous.map_or(0, |header| header.salt),
+            previous_end: *before.ends().end(),
+            previous_salt: before.salt(),
         })
     }
 }
@@ -423,18 +595,12 @@ fn is_zero_from(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<boo
     Ok(true)
 }
 
-/// Whether a whole header belongs behind that of the segment before it.
-fn follows(header: &SegmentHeader, previous: Option<&SegmentHeader>) -> bool {
-    match previous {
-        None => header.base == 0 && header.previous_end == 0 && header.previous_salt == 0,
-        Some(previous) => {
-            header.base.checked_add(header.len).is_some()
-                && header.base == previous.base + previous.len
-                && header.previous_salt == previous.salt
-                && header.previous_end >= previous.base + SEGMENT_HEADER_LEN
-                && header.previous_end <= header.base
-        }
-    }
+/// Whether a whole header belongs behind what is before it.
+fn follows(header: &SegmentHeader, before: Before<'_>) -> bool {
+    header.base.checked_add(header.len).is_some()
+        && header.base == before.limit()
+        && header.previous_salt == before.salt()
+        && before.ends().contains(&header.previous_end)
 }
 
 /// Whether a whole header can belong behind so many segments that are missing, and all that ends at `limit`.
@@ -490,17 +656,26 @@ fn file_damage(
 #[derive(Debug)]
 struct Arranged<'a> {
     storage: &'a dyn Storage,
+    trim: Option<&'a TrimHeader>,
     links: Vec<Link>,
     spare: Option<u64>,
     damage: Vec<Damage>,
 }
 
 impl Arranged<'_> {
+    /// What the next segment follows.
+    fn before(&self) -> Before<'_> {
+        self.links.last().map_or(Before::all(self.trim), |link| Before::Segment(&link.header))
+    }
+
     fn take_all(&mut self, found: &[FoundSegment]) -> Result<(), OpenError> {
         let mut last = found.len();
+        let begins = self.before().number() + 1;
         if let Some(segment) = found.last()
+            // The segment that a trimmed log begins with was in use.
+            && (self.trim.is_none() || segment.number != begins)
             && let HeaderCondition::Spare | HeaderCondition::Activating =
-                segment.condition(None, true)
+                segment.condition(Before::Nothing, true)
         {
             self.spare = Some(segment.number);
             last -= 1;
@@ -531,11 +706,16 @@ impl Arranged<'_> {
             let file = name::segment(segment.number);
             self.damage.push(file_damage(segment.number, file, 0, 0..0, Fault::Foreign));
         }
+        let of_the_log = places.split_off(&begins);
+        // By its header, it is part of what was trimmed; by its name, it is not.
+        for segment in std::mem::replace(&mut places, of_the_log).values() {
+            let file = name::segment(segment.number);
+            self.damage.push(file_damage(segment.number, file, 0, 0..0, Fault::Foreign));
+        }
         for (&number, &segment) in &places {
             self.place(number, segment, places.get(&number.saturating_add(1)).copied());
         }
-        let last = self.links.last().map(|link| &link.header);
-        let (expected, limit) = last.map_or((1, 0), |last| (last.number + 1, last.base + last.len));
+        let (expected, limit) = (self.before().number() + 1, self.before().limit());
         if self.spare.is_some_and(|spare| spare > expected) && places.keys().all(|&n| n < expected)
         {
             // It was prepared to follow a segment.
@@ -556,18 +736,16 @@ impl Arranged<'_> {
     }
 
     fn place(&mut self, number: u64, segment: &FoundSegment, next: Option<&FoundSegment>) {
-        let previous = self.links.last().map(|link| link.header.clone());
-        let before = previous.as_ref().map_or(0, |header| header.number);
-        let limit = previous.as_ref().map_or(0, |header| header.base + header.len);
+        let (before, limit) = (self.before().number(), self.before().limit());
         let adjacent = number == before + 1;
         let file = name::segment(segment.number);
         let header = match segment.header() {
             Some(header) => Some(header.clone()),
-            None if adjacent => segment.rebuilt(previous.as_ref(), next),
+            None if adjacent => segment.rebuilt(self.before(), next),
             None => None,
         };
         let belongs = |header: &SegmentHeader| match adjacent {
-            true => segment.header().is_none() || follows(header, previous.as_ref()),
+            true => segment.header().is_none() || follows(header, self.before()),
             false => number > before && follows_a_gap(header, limit, number - before - 1),
         };
         let header = match header {
@@ -630,6 +808,7 @@ const UNKNOWN_FEATURE: &str = "it uses a feature that this build does not know";
 #[derive(Debug)]
 struct Chain<'a> {
     storage: &'a dyn Storage,
+    trim: Option<&'a TrimHeader>,
     links: Vec<Link>,
     /// Number of an unused segment at the end.
     spare: Option<u64>,
@@ -640,11 +819,12 @@ impl Chain<'_> {
     fn take(&mut self, found: &[FoundSegment], index: usize) -> Result<(), OpenError> {
         let segment = &found[index];
         let path = |number| self.storage.describe(&name::segment(number));
-        let previous = self.links.last().map(|link| &link.header);
+        let first = Before::all(self.trim);
+        let before = self.links.last().map_or(first, |link| Before::Segment(&link.header));
         let next = found.get(index + 1);
-        let condition = segment.condition(previous, next.is_none());
+        let condition = segment.condition(before, next.is_none());
         // H6: a gap, also before a file that was never used: it was prepared to follow a segment.
-        let expected = index as u64 + 1;
+        let expected = first.number() + 1 + index as u64;
         if segment.number != expected {
             return Err(OpenError::SegmentMissing { file: path(expected) });
         }
@@ -661,8 +841,8 @@ impl Chain<'_> {
             }
             // H4.
             HeaderCondition::Damaged { fault, other_copy } => {
-                let base = previous.map_or(0, |header| header.base + header.len);
-                let is_known = other_copy || segment.rebuilt(previous, next).is_some();
+                let base = before.limit();
+                let is_known = other_copy || segment.rebuilt(before, next).is_some();
                 let readable = if is_known { SEGMENT_HEADER_LEN } else { segment.len };
                 let (file, positions) = (name::segment(segment.number), base..base + readable);
                 let damage = file_damage(segment.number, file, 0, positions, fault);

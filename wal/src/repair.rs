@@ -16,13 +16,14 @@ use crate::format::{
     FRAME_HEADER_LEN, Fault, RecordLayout, Run, SEGMENT_HEADER_LEN, SegmentHeader, align_up,
     written_len,
 };
-use crate::log::SEGMENT_LEN_MIN;
+use crate::log::{SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 use crate::loss::{Losses, Stretch};
 use crate::name;
 use crate::record::Record;
-use crate::recover::{Link, Recovered, TailHint, recover};
+use crate::recover::{Link, Recovered, TailHint, recover, segment_numbers};
 use crate::segment::{Damage, Segment};
 use crate::storage::{Access, Storage, StorageFile, read_exact_at, remove_if_there, write_all_at};
+use crate::trim::TrimPoint;
 
 /// More bytes than this are not taken to be lost at the end of the log.
 const LOST_END_MAX: u64 = 1 << 40;
@@ -49,6 +50,12 @@ pub struct Survey {
     is_end_lost: bool,
     /// Newest delivery in each segment.
     newest: Vec<u64>,
+    /// Where the log begins, if it was trimmed.
+    trim: Option<TrimPoint>,
+    /// Files of segments that were trimmed: no part of the log, and no damage.
+    trimmed: Vec<u64>,
+    /// Why nobody knows where the log begins.
+    trim_fault: Option<OpenError>,
 }
 
 /// A segment as it has to be for the log to be whole.
@@ -74,6 +81,7 @@ impl Survey {
             None => return Err(crate::log::nothing_there(storage, hint)),
         };
         let Recovered { segments, end, damage: mut found, losses, links, .. } = recovered;
+        let Recovered { trim, trimmed, trim_fault, .. } = recovered;
         let walked = |position: u64| {
             segments.iter().any(|segment| (segment.first()..segment.end()).contains(&position))
         };
@@ -125,6 +133,9 @@ impl Survey {
             durable_end,
             is_end_lost,
             newest,
+            trim,
+            trimmed,
+            trim_fault,
         })
     }
 
@@ -185,7 +196,7 @@ impl Survey {
     fn targets(&self) -> Result<Vec<Target>, OpenError> {
         let mut targets: Vec<Target> = Vec::new();
         for (index, link) in self.links.iter().enumerate() {
-            let before = targets.last().map_or(0, |target| target.header.number);
+            let before = targets.last().map_or(self.begins() - 1, |target| target.header.number);
             for number in before + 1..link.header.number {
                 targets.push(self.made(targets.last(), number, Some(&link.header))?);
             }
@@ -219,11 +230,16 @@ impl Survey {
             }
         }
         if self.durable_end > limit || self.is_end_lost {
-            let number = targets.last().map_or(1, |target| target.header.number + 1);
+            let number = targets.last().map_or(self.begins(), |target| target.header.number + 1);
             let made = self.made(targets.last(), number, None)?;
             targets.push(made);
         }
         Ok(targets)
+    }
+
+    /// Number of the segment that the log begins with.
+    fn begins(&self) -> u64 {
+        self.trim.map_or(1, |trim| trim.segment)
     }
 
     /// A segment of which nothing is there. What is not known of it and does not matter is made up, the
@@ -234,18 +250,23 @@ impl Survey {
         number: u64,
         next: Option<&SegmentHeader>,
     ) -> Result<Target, OpenError> {
-        let base = previous.map_or(0, |target| target.header.base + target.header.len);
+        let trimmed = self
+            .trim
+            .map_or((0, 0, 0), |trim| (trim.position, trim.previous_end, trim.previous_salt));
+        let (base, previous_end, previous_salt) = previous.map_or(trimmed, |target| {
+            (target.header.base + target.header.len, target.end, target.header.salt)
+        });
         let unusable = || OpenError::SegmentForeign {
             file: name::segment(number),
             detail: "there is no room for it between the segments beside it",
         };
         let (len, end) = match next {
             Some(next) => {
-                // The first of several has all that is left over.
+                // The first of several have all that is left over.
                 let behind = (next.number - number - 1).checked_mul(SEGMENT_LEN_MIN);
                 let room = next.base.checked_sub(base).zip(behind);
                 let len = room.and_then(|(room, behind)| room.checked_sub(behind));
-                let len = len.ok_or_else(unusable)?;
+                let len = len.ok_or_else(unusable)?.min(SEGMENT_LEN_MAX);
                 (len, base + len)
             }
             None => {
@@ -269,8 +290,8 @@ impl Survey {
             base,
             len,
             salt,
-            previous_end: previous.map_or(0, |target| target.end),
-            previous_salt: previous.map_or(0, |target| target.header.salt),
+            previous_end,
+            previous_salt,
         };
         Ok(Target { header, end, link: None })
     }
@@ -326,13 +347,18 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// What was done so far stands; another attempt goes on.
+    /// What was done so far stands; another attempt goes on. [`OpenError::Trimmed`], and nothing is done: what
+    /// that file says, nothing else tells.
     pub fn mend(
         &self,
         storage: &dyn Storage,
         losses: &Losses,
         report: &[u8],
     ) -> Result<String, OpenError> {
+        if let Some(OpenError::Trimmed { file, detail }) = &self.trim_fault {
+            let (file, detail) = (file.clone(), detail.clone());
+            return Err(OpenError::Trimmed { file, detail });
+        }
         let folder =
             free_folder(storage).map_err(OpenError::io("listing the store's directory"))?;
         let context = format!("keeping what is damaged in {}", storage.describe(&folder));
@@ -404,8 +430,9 @@ impl Survey {
     /// Nothing is ever replaced: after each step every segment is there, under whatever name.
     fn clear_names(&self, storage: &dyn Storage, folder: &str) -> io::Result<()> {
         let used = |file: u64| self.links.iter().any(|link| link.file == file);
-        let files = segment_files(storage)?;
-        for &file in files.iter().filter(|&&file| !used(file)) {
+        let files = segment_numbers(storage)?;
+        let is_trimmed = |file: u64| self.trimmed.contains(&file);
+        for &file in files.iter().filter(|&&file| !used(file) && !is_trimmed(file)) {
             let name = name::segment(file);
             let source = storage.open(&name, Access::Read)?;
             if written_end(&*source)? == 0 {
@@ -492,17 +519,6 @@ impl Segment {
             is_event: RecordLayout::is_event(record.bytes()),
         })
     }
-}
-
-fn segment_files(storage: &dyn Storage) -> io::Result<Vec<u64>> {
-    let names = storage.list()?;
-    Ok(names
-        .iter()
-        .filter_map(|name| match name::kind(name) {
-            name::Kind::Segment(number) => Some(number),
-            _ => None,
-        })
-        .collect())
 }
 
 /// A name for a folder that is not there.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::error::OpenError;
 use crate::format::{ALIGN, Fault, SEGMENT_HEADER_LEN};
 use crate::name;
+use crate::recover::segment_numbers;
 use crate::segment::Segment;
 use crate::storage::{
     Access, MappedFile, Storage, StorageFile, read_exact_at, remove_if_there, write_all_at,
@@ -358,18 +359,11 @@ pub fn retire(storage: &dyn Storage, below: u64) -> io::Result<u64> {
         let text = format!("no trim says that the log begins with segment {below}");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let mut numbers: Vec<u64> = storage
-        .list()?
-        .iter()
-        .filter_map(|name| match name::kind(name) {
-            name::Kind::Segment(number) if number < below => Some(number),
-            _ => None,
-        })
-        .collect();
+    let mut numbers = segment_numbers(storage)?;
+    numbers.retain(|&number| number < below);
     if numbers.is_empty() {
         return Ok(0);
     }
-    numbers.sort_unstable();
     // Before it is durable that they are no part of the log, none may go: whoever has renamed the file may
     // have died before that.
     storage.sync_dir()?;
