@@ -869,7 +869,7 @@ fn is_whole(
 ) -> Result<bool, BackupError> {
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let store_id = checkpoint.store_id;
-    let state = restore_state(storage, &scratch, Some(checkpoint.clone()), store_id, false)?;
+    let state = restore_state(storage, &scratch, Some(checkpoint.clone()), None, store_id, false)?; // TODO
     let Some(state) = state else { return Ok(false) };
     // Runs follow each other without a gap.
     let follow = state.runs.windows(2).all(|pair| pair[0].extent.to == pair[1].extent.from);

@@ -400,6 +400,11 @@ pub enum ReadError {
         /// Offset of the damage in the file, in bytes.
         offset: u64,
     },
+    /// It was trimmed: what is before `first` is gone.
+    Trimmed {
+        /// The first sequence that can be read: the global one, or, of the reader of a stream, the local one.
+        first: u64,
+    },
     /// The store was closed while waiting.
     Closed,
     /// The store is open for reading only, and this would write.
@@ -426,6 +431,9 @@ impl fmt::Display for ReadError {
                 "{file} is damaged at offset {offset}; it is derived from the log: rebuild it with \
                  `order --rebuild`"
             ),
+            ReadError::Trimmed { first } => {
+                write!(f, "events before sequence {first} were trimmed; read from {first} on")
+            }
             ReadError::Closed => f.write_str("the store is closed"),
             ReadError::ReadOnly => f.write_str("the store is open for reading only"),
             ReadError::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),

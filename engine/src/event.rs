@@ -9,6 +9,7 @@ use thalweg_wal::{EncodedBatch, EventFields, LimitError, Lineage, MarkChange, Re
 use crate::cursors::Cursor;
 use crate::error::ReadError;
 use crate::pipeline::subscriber::ParentSource;
+use crate::trimmed::Base;
 
 /// More parents than this are listed in a vector.
 const FEW_PARENTS: usize = 16;
@@ -502,12 +503,47 @@ impl Deref for EventId<'_> {
     }
 }
 
-/// A segment as the events of one reader hold it.
+/// What holds a record, as the events of one reader hold on to it.
 ///
 /// Counting references on a value that all threads share costs more than reading an event, so
 /// each reader has its own count, and the count of the segment itself moves once per reader.
 #[derive(Debug)]
-pub(crate) struct SegmentPin(pub(crate) Arc<Segment>);
+pub(crate) enum Pin {
+    Segment(Arc<Segment>),
+    /// For an event whose segment was trimmed while it was held.
+    Base(Arc<Base>),
+}
+
+impl Pin {
+    /// Whether the record at `position` is in it.
+    pub(crate) fn holds(&self, position: u64) -> bool {
+        match self {
+            Pin::Segment(segment) => (segment.base()..segment.limit()).contains(&position),
+            Pin::Base(base) => position < base.position(),
+        }
+    }
+
+    /// The record at `position`, verified.
+    pub(crate) fn record(&self, position: u64) -> Result<Record<'_>, ReadError> {
+        match self {
+            Pin::Segment(segment) => Ok(segment.record(position)?),
+            // All of it was verified when it was opened.
+            Pin::Base(base) => {
+                let first = base.frontier().global;
+                base.record(position).ok_or(ReadError::Trimmed { first })
+            }
+        }
+    }
+
+    /// The record of `len` bytes at `position`, as an earlier look has found it.
+    #[inline]
+    fn record_of_len(&self, position: u64, len: u64) -> Record<'_> {
+        match self {
+            Pin::Segment(segment) => segment.record_of_len(position, len),
+            Pin::Base(base) => base.record(position).expect("it was there before"),
+        }
+    }
+}
 
 /// A delivered event, borrowed from the mapped log.
 ///
@@ -515,7 +551,7 @@ pub(crate) struct SegmentPin(pub(crate) Arc<Segment>);
 /// event keeps that segment alive. [`Event::to_owned`] copies what matters and lets go.
 #[derive(Clone)]
 pub struct Event {
-    pub(crate) pin: Arc<SegmentPin>,
+    pub(crate) pin: Arc<Pin>,
     pub(crate) position: u64,
     pub(crate) len: u64,
     pub(crate) global: u64,
@@ -568,7 +604,7 @@ impl Event {
 
     #[inline]
     fn record(&self) -> Record<'_> {
-        self.pin.0.record_of_len(self.position, self.len)
+        self.pin.record_of_len(self.position, self.len)
     }
 
     /// Place in the whole store, from 0. Never changes.

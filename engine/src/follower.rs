@@ -53,6 +53,7 @@ use crate::pipeline::subscription::Subscription;
 use crate::pipeline::threads;
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, WaitError, now};
+use crate::trimmed::Base;
 
 /// Items that a look reads at first; twice as many after each look that finds no end.
 const LOOK_ITEMS_MIN: u64 = 64;
@@ -184,7 +185,7 @@ impl Follower {
     ///
     /// None now; events that cannot be read are errors in their place.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
-        Ok(Read::global(self.core(), &range))
+        Read::global(self.core(), &range)
     }
 
     /// The stream `name` as far as it is delivered now, or `None` if nothing of it is.
@@ -287,28 +288,40 @@ struct Known {
     order: ChunkFollower,
     tips: ChunkFollower,
     runs: Vec<Arc<Run>>,
+    base: Option<Arc<Base>>,
 }
 
 impl Known {
     /// Nothing if a file that the checkpoint names is missing or wrong.
-    fn of(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result<Option<Self>, OpenError> {
+    fn of(
+        storage: &Arc<dyn Storage>,
+        checkpoint: &Checkpoint,
+        base: Option<&Arc<Base>>,
+    ) -> Result<Option<Self>, OpenError> {
+        if base.is_some_and(|base| base.position() > checkpoint.ordered) {
+            // The store was trimmed since the checkpoint was read.
+            return Ok(None);
+        }
         let Frontier { global, tips } = checkpoint.frontier;
+        let first = base.map_or_else(Frontier::default, |base| base.frontier());
+        let (global, tips) = ((first.global, global), (first.tips, tips));
         let chunks = |layout, count| {
             usable(ChunkFollower::open(layout, checkpoint.store_id, Arc::clone(storage), count))
         };
         let (Some(order), Some(tips)) = (chunks(ORDER, global)?, chunks(TIPS, tips)?) else {
             return Ok(None);
         };
-        Ok(runs_of(&**storage, checkpoint)?.map(|runs| Known { order, tips, runs }))
+        let base = base.cloned();
+        Ok(runs_of(&**storage, checkpoint)?.map(|runs| Known { order, tips, runs, base }))
     }
 
-    /// Of a store without a checkpoint: the order is read from its beginning.
-    fn nothing(storage: &Arc<dyn Storage>, store_id: [u8; 16]) -> Result<Self, OpenError> {
-        let chunks = |layout| {
-            let opened = ChunkFollower::open(layout, store_id, Arc::clone(storage), 0);
-            opened.map_err(|error| OpenError::from(Failure::from(error)))
-        };
-        Ok(Known { order: chunks(ORDER)?, tips: chunks(TIPS)?, runs: Vec::new() })
+    /// Of a store without a checkpoint: the order is read from its beginning, or from where the log begins.
+    fn nothing(storage: &Arc<dyn Storage>, store_id: [u8; 16], base: Option<Arc<Base>>) -> Self {
+        let first = base.as_ref().map_or_else(Frontier::default, |base| base.frontier());
+        let chunks =
+            |layout, first| ChunkFollower::begin(layout, store_id, Arc::clone(storage), first);
+        let runs = base.as_ref().map_or_else(Vec::new, |base| base.runs.clone());
+        Known { order: chunks(ORDER, first.global), tips: chunks(TIPS, first.tips), runs, base }
     }
 }
 
@@ -317,7 +330,9 @@ fn runs_of(
     storage: &dyn Storage,
     checkpoint: &Checkpoint,
 ) -> Result<Option<Vec<Arc<Run>>>, OpenError> {
-    let open = |&number: &u64| usable(Run::open(storage, &checkpoint.store_id, number)).transpose();
+    let open = |&number: &u64| {
+        usable(Run::open(storage, &checkpoint.store_id, name::run, number)).transpose()
+    };
     // A missing one ends the list early.
     let runs: Vec<_> = checkpoint.runs.iter().map_while(open).collect::<Result<_, _>>()?;
     Ok((runs.len() == checkpoint.runs.len()).then_some(runs))
@@ -349,15 +364,19 @@ impl Stage {
             let checkpoint = Checkpoint::read(&*storage)?;
             let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
             let log = LogFollower::open(Arc::clone(&storage), hint)?;
+            // Later than the log, so that it does not begin before that does.
+            let store_id = log.store_id();
+            let base = Base::open(&*storage, &store_id)?;
             let own = checkpoint.as_ref().filter(|known| known.store_id == log.identity());
-            let known = own.map(|own| Known::of(&storage, own)).transpose()?.flatten();
+            let known = own.map(|own| Known::of(&storage, own, base.as_ref()));
+            let known = known.transpose()?.flatten();
             attempts -= 1;
             match known {
                 Some(known) => break (log, known),
                 // The owner has taken away what its checkpoint listed a moment ago.
                 None if attempts > 0 && Checkpoint::read(&*storage)? != checkpoint => {}
                 None => {
-                    let known = Known::nothing(&storage, log.identity())?;
+                    let known = Known::nothing(&storage, log.identity(), base);
                     break (log, known);
                 }
             }
@@ -366,7 +385,7 @@ impl Stage {
     }
 
     fn new(begun: Instant, storage: Arc<dyn Storage>, log: LogFollower, known: Known) -> Self {
-        let Known { order, tips, runs } = known;
+        let Known { order, tips, runs, base } = known;
         let store_id = log.identity();
         let heads: Vec<Table> = (0..PARTITION_COUNT).map(|_| Table::default()).collect();
         let log_end = log.segments().last().map_or(0, |segment| segment.end());
@@ -382,6 +401,7 @@ impl Stage {
             order: Arc::clone(order.shared()),
             tips: Arc::clone(tips.shared()),
             runs: Runs::new(runs),
+            base,
             known: (0..PARTITION_COUNT).map(|_| Table::default().shared()).collect(),
             heads: heads.iter().map(Table::shared).collect(),
             log_end,

@@ -257,6 +257,8 @@ mod store;
 #[allow(dead_code, unused_imports)]
 mod sync;
 mod timings;
+mod trim;
+mod trimmed;
 mod verify;
 
 pub use backup::{
@@ -286,4 +288,5 @@ pub use repair::{
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};
+pub use trim::{KeptBy, Trim, TrimError, TrimReport};
 pub use verify::{Problem, Remedy, VerifyProgress, VerifyReport, verify, verify_on};

@@ -19,7 +19,7 @@ use crate::error::{LogOpenError, OpenError};
 use crate::event::Ack;
 use crate::options::{OnDamage, Options};
 use crate::order::cursors::Cursors;
-use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
+use crate::order::keys::{Keys, PARTITION_COUNT};
 use crate::order::known::Table;
 use crate::order::partition::Partition;
 use crate::order::window::Frontier;
@@ -38,6 +38,8 @@ use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
 use crate::sync::mpmc::{Sender, unbounded};
 use crate::sync::{self, Arc, Mutex, Watermark};
+use crate::trim;
+use crate::trimmed::Base;
 use crate::verify::beyond_walks;
 
 /// How long to spin where each thread has a core of its own: longer than a buffered append takes, and
@@ -64,24 +66,28 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
     check_losses(&*storage, checkpoint.as_ref())?;
-    let OpenedLog { writer, store_id, losses, segments, tail } =
+    let OpenedLog { writer, store_id, losses, segments, tail, .. } =
         LogWriter::open(Arc::clone(&storage), log_options, hint)?;
+    let base = Base::open(&*storage, &store_id)?;
+    trim::remove_strays(&*storage, base.as_deref());
+    let log_id = store_id;
     // Derived files are of a log with what is known to be lost of it.
     let store_id = identity(&store_id, losses.as_deref());
-    let state = match restore(&storage, &storage, checkpoint, store_id, true)? {
+    let state = match restore(&storage, &storage, checkpoint, base.as_ref(), store_id, true)? {
         Some(state) => {
             remove_stray_runs(&*storage, &state.runs);
             state
         }
         None => {
             chunks::remove_all(&*storage).map_err(io_error("removing derived files"))?;
-            State::empty(&storage, store_id, &segments)?
+            State::first(&storage, base.as_ref(), store_id, &segments)?
         }
     };
     let log_end = writer.end();
     let recovery = tail.to_string();
     let corrupt = 0;
-    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery, corrupt };
+    let opened =
+        Opened { begun, storage, segments, log_id, store_id, state, log_end, recovery, corrupt };
     start(options, opened, Some((writer, lock)))
 }
 
@@ -104,15 +110,21 @@ pub(crate) fn open_read_only_on(
         let checkpoint = Checkpoint::read(&*storage)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
         let log = LogReader::open(&*storage, hint)?;
+        let base = Base::open(&*storage, &log.store_id)?;
         let identity = identity_to_read(&log, checkpoint.as_ref());
-        let restored = restore(&storage, &scratch, checkpoint.clone(), identity, false)?;
+        let is_early = checkpoint.as_ref().is_some_and(|checkpoint| {
+            // The store was trimmed since the checkpoint was read.
+            base.as_ref().is_some_and(|base| base.position() > checkpoint.ordered)
+        });
+        let known = checkpoint.clone().filter(|_| !is_early);
+        let restored = restore(&storage, &scratch, known, base.as_ref(), identity, false)?;
         attempts -= 1;
         match restored {
             Some(state) => break (log, state),
             // A store that is written meanwhile has taken away what its checkpoint listed a moment ago.
             None if attempts > 0 && Checkpoint::read(&*storage)? != checkpoint => {}
             None => {
-                let state = State::empty(&scratch, log.identity(), &log.segments)?;
+                let state = State::first(&scratch, base.as_ref(), log.identity(), &log.segments)?;
                 break (log, state);
             }
         }
@@ -120,13 +132,14 @@ pub(crate) fn open_read_only_on(
     let store_id = state.identity;
     // What walks come by, the scanners count.
     let corrupt = beyond_walks(&log).count() as u64;
-    let LogReader { segments, end, tail, damage, .. } = log;
+    let LogReader { store_id: log_id, segments, end, tail, damage, .. } = log;
     let recovery = match damage.first() {
         Some(damage) => damage.to_string(),
         None => tail.to_string(),
     };
     let log_end = end;
-    let opened = Opened { begun, storage, segments, store_id, state, log_end, recovery, corrupt };
+    let opened =
+        Opened { begun, storage, segments, log_id, store_id, state, log_end, recovery, corrupt };
     start(options, opened, None)
 }
 
@@ -209,6 +222,8 @@ pub(crate) struct State {
     pub(crate) tips: ChunkWriter,
     /// Oldest first.
     pub(crate) runs: Vec<Arc<Run>>,
+    /// What is kept of what was trimmed.
+    pub(crate) base: Option<Arc<Base>>,
     frontier: Frontier,
     ordered: u64,
     /// What this comes from.
@@ -217,25 +232,40 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state before the first event.
-    fn empty(
+    /// The state before the first event of the log: that of the base, if something was trimmed.
+    fn first(
         target: &Arc<dyn Storage>,
+        base: Option<&Arc<Base>>,
         store_id: [u8; 16],
         segments: &[Arc<Segment>],
     ) -> Result<Self, OpenError> {
         let (keys, tag) = (Keys::new(&store_id), tag_of(&store_id));
-        let open = |layout| {
-            ChunkWriter::open(layout, store_id, &**target, Arc::clone(target), 0, true)
+        let begun = base.map(|base| &base.checkpoint);
+        let frontier = begun.map_or_else(Frontier::default, |begun| begun.frontier);
+        let open = |layout, count| {
+            ChunkWriter::begin(layout, store_id, Arc::clone(target), count)
                 .map_err(io_error("creating the order log"))
         };
+        let partition = |index| match begun {
+            Some(begun) => begun.partition(index, keys, tag),
+            None => Partition::new(keys, tag),
+        };
+        let runs = match base {
+            Some(base) => base.copy_runs(&**target, store_id).map_err(io_error("copying runs"))?,
+            None => Vec::new(),
+        };
+        let first = segments.first().expect("an open log has a segment").first();
         Ok(State {
-            partitions: (0..PARTITION_COUNT).map(|_| Partition::new(keys, tag)).collect(),
-            cursors: Cursors::default(),
-            order: open(ORDER)?,
-            tips: open(TIPS)?,
-            runs: Vec::new(),
-            frontier: Frontier::default(),
-            ordered: segments.first().expect("an open log has a segment").first(),
+            partitions: (0..PARTITION_COUNT).map(partition).collect(),
+            cursors: Cursors::new(
+                begun.map_or_else(Default::default, |begun| begun.cursors.clone()),
+            ),
+            order: open(ORDER, frontier.global)?,
+            tips: open(TIPS, frontier.tips)?,
+            runs,
+            base: base.cloned(),
+            frontier,
+            ordered: begun.map_or(first, |begun| begun.ordered),
             checkpoint: None,
             identity: store_id,
         })
@@ -248,22 +278,26 @@ pub(crate) fn restore(
     source: &Arc<dyn Storage>,
     target: &Arc<dyn Storage>,
     checkpoint: Option<Checkpoint>,
+    base: Option<&Arc<Base>>,
     store_id: [u8; 16],
     in_place: bool,
 ) -> Result<Option<State>, OpenError> {
-    let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.store_id == store_id) else {
-        return Ok(None);
-    };
+    let begins = base.map_or(0, |base| base.position());
+    let is_ours = |known: &Checkpoint| known.store_id == store_id && known.ordered >= begins;
+    let Some(checkpoint) = checkpoint.filter(is_ours) else { return Ok(None) };
+    let first = base.map_or_else(Frontier::default, |base| base.frontier());
     let chunks = |layout, count| {
         let target = Arc::clone(target);
         usable(ChunkWriter::open(layout, store_id, &**source, target, count, in_place))
     };
     let frontier = checkpoint.frontier;
-    let Some(order) = chunks(ORDER, frontier.global)? else { return Ok(None) };
-    let Some(tips) = chunks(TIPS, frontier.tips)? else { return Ok(None) };
+    let Some(order) = chunks(ORDER, (first.global, frontier.global))? else { return Ok(None) };
+    let Some(tips) = chunks(TIPS, (first.tips, frontier.tips))? else { return Ok(None) };
     let mut runs = Vec::with_capacity(checkpoint.runs.len());
     for &number in &checkpoint.runs {
-        let Some(run) = usable(Run::open(&**source, &store_id, number))? else { return Ok(None) };
+        let Some(run) = usable(Run::open(&**source, &store_id, name::run, number))? else {
+            return Ok(None);
+        };
         runs.push(run);
     }
     // One after the other, and none of what is not ordered.
@@ -278,18 +312,15 @@ pub(crate) fn restore(
         return Ok(None);
     }
     let (keys, tag, ordered) = (Keys::new(&store_id), tag_of(&store_id), checkpoint.ordered);
-    let mut sealed = vec![Vec::new(); PARTITION_COUNT];
-    checkpoint.sealed.iter().for_each(|&key| sealed[partition_of(key)].push(key));
-    let partitions = checkpoint.counts.iter().zip(sealed);
-    let partitions = partitions
-        .map(|(counts, sealed)| Partition::restore(keys, tag, *counts, ordered, sealed))
-        .collect();
+    let partition = |index| checkpoint.partition(index, keys, tag);
+    let partitions = (0..PARTITION_COUNT).map(partition).collect();
     Ok(Some(State {
         partitions,
         cursors: Cursors::new(checkpoint.cursors.clone()),
         order,
         tips,
         runs,
+        base: base.cloned(),
         frontier,
         ordered,
         checkpoint: Some(checkpoint),
@@ -323,6 +354,8 @@ struct Opened {
     begun: Instant,
     storage: Arc<dyn Storage>,
     segments: Vec<Arc<Segment>>,
+    /// Identity of the log, whatever is lost of it; the next is with that.
+    log_id: [u8; 16],
     store_id: [u8; 16],
     state: State,
     log_end: u64,
@@ -342,7 +375,8 @@ fn start(
     opened: Opened,
     writing: Option<(LogWriter, WriteLock)>,
 ) -> Result<Store, OpenError> {
-    let Opened { begun, storage, segments, store_id, state, log_end, recovery, corrupt } = opened;
+    let Opened { begun, storage, segments, log_id, store_id, state, log_end, recovery, corrupt } =
+        opened;
     let cores = Cores::for_options(&options);
     let heads: Vec<Table> = (0..PARTITION_COUNT).map(|_| Table::default()).collect();
     let core = Arc::new(Core::new(CoreParts {
@@ -356,6 +390,7 @@ fn start(
         order: Arc::clone(state.order.shared()),
         tips: Arc::clone(state.tips.shared()),
         runs: Runs::new(state.runs.clone()),
+        base: state.base.clone(),
         known: state.partitions.iter().map(Partition::shared_known).collect(),
         heads: heads.iter().map(Table::shared).collect(),
         log_end,
@@ -395,6 +430,7 @@ fn start(
         core,
         inlet,
         unrelated,
+        trimming: Mutex::new(log_id),
         shut: Watermark::new(0),
         threads: Mutex::new(Some(threads)),
         recovery,

@@ -305,7 +305,7 @@ impl Evidence {
         evidence.tips =
             (0..count(tips_of).min(1 << 20)).map(|number| chunk(TIPS, number)).collect();
         if let Some(checkpoint) = &checkpoint {
-            let open = |&number| Run::open(storage, &checkpoint.store_id, number).ok();
+            let open = |&number| Run::open(storage, &checkpoint.store_id, name::run, number).ok();
             evidence.runs = checkpoint.runs.iter().filter_map(open).collect();
         }
         evidence.checkpoint = checkpoint;

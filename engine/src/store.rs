@@ -29,6 +29,7 @@ use crate::questions::{HeldEvent, Question, StreamInfo, Why};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion, now};
 use crate::timings::{Recorders, Timings};
+use crate::trim::{self, Trim, TrimError, TrimReport};
 use crate::verify::{VerifyReport, verify_on};
 
 /// How long closing waits for the order of what is durable. What is not ordered by then is
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) orderer: OrdererHandle,
     /// Taken by the first close.
     pub(crate) threads: Mutex<Option<Threads>>,
+    /// Held while the store is trimmed, by one at a time. Identity of the log.
+    pub(crate) trimming: Mutex<[u8; 16]>,
     /// 1 when all threads but that of the callbacks have ended.
     pub(crate) shut: Watermark,
     /// What recovery found, in words.
@@ -298,7 +301,7 @@ impl Store {
     ///
     /// None now; events that cannot be read are errors in their place.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
-        Ok(Read::global(self.core(), &range))
+        Read::global(self.core(), &range)
     }
 
     /// The stream `name` as far as it is delivered now, or `None` if nothing of it is.
@@ -321,6 +324,22 @@ impl Store {
         id: impl AsRef<[u8]>,
     ) -> Result<Option<Event>, ReadError> {
         Reader::new(self.core()).find(stream.as_ref(), id.as_ref())
+    }
+
+    /// The first global sequence that was not trimmed; 0 if nothing was. Never blocks.
+    pub fn first(&self) -> u64 {
+        self.core().horizon().first
+    }
+
+    /// Gives up the oldest part of the log: see [`Trim`], which says how much. Blocks until that is done, for about a
+    /// microsecond an event that goes; appends and reads go on meanwhile. One thread trims at a time; others wait for it.
+    ///
+    /// # Errors
+    ///
+    /// The store is open for reading only or was closed meanwhile; or what is to go cannot be read, or what is kept of
+    /// it cannot be written. Nothing is trimmed then, unless the error is that of the last step ([`TrimError`]).
+    pub fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
+        trim::run(&self.inner, trim)
     }
 
     /// Number of delivered events: the global sequence of the next. Nothing at or behind it has been seen by

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks;
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
-use crate::derived::run::{DamagedRun, Item, KnownItem, Run, StreamItem, WatchItem};
+use crate::derived::run::DamagedRun;
 use crate::error::ReadError;
 use crate::event::{EventId, Rejection};
 use crate::open::{READ_ONLY_ATTEMPTS, State, is_of, restore};
@@ -433,7 +433,9 @@ impl Derived {
             return None;
         }
         let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-        let restored = restore(storage, &scratch, Some(checkpoint.clone()), log.identity(), false);
+        let base = None; // TODO
+        let restored =
+            restore(storage, &scratch, Some(checkpoint.clone()), base, log.identity(), false);
         let detail = match restored {
             Ok(Some(state)) => {
                 let lookup = Lookup {
@@ -441,6 +443,7 @@ impl Derived {
                     order: state.order.shared().reader(),
                     tips: state.tips.shared().reader(),
                     runs: Arc::new(state.runs.clone()),
+                    horizon: crate::trimmed::Horizon::default(),
                     verified_from: 0,
                     skip_damage: false,
                     in_flight: VecDeque::new(),
@@ -474,7 +477,7 @@ impl Derived {
             }
         }
         for run in &self.state.runs {
-            if let Err(DamagedRun { file, offset }) = verify_run(run) {
+            if let Err(DamagedRun { file, offset }) = run.verify() {
                 let detail = String::from("the checksum does not match");
                 report.damaged_derived(file, offset, detail);
             }
@@ -651,15 +654,4 @@ impl Derived {
             }
         }
     }
-}
-
-/// Verifies every checksum of a run.
-fn verify_run(run: &Arc<Run>) -> Result<(), DamagedRun> {
-    fn table<I: Item>(run: &Arc<Run>) -> Result<(), DamagedRun> {
-        run.verify_filter::<I>()?;
-        run.items::<I>(0).try_for_each(|item| item.map(drop))
-    }
-    table::<KnownItem>(run)?;
-    table::<StreamItem>(run)?;
-    table::<WatchItem>(run)
 }

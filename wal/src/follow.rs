@@ -54,6 +54,11 @@ impl LogFollower {
         Ok(LogFollower { storage, segments, losses, begins, tail, ahead: Vec::new() })
     }
 
+    /// Identity of the store, random, the same in all its segments.
+    pub fn store_id(&self) -> [u8; 16] {
+        self.last().header().store_id
+    }
+
     /// What derived files carry as the identity of their log: see [`identity`](crate::identity).
     pub fn identity(&self) -> [u8; 16] {
         crate::loss::identity(&self.last().header().store_id, self.losses.as_deref())

@@ -495,6 +495,23 @@ pub(crate) fn is_substitute(bytes: &[u8]) -> bool {
         && (is_event || is_other)
 }
 
+/// The bytes of the record that `bytes` begin with; its lengths are checked, and nothing else.
+#[inline]
+pub(crate) fn record_shape(bytes: &[u8]) -> Result<&[u8], Fault> {
+    if bytes.len() < RECORD_HEADER_LEN as usize {
+        return Err(Fault::Length);
+    }
+    if bytes[4] != RECORD_MAGIC {
+        return Err(Fault::NoMagic);
+    }
+    let len = record_len(bytes);
+    let (stream_len, id_len) = (bytes[20] as usize, bytes[21] as usize);
+    if len > bytes.len() as u64 || stream_len == 0 || id_len > ID_LEN_MAX {
+        return Err(Fault::Length);
+    }
+    Ok(&bytes[..len as usize])
+}
+
 /// A run of bytes of one segment, with what is needed to judge them.
 ///
 /// `bytes[0]` stands at position `start`. Positions inside are checked against the end of the
@@ -575,19 +592,7 @@ impl<'a> Run<'a> {
     /// process has verified before.
     #[inline]
     pub(crate) fn record_shape(&self, position: u64) -> Result<Record<'a>, Fault> {
-        let bytes = self.at(position);
-        if bytes.len() < RECORD_HEADER_LEN as usize {
-            return Err(Fault::Length);
-        }
-        if bytes[4] != RECORD_MAGIC {
-            return Err(Fault::NoMagic);
-        }
-        let len = record_len(bytes);
-        let (stream_len, id_len) = (bytes[20] as usize, bytes[21] as usize);
-        if len > bytes.len() as u64 || stream_len == 0 || id_len > ID_LEN_MAX {
-            return Err(Fault::Length);
-        }
-        Ok(Record::new(&bytes[..len as usize], position))
+        record_shape(self.at(position)).map(|bytes| Record::new(bytes, position))
     }
 
     /// The next position after `position` at which a frame or record stands that is whole and

@@ -23,6 +23,7 @@ const TRIMMED: &str = "trimmed.trm";
 const TRIMMED_NEW: &str = "trimmed.new";
 const FACTS_PREFIX: &str = "facts-";
 const FACTS_SUFFIX: &str = ".fct";
+const FACTS_RUN_SUFFIX: &str = ".run";
 /// Name, in such a folder, of the report of the repair.
 pub const REPORT: &str = "report.json";
 const QUARANTINE_PREFIX: &str = "quarantine-";
@@ -102,6 +103,11 @@ pub fn facts(number: u64) -> String {
     format!("{FACTS_PREFIX}{number:016x}{FACTS_SUFFIX}")
 }
 
+/// Name of run `number` of the machine's state at the place where the log begins.
+pub fn facts_run(number: u64) -> String {
+    format!("{FACTS_PREFIX}{number:016x}{FACTS_RUN_SUFFIX}")
+}
+
 /// Name of the folder in which repair `number` keeps what it has replaced.
 pub fn quarantine(number: u64) -> String {
     format!("{QUARANTINE_PREFIX}{number:04}")
@@ -142,6 +148,8 @@ pub enum Kind {
     TrimmedNew,
     /// What ordering needs of what was trimmed, with a number: cannot be made again from the log.
     Facts(u64),
+    /// A run of the machine's state where the log begins, with its number: cannot be made again either.
+    FactsRun(u64),
     /// What a repair has replaced. Not read by anything; may be deleted.
     Quarantine,
     /// Not ours. Left alone.
@@ -190,6 +198,8 @@ pub fn kind(name: &str) -> Kind {
         Kind::Run(number)
     } else if let Some(number) = number(FACTS_PREFIX, FACTS_SUFFIX) {
         Kind::Facts(number)
+    } else if let Some(number) = number(FACTS_PREFIX, FACTS_RUN_SUFFIX) {
+        Kind::FactsRun(number)
     } else {
         Kind::Unknown
     }
@@ -216,6 +226,8 @@ mod tests {
         assert_eq!(kind(trimmed()), Kind::Trimmed);
         assert_eq!(kind(trimmed_new()), Kind::TrimmedNew);
         assert_eq!(kind(&facts(0xfac75)), Kind::Facts(0xfac75));
+        assert_eq!(kind(&facts_run(5)), Kind::FactsRun(5));
+        assert!(!Kind::FactsRun(1).is_derived());
         assert!(!Kind::Trimmed.is_derived() && !Kind::Facts(1).is_derived());
         assert_eq!(kind(&quarantine(3)), Kind::Quarantine);
         assert_eq!(kind(LOCK), Kind::Lock);

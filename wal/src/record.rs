@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::format::{
-    FLAG_CHAINED, FLAG_IF_TIPS, FLAG_LOST, FLAG_REQUIRE_PARENTS, FLAG_WITH_PREVIOUS, RecordLayout,
+    FLAG_CHAINED, FLAG_IF_TIPS, FLAG_LOST, FLAG_REQUIRE_PARENTS, FLAG_WITH_PREVIOUS, RecordFields,
+    RecordLayout, encode_record, record_shape,
 };
 
 /// What a record is.
@@ -63,8 +64,29 @@ impl<'a> Record<'a> {
         Record { bytes, position, end }
     }
 
-    pub(crate) fn bytes(&self) -> &'a [u8] {
+    /// A record that was copied out of the log, as [`Record::bytes`] gave it, with the position that it had there.
+    /// Nothing if the bytes do not begin with the shape of one; their checksum is not looked at.
+    pub fn detached(bytes: &'a [u8], position: u64) -> Option<Self> {
+        record_shape(bytes).ok().map(|bytes| Record::new(bytes, position))
+    }
+
+    /// The record as it stands in the log.
+    pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// The event with its stream and its id and nothing else, for [`Record::detached`].
+    pub fn stub(&self) -> Vec<u8> {
+        let flags = FLAG_CHAINED | RecordLayout::flags(self.bytes) & FLAG_LOST;
+        let (stream, id) = (self.stream(), self.given_id());
+        let kind = RecordKind::Event;
+        let (if_local, parents, payload) = (None, &[][..], &[][..]);
+        let mut out = Vec::new();
+        encode_record(
+            &RecordFields { kind, stream, id, if_local, parents, flags, payload },
+            &mut out,
+        );
+        out
     }
 
     /// Position of the record in the whole log.

@@ -120,7 +120,8 @@ impl Entry {
             | name::Kind::Run(_)
             | name::Kind::Losses
             | name::Kind::Trimmed
-            | name::Kind::Facts(_) => true,
+            | name::Kind::Facts(_)
+            | name::Kind::FactsRun(_) => true,
             name::Kind::Checkpoint => name == name::checkpoint(),
             name::Kind::Lock
             | name::Kind::SegmentNew(_)

@@ -14,12 +14,12 @@ use thalweg_wal::{TailHint, name};
 
 use crate::error::OpenError;
 use crate::open::is_of;
-use crate::order::keys::PARTITION_COUNT;
-use crate::order::partition::PartitionCounts;
+use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
+use crate::order::partition::{Partition, PartitionCounts};
 use crate::order::window::Frontier;
 
 const MAGIC: [u8; 8] = *b"THALWEGC";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// No log is as long as this, nor are there as many runs: the runs have three bits of a position for other
 /// things.
 const POSITION_MAX: u64 = 1 << 61;
@@ -50,7 +50,7 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -77,7 +77,7 @@ impl Checkpoint {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (body, crc) = bytes.split_last_chunk::<4>()?;
         if u32::from_le_bytes(*crc) != crc32c::crc32c(body) {
             return None;
@@ -143,6 +143,12 @@ impl Checkpoint {
             && self.runs.iter().all(|number| *number <= POSITION_MAX)
             && self.cursors.values().all(|at| *at <= global)
             && counted.into_iter().all(|count| count.is_some_and(|count| count <= self.ordered))
+    }
+
+    /// The partition with this index, whose state is in the runs.
+    pub(crate) fn partition(&self, index: usize, keys: Keys, store_tag: u32) -> Partition {
+        let sealed = self.sealed.iter().copied().filter(|&key| partition_of(key) == index);
+        Partition::restore(keys, store_tag, self.counts[index], self.ordered, sealed.collect())
     }
 
     /// Replaces the checkpoint in `storage` by this one. The files that it counts are synced.

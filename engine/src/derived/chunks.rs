@@ -78,10 +78,27 @@ impl Layout {
 #[derive(Debug)]
 pub(crate) struct SharedChunks {
     layout: Layout,
-    list: List<Arc<MappedFile>>,
+    /// By their numbers; nothing in the place of one that is not needed any more.
+    list: List<Option<Arc<MappedFile>>>,
 }
 
 impl SharedChunks {
+    /// Lets go of the chunks that hold nothing but items below `first`, but not of the last, and returns their
+    /// names. Whoever has a view of the list goes on reading them.
+    pub(crate) fn retire(&self, first: u64) -> Vec<String> {
+        let mut retired = Vec::new();
+        self.list.change(|chunks| {
+            let last = chunks.len().saturating_sub(1);
+            let below = ((first / self.layout.chunk_items) as usize).min(last);
+            for (number, chunk) in (0..).zip(&mut chunks[..below]) {
+                if chunk.take().is_some() {
+                    retired.push((self.layout.name)(number));
+                }
+            }
+        });
+        retired
+    }
+
     /// A reader with its own view of the list.
     pub(crate) fn reader(self: &Arc<Self>) -> ChunkReader {
         ChunkReader { layout: self.layout, list: self.list.snapshot(), shared: Arc::clone(self) }
@@ -92,7 +109,7 @@ impl SharedChunks {
 #[derive(Debug, Clone)]
 pub(crate) struct ChunkReader {
     layout: Layout,
-    list: Snapshot<Arc<MappedFile>>,
+    list: Snapshot<Option<Arc<MappedFile>>>,
     shared: Arc<SharedChunks>,
 }
 
@@ -100,7 +117,7 @@ impl ChunkReader {
     /// The bytes of item `index`, or nothing if it is not published.
     #[inline]
     pub(crate) fn item(&self, index: u64) -> Option<&[u8]> {
-        let chunk = self.list.get((index / self.layout.chunk_items) as usize)?;
+        let chunk = self.list.get((index / self.layout.chunk_items) as usize)?.as_ref()?;
         let at = self.layout.offset(index) as usize;
         chunk.bytes().get(at..at + self.layout.item_len)
     }
@@ -128,7 +145,8 @@ pub(crate) struct ChunkWriter {
 
 impl ChunkWriter {
     /// Opens the first `count` items that `source` holds, to go on in `target`: the same storage
-    /// for a store that is written, another for one that must not be changed.
+    /// for a store that is written, another for one that must not be changed. Chunks with nothing but items
+    /// below `first` are not needed.
     ///
     /// An error means that the files are missing or wrong, and that the array has to be made again.
     pub(crate) fn open(
@@ -136,12 +154,13 @@ impl ChunkWriter {
         store_id: [u8; 16],
         source: &dyn Storage,
         target: Arc<dyn Storage>,
-        count: u64,
+        (first, count): (u64, u64),
         in_place: bool,
     ) -> io::Result<Self> {
-        let mut list = Vec::new();
+        let needed_from = first / layout.chunk_items;
+        let mut list = vec![None; needed_from as usize];
         let mut current = None;
-        for number in 0..count.div_ceil(layout.chunk_items) {
+        for number in needed_from..count.div_ceil(layout.chunk_items) {
             let name = (layout.name)(number);
             let published = layout.published(number, count);
             let full = published == layout.file_len();
@@ -158,7 +177,7 @@ impl ChunkWriter {
                 chunk
             };
             layout.check(&store_id, number, &chunk)?;
-            list.push(chunk);
+            list.push(Some(chunk));
         }
         // What the checkpoint counts, its writer has synced.
         let unsynced_from = (count / layout.chunk_items) as usize;
@@ -173,6 +192,30 @@ impl ChunkWriter {
             is_resuming,
             unsynced_from,
         })
+    }
+
+    /// Begins behind the first `count` items, which are not there.
+    pub(crate) fn begin(
+        layout: Layout,
+        store_id: [u8; 16],
+        target: Arc<dyn Storage>,
+        count: u64,
+    ) -> io::Result<Self> {
+        let number = count / layout.chunk_items;
+        let list = vec![None; number as usize];
+        let mut writer = ChunkWriter {
+            storage: target,
+            store_id,
+            shared: Arc::new(SharedChunks { layout, list: List::new(list) }),
+            current: None,
+            count,
+            is_resuming: false,
+            unsynced_from: number as usize,
+        };
+        if !count.is_multiple_of(layout.chunk_items) {
+            writer.writer()?.publish(layout.published(number, count));
+        }
+        Ok(writer)
     }
 
     /// The readers' side.
@@ -224,7 +267,7 @@ impl ChunkWriter {
             let mut writer = MappedWriter::create(&*self.storage, &name, layout.file_len())?;
             writer.write_at(&layout.header(&self.store_id, number), 0)?;
             writer.publish(HEADER_LEN);
-            self.shared.list.push(Arc::clone(writer.shared()));
+            self.shared.list.push(Some(Arc::clone(writer.shared())));
             self.current = Some(writer);
             self.is_resuming = false;
         }
@@ -236,9 +279,9 @@ impl ChunkWriter {
     pub(crate) fn take_full(&mut self) -> Vec<Arc<MappedFile>> {
         let full = (self.count / self.shared.layout.chunk_items) as usize;
         let chunks = self.shared.list.snapshot();
-        let taken = chunks.get(self.unsynced_from..full).unwrap_or_default().to_vec();
-        self.unsynced_from += taken.len();
-        taken
+        let unsynced = chunks.get(self.unsynced_from..full).unwrap_or_default();
+        self.unsynced_from += unsynced.len();
+        unsynced.iter().flatten().cloned().collect()
     }
 
     /// All chunks that nobody was asked to sync since they were last written to.
@@ -246,9 +289,28 @@ impl ChunkWriter {
         let mut taken = self.take_full();
         // The last chunk is written to again, so it stays on the list.
         let chunks = self.shared.list.snapshot();
-        taken.extend_from_slice(chunks.get(self.unsynced_from..).unwrap_or_default());
+        let rest = chunks.get(self.unsynced_from..).unwrap_or_default();
+        taken.extend(rest.iter().flatten().cloned());
         taken
     }
+}
+
+/// Opens the items `first..count` to read them, and nothing else. An error comes with the name of the file.
+pub(crate) fn open_to_read(
+    layout: Layout,
+    store_id: &[u8; 16],
+    storage: &dyn Storage,
+    (first, count): (u64, u64),
+) -> Result<Arc<SharedChunks>, (String, io::Error)> {
+    let needed_from = first / layout.chunk_items;
+    let mut list = vec![None; needed_from as usize];
+    for number in needed_from..count.div_ceil(layout.chunk_items) {
+        let name = (layout.name)(number);
+        let chunk = MappedFile::open(storage, &name, layout.published(number, count))
+            .and_then(|chunk| layout.check(store_id, number, &chunk).map(|()| chunk));
+        list.push(Some(chunk.map_err(|error| (name, error))?));
+    }
+    Ok(Arc::new(SharedChunks { layout, list: List::new(list) }))
 }
 
 /// All bytes of chunk `number`, if it is there and of a store that `is_ours`, whatever is in it: for whoever
@@ -314,26 +376,40 @@ impl Piece {
 }
 
 impl ChunkFollower {
-    /// Shows the first `count` items, which a checkpoint counts.
+    /// Shows the first `count` items, which a checkpoint counts, without chunks that have nothing but items below
+    /// `first`.
     ///
     /// An error means that files are missing or wrong.
     pub(crate) fn open(
         layout: Layout,
         store_id: [u8; 16],
         storage: Arc<dyn Storage>,
-        count: u64,
+        (first, count): (u64, u64),
     ) -> io::Result<Self> {
-        let mut list = Vec::new();
+        let needed_from = first / layout.chunk_items;
+        let mut list = vec![None; needed_from as usize];
         let mut last = None;
-        for number in 0..count.div_ceil(layout.chunk_items) {
+        for number in needed_from..count.div_ceil(layout.chunk_items) {
             let file = storage.open(&(layout.name)(number), Access::Read)?;
             let tail = MappedTail::over(file, layout.published(number, count))?;
             layout.check(&store_id, number, tail.shared())?;
-            list.push(Arc::clone(tail.shared()));
+            list.push(Some(Arc::clone(tail.shared())));
             last = Some(tail);
         }
         let shared = Arc::new(SharedChunks { layout, list: List::new(list) });
         Ok(ChunkFollower { storage, store_id, shared, last, count })
+    }
+
+    /// Begins behind the first `count` items, which are not there.
+    pub(crate) fn begin(
+        layout: Layout,
+        store_id: [u8; 16],
+        storage: Arc<dyn Storage>,
+        count: u64,
+    ) -> Self {
+        let list = List::new(vec![None; (count / layout.chunk_items) as usize]);
+        let shared = Arc::new(SharedChunks { layout, list });
+        ChunkFollower { storage, store_id, shared, last: None, count }
     }
 
     /// The readers' side.
@@ -377,10 +453,10 @@ impl ChunkFollower {
         debug_assert!((self.count + 1..=piece.end()).contains(&to));
         let number = piece.first / layout.chunk_items;
         let end = layout.published(number, to);
-        if self.count.is_multiple_of(layout.chunk_items) {
+        if self.last.is_none() || self.count.is_multiple_of(layout.chunk_items) {
             let mut tail = MappedTail::over(Arc::clone(&piece.file), HEADER_LEN)?;
             tail.publish(end);
-            self.shared.list.push(Arc::clone(tail.shared()));
+            self.shared.list.push(Some(Arc::clone(tail.shared())));
             self.last = Some(tail);
         } else {
             let tail = self.last.as_mut().expect("a chunk that is begun is in the list");
@@ -393,7 +469,7 @@ impl ChunkFollower {
                 }
                 *tail = MappedTail::over(Arc::clone(&piece.file), shown.published())?;
                 let renewed = Arc::clone(tail.shared());
-                self.shared.list.change(|chunks| chunks[number as usize] = renewed);
+                self.shared.list.change(|chunks| chunks[number as usize] = Some(renewed));
             }
             tail.publish(end);
         }

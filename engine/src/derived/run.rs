@@ -21,7 +21,6 @@
 use std::io;
 use std::marker::PhantomData;
 
-use thalweg_wal::name;
 use thalweg_wal::storage::{MappedFile, Storage, StorageFile, remove_if_there, write_all_at};
 
 use crate::derived::filter::{self, LINE_LEN, Line};
@@ -194,6 +193,10 @@ pub(crate) struct Extent {
     pub(crate) to: u64,
 }
 
+/// Name of the file of run `n`: the runs of the order's state have other names than those that are kept of
+/// what was trimmed.
+pub(crate) type Naming = fn(u64) -> String;
+
 /// Where a table lies in the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct TableAt {
@@ -271,6 +274,7 @@ fn bucket_crc(items_crc: u32, index: u64, start: u64, count: u32) -> u32 {
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) extent: Extent,
+    name: String,
     file: Arc<MappedFile>,
     tables: [TableAt; TABLE_COUNT],
     blobs_at: u64,
@@ -283,9 +287,10 @@ impl Run {
     pub(crate) fn open(
         storage: &dyn Storage,
         store_id: &[u8; 16],
+        named: Naming,
         number: u64,
     ) -> io::Result<Arc<Self>> {
-        let name = name::run(number);
+        let name = named(number);
         let file = MappedFile::open(storage, &name, HEADER_LEN)?;
         let wrong = || io::Error::new(io::ErrorKind::InvalidData, format!("{name} is wrong"));
         let header: &[u8; HEADER_USED] =
@@ -312,11 +317,22 @@ impl Run {
         }
         // All of it was written before the header was.
         let file = MappedFile::open(storage, &name, file.len())?;
-        Ok(Arc::new(Run { extent, file, tables, blobs_at, blobs_len }))
+        Ok(Arc::new(Run { extent, name, file, tables, blobs_at, blobs_len }))
     }
 
     fn damaged(&self, offset: u64) -> DamagedRun {
-        DamagedRun { file: name::run(self.extent.number), offset }
+        DamagedRun { file: self.name.clone(), offset }
+    }
+
+    /// Verifies every checksum of the run, but those of blobs.
+    pub(crate) fn verify(self: &Arc<Self>) -> Result<(), DamagedRun> {
+        fn table<I: Item>(run: &Arc<Run>) -> Result<(), DamagedRun> {
+            run.verify_filter::<I>()?;
+            run.items::<I>(0).try_for_each(|item| item.map(drop))
+        }
+        table::<KnownItem>(self)?;
+        table::<StreamItem>(self)?;
+        table::<WatchItem>(self)
     }
 
     /// Items of a table.
@@ -533,6 +549,7 @@ pub(crate) struct Capacity {
 pub(crate) struct RunWriter<'a> {
     storage: &'a dyn Storage,
     store_id: [u8; 16],
+    named: Naming,
     extent: Extent,
     file: Arc<dyn StorageFile>,
     tables: [TableAt; TABLE_COUNT],
@@ -548,6 +565,7 @@ impl<'a> RunWriter<'a> {
     pub(crate) fn create(
         storage: &'a dyn Storage,
         store_id: [u8; 16],
+        named: Naming,
         extent: Extent,
         capacity: Capacity,
         is_stopping: &'a dyn Fn() -> bool,
@@ -558,7 +576,7 @@ impl<'a> RunWriter<'a> {
         let (blob_bytes, blob_count) = capacity.blobs;
         let blobs_at = watches.end();
         let blobs_end = blobs_at + blob_bytes + blob_count * BLOB_HEADER_LEN;
-        let name = name::run(extent.number);
+        let name = named(extent.number);
         remove_if_there(storage, &name)?;
         let file = storage.create(&name, blobs_end)?;
         let tables = [known, streams, watches];
@@ -566,6 +584,7 @@ impl<'a> RunWriter<'a> {
         Ok(RunWriter {
             storage,
             store_id,
+            named,
             extent,
             file,
             tables,
@@ -610,13 +629,13 @@ impl<'a> RunWriter<'a> {
         debug_assert_eq!(header.len(), HEADER_USED);
         write_all_at(&*self.file, &header, 0)?;
         self.file.sync()?;
-        Run::open(self.storage, &self.store_id, number)
+        Run::open(self.storage, &self.store_id, self.named, number)
     }
 
     /// Takes a file away that will not be finished.
-    pub(crate) fn abandon(storage: &dyn Storage, number: u64) {
+    pub(crate) fn abandon(storage: &dyn Storage, named: Naming, number: u64) {
         // What is left is removed by the next opening.
-        let _ = remove_if_there(storage, &name::run(number));
+        let _ = remove_if_there(storage, &named(number));
     }
 }
 

@@ -20,7 +20,7 @@ use std::ops::Range;
 use thalweg_wal::storage::Storage;
 
 use crate::derived::run::{
-    Capacity, DamagedRun, Extent, Item, KnownItem, Run, RunWriter, StreamItem, WatchItem,
+    Capacity, DamagedRun, Extent, Item, KnownItem, Naming, Run, RunWriter, StreamItem, WatchItem,
 };
 use crate::order::partition::KnownAs;
 use crate::order::stream;
@@ -192,6 +192,7 @@ const STEPS_TOGETHER: u32 = 1024;
 pub(crate) fn build(
     storage: &dyn Storage,
     store_id: [u8; 16],
+    named: Naming,
     extent: Extent,
     fresh: &Fresh,
     runs: &[Arc<Run>],
@@ -207,7 +208,7 @@ pub(crate) fn build(
         watches: fresh.watches.len() as u64 + sum(Run::count::<WatchItem>),
         blobs: (blob_bytes + sum(Run::blobs_len), fresh.blobs.len() as u64),
     };
-    let mut writer = RunWriter::create(storage, store_id, extent, capacity, is_stopping)?;
+    let mut writer = RunWriter::create(storage, store_id, named, extent, capacity, is_stopping)?;
     let mut steps: u32 = 0;
     let mut go_on = || {
         steps = steps.wrapping_add(1);

@@ -48,7 +48,8 @@ impl Partition {
         }
         let look = |run: &Run, item: StreamItem| match restore(run, &item, lookup) {
             Ok(stream) if *stream.name == *name => Some(Ok(stream)),
-            Ok(_) => {
+            // Of another stream with this key the run may have a state that is long over.
+            Ok(_) | Err(Fault::Trimmed(_)) => {
                 *others = true;
                 None
             }
@@ -209,7 +210,9 @@ pub(crate) fn for_each_stream(
             let item: StreamItem = item;
             let run = &runs[runs.len() - 1 - source];
             let partition = &partitions[partition_of(item.key)];
-            let Some(stream) = lookup.or_none(restore(run, &item, lookup))? else { continue };
+            // What is long over has a newer state.
+            let restored = Lookup::or_trimmed(restore(run, &item, lookup));
+            let Some(stream) = lookup.or_none(restored)?.flatten() else { continue };
             let is_new = partition.find_stream(item.key, &stream.name).is_none();
             if is_new && !seen.contains(&stream.name) {
                 seen.push(stream.name.clone());
@@ -248,6 +251,9 @@ pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Resul
 }
 
 fn is_held(partitions: &[Partition], position: u64, lookup: &Lookup) -> Result<bool, Fault> {
+    if lookup.is_over(position) {
+        return Ok(false);
+    }
     let Some(record) = lookup.or_none(lookup.record(position))? else { return Ok(false) };
     let keys = partitions[0].keys;
     let stream_key = keys.stream(record.stream());

@@ -121,7 +121,7 @@ proptest! {
 fn lookup_of(storage: &Arc<dyn Storage>, log: &OpenedLog) -> Lookup {
     let chunks = |layout| {
         let target = Arc::clone(storage);
-        let chunks = ChunkWriter::open(layout, log.store_id, &**storage, target, 0, true);
+        let chunks = ChunkWriter::open(layout, log.store_id, &**storage, target, (0, 0), true);
         chunks.expect("creates").shared().reader()
     };
     Lookup {
@@ -129,6 +129,7 @@ fn lookup_of(storage: &Arc<dyn Storage>, log: &OpenedLog) -> Lookup {
         tips: chunks(TIPS),
         runs: Arc::new(Vec::new()),
         segments: Arc::new(log.segments.clone()),
+        horizon: crate::trimmed::Horizon::default(),
         verified_from: 0,
         skip_damage: false,
         in_flight: VecDeque::new(),
@@ -215,7 +216,16 @@ fn check(windows: &[(Vec<Named>, Between)]) {
                 |global: u64, position| machine.order[global as usize].position == position;
             let truth = Truth { is_over: &is_over, is_delivery: &is_delivery };
             let id = log.store_id;
-            let run = runs::build(&*storage, id, extent, &fresh, &neighbours, &truth, &|| false);
+            let run = runs::build(
+                &*storage,
+                id,
+                thalweg_wal::name::run,
+                extent,
+                &fresh,
+                &neighbours,
+                &truth,
+                &|| false,
+            );
             list.push(run.expect("no fault"));
             lookup.runs = Arc::new(list);
         };
@@ -312,7 +322,16 @@ fn order_with_forged(forge: impl FnOnce(&mut Fresh, u64)) -> Result<(), Fault> {
     fresh.sort();
     let extent = Extent { number: 1, from: segment.first(), to: parent };
     let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false };
-    let run = runs::build(&*storage, log.store_id, extent, &fresh, &[], &truth, &|| false);
+    let run = runs::build(
+        &*storage,
+        log.store_id,
+        thalweg_wal::name::run,
+        extent,
+        &fresh,
+        &[],
+        &truth,
+        &|| false,
+    );
     let mut lookup = lookup_of(&storage, &log);
     lookup.runs = Arc::new(vec![run.expect("no fault")]);
     let counts = PartitionCounts { streams: 1, held: 1 << 40, ..PartitionCounts::default() };

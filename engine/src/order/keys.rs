@@ -17,8 +17,10 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
+    /// The keys of the store with this identity. They go by its first half, which stays the same whatever is lost of
+    /// the log ([`thalweg_wal::identity`]): keys are also kept of what was trimmed.
     pub(crate) fn new(store_id: &[u8; 16]) -> Self {
-        Keys { seed: xxh3_64_with_seed(store_id, 0) }
+        Keys { seed: xxh3_64_with_seed(&store_id[..8], 0) }
     }
 
     /// Key of a stream.
@@ -32,6 +34,16 @@ impl Keys {
     #[inline]
     pub(crate) fn event(self, stream: u64, id: &[u8]) -> u64 {
         xxh3_64_with_seed(id, stream).max(1)
+    }
+
+    /// Another hash of an event's stream and id: with the key, it stands for both where they are not kept.
+    pub(crate) fn check(self, stream: &[u8], id: &[u8]) -> u64 {
+        xxh3_64_with_seed(id, xxh3_64_with_seed(stream, !self.seed))
+    }
+
+    /// Seeds the hashes that stand for contents.
+    pub(crate) fn content_seed(self) -> u64 {
+        self.seed.rotate_left(32)
     }
 }
 

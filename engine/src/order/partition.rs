@@ -604,8 +604,16 @@ impl Partition {
         self.work.set(work);
         let mut look = |value| {
             let known = KnownAs::decode(value);
-            if let KnownAs::Awaited(_) = known {
-                return None;
+            match known {
+                KnownAs::Awaited(_) => return None,
+                KnownAs::Held(position) if lookup.is_over(position) => return None,
+                KnownAs::Delivered(global) => match lookup.fact(global) {
+                    Ok(Some(fact)) if fact.is_event(self.keys, name, id) => return Some(Ok(known)),
+                    Ok(Some(_)) => return None,
+                    Ok(None) => {}
+                    Err(fault) => return Some(Err(fault)),
+                },
+                KnownAs::InHand(_) | KnownAs::Held(_) => {}
             }
             let is_it = self.position_of(known, lookup).and_then(|position| {
                 let record = self.record(position, lookup)?;
@@ -767,6 +775,9 @@ impl Partition {
         let work = &self.work;
         let is_parent = |watch: &Watch| {
             let Some((name, id)) = parent else { return Ok(true) };
+            if lookup.is_over(watch.position) {
+                return Ok(false);
+            }
             let is_parent = read(work, watch.position, lookup).map(|child| {
                 child.stream() == name && parent_at(&child, watch.parent_at) == Some(id)
             });
@@ -858,6 +869,11 @@ impl Partition {
         arriving: &Record<'_>,
         lookup: &Lookup,
     ) -> Result<bool, Fault> {
+        if let KnownAs::Delivered(global) = known
+            && let Some(fact) = lookup.fact(global)?
+        {
+            return Ok(fact.is_same(self.keys, arriving));
+        }
         let found =
             self.position_of(known, lookup).and_then(|position| self.record(position, lookup));
         let Some(record) = lookup.or_none(found)? else { return Ok(false) };
@@ -1058,7 +1074,7 @@ fn miscounted() -> Fault {
 
 /// The listed parents of a record, each once, with the place of its first mention in the list, in
 /// bytes.
-fn distinct<'a>(record: &Record<'a>) -> impl Iterator<Item = (u32, &'a [u8])> {
+pub(crate) fn distinct<'a>(record: &Record<'a>) -> impl Iterator<Item = (u32, &'a [u8])> {
     let parents = record.parents();
     let mut seen_few: Vec<&[u8]> = Vec::new();
     let mut seen_many: HashSet<&[u8], std::hash::RandomState> = HashSet::default();

@@ -324,7 +324,8 @@ mod tests {
         window.push(Split::new(&scanned.collect::<Vec<_>>(), Vec::new()));
         let chunks = |layout| {
             let target = Arc::clone(&storage);
-            let chunks = ChunkWriter::open(layout, opened.store_id, &*storage, target, 0, true);
+            let chunks =
+                ChunkWriter::open(layout, opened.store_id, &*storage, target, (0, 0), true);
             chunks.expect("creates").shared().reader()
         };
         let lookup = Lookup {
@@ -332,6 +333,7 @@ mod tests {
             tips: chunks(TIPS),
             runs: Arc::new(Vec::new()),
             segments: Arc::new(opened.segments.clone()),
+            horizon: crate::trimmed::Horizon::default(),
             verified_from: 0,
             skip_damage: false,
             in_flight: VecDeque::new(),

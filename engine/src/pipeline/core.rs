@@ -27,8 +27,9 @@ use crate::pipeline::arrivals::Arrivals;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark, now};
+use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, List, Mutex, Ordering, Watermark, now};
 use crate::timings::{Recorder, Recorders};
+use crate::trimmed::{Base, Horizon};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
 /// as a year.
@@ -104,6 +105,8 @@ pub(crate) struct Core {
     pub(crate) tips: Arc<SharedChunks>,
     /// Runs of the state. Changed by the keeper.
     pub(crate) runs: Runs,
+    /// What is kept of what was trimmed: nothing, or one. Whoever trims changes it, before anything goes.
+    pub(crate) bases: List<Arc<Base>>,
     long_records: Arc<LongRecords>,
     /// Known ids that are in memory, by partition.
     pub(crate) known: Vec<Arc<SharedTable>>,
@@ -285,6 +288,8 @@ pub(crate) struct CoreParts {
     pub(crate) order: Arc<SharedChunks>,
     pub(crate) tips: Arc<SharedChunks>,
     pub(crate) runs: Runs,
+    /// What is kept of what was trimmed.
+    pub(crate) base: Option<Arc<Base>>,
     pub(crate) known: Vec<Arc<SharedTable>>,
     pub(crate) heads: Vec<Arc<SharedTable>>,
     /// End of the log.
@@ -317,6 +322,7 @@ impl Core {
             order: parts.order,
             tips: parts.tips,
             runs: parts.runs,
+            bases: List::new(parts.base.into_iter().collect()),
             long_records: Arc::new(LongRecords::new()),
             known: parts.known,
             heads: parts.heads,
@@ -363,12 +369,19 @@ impl Core {
             order: self.order.reader(),
             tips: self.tips.reader(),
             runs: self.runs.snapshot(),
+            // Last: what is gone from the lists before was trimmed by then.
+            horizon: self.horizon(),
             long_records: Arc::clone(&self.long_records),
             verified_from: self.ordered_from,
             skip_damage: self.read_only,
             in_flight: Default::default(),
             ending: None,
         }
+    }
+
+    /// Where the log begins now.
+    pub(crate) fn horizon(&self) -> Horizon {
+        Horizon::new(self.bases.snapshot())
     }
 
     /// Publishes what a window has made of cursors.

@@ -7,14 +7,15 @@
 use std::collections::VecDeque;
 use std::io;
 
-use thalweg_wal::storage::{MappedFile, remove_if_there};
+use thalweg_wal::storage::{MappedFile, Storage, remove_if_there};
 use thalweg_wal::{Segment, Spare, SpareRequest, name};
 
 use crate::derived::checkpoint::Checkpoint;
-use crate::derived::run::{DamagedRun, Extent, KnownItem, Run, RunWriter, WatchItem};
+use crate::derived::run::{DamagedRun, Extent, KnownItem, Naming, Run, RunWriter, WatchItem};
 use crate::derived::runs::{self, BuildError, Fresh, Truth};
 use crate::error::{Cause, ReadError};
 use crate::event::EventId;
+use crate::order::keys::Keys;
 use crate::order::partition::{KnownAs, parent_at};
 use crate::pipeline::core::Core;
 use crate::pipeline::lookup::{Fault, Lookup};
@@ -86,33 +87,57 @@ fn build(
     neighbours: &[Arc<Run>],
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Arc<Run>, BuildError> {
-    let lookup = core.lookup();
+    let (storage, store_id) = (&*core.storage, core.store_id);
+    let (lookup, truth) = (core.lookup(), (core.keys, core.store_tag));
+    build_run(storage, store_id, name::run, extent, fresh, neighbours, &lookup, truth, is_stopping)
+}
+
+/// Makes a run as [`runs::build`] does, with `lookup` to tell what is over. A file that is not finished is taken
+/// away.
+#[expect(clippy::too_many_arguments, reason = "where, what, of what, and until when")]
+pub(crate) fn build_run(
+    storage: &dyn Storage,
+    store_id: [u8; 16],
+    named: Naming,
+    extent: Extent,
+    fresh: &Fresh,
+    neighbours: &[Arc<Run>],
+    lookup: &Lookup,
+    (keys, store_tag): (Keys, u32),
+    is_stopping: &dyn Fn() -> bool,
+) -> Result<Arc<Run>, BuildError> {
     // A watch that cannot be looked into stays.
-    let is_over = |watch: &WatchItem| is_over(core, watch, &lookup).unwrap_or(false);
+    let is_over = |watch: &WatchItem| is_over(watch, lookup, keys, store_tag).unwrap_or(false);
     // Nor is what is known of an id forgotten, if the delivery cannot be looked into.
-    let is_delivery =
-        |global, position| lookup.entry(global).is_ok_and(|entry| entry.position == position);
+    let is_delivery = |global, position| {
+        lookup.is_over(position)
+            || lookup.entry(global).is_ok_and(|entry| entry.position == position)
+    };
     let truth = Truth { is_over: &is_over, is_delivery: &is_delivery };
-    let id = core.store_id;
-    let storage = &*core.storage;
-    runs::build(storage, id, extent, fresh, neighbours, &truth, is_stopping).inspect_err(|_| {
-        RunWriter::abandon(storage, extent.number);
-    })
+    runs::build(storage, store_id, named, extent, fresh, neighbours, &truth, is_stopping)
+        .inspect_err(|_| RunWriter::abandon(storage, named, extent.number))
 }
 
 /// Whether the parent that an event watches is delivered, so that nobody will ask for the watch.
-fn is_over(core: &Core, watch: &WatchItem, lookup: &Lookup) -> Result<bool, Fault> {
+fn is_over(watch: &WatchItem, lookup: &Lookup, keys: Keys, store_tag: u32) -> Result<bool, Fault> {
     let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
         KnownAs::Delivered(global) => Some(global),
         KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Awaited(_) => None,
     };
+    if lookup.is_over(watch.position) {
+        return Ok(true);
+    }
     let Some(global) = runs::find(&lookup.runs, u64::MAX, watch.parent_key, delivered)? else {
         return Ok(false);
     };
     let child = lookup.record(watch.position)?;
+    let watched = parent_at(&child, watch.parent_at);
+    if let Some(fact) = lookup.fact(global)? {
+        return Ok(watched.is_some_and(|id| fact.is_event(keys, child.stream(), id)));
+    }
     let parent = lookup.record(lookup.entry(global)?.position)?;
-    let id = EventId::of(&parent, core.store_tag);
-    Ok(parent.stream() == child.stream() && parent_at(&child, watch.parent_at) == Some(&*id))
+    let id = EventId::of(&parent, store_tag);
+    Ok(parent.stream() == child.stream() && watched == Some(&*id))
 }
 
 /// Writes runs and checkpoints.

@@ -4,13 +4,16 @@ use std::collections::VecDeque;
 
 use thalweg_wal::{Damage, Record, Segment};
 
-use crate::derived::chunks::ChunkReader;
+use crate::derived::chunks::{self, ChunkReader};
 use crate::derived::order_log::{self, Entry, Lineage, NONE};
 use crate::derived::run::{DamagedRun, Run};
 use crate::error::ReadError;
+use crate::event::EventId;
 use crate::order::window::Ordered;
 use crate::pipeline::core::Ending;
 use crate::sync::{Arc, AtomicU64, List, Ordering, Snapshot};
+use crate::trimmed::Horizon;
+use crate::trimmed::facts::{FACTS, Fact};
 
 /// All segments of the log, in order. The writer adds one before it publishes anything in it.
 pub(crate) type Segments = List<Arc<Segment>>;
@@ -35,6 +38,8 @@ pub(crate) enum Fault {
     Log(Damage),
     Order(order_log::Damaged),
     Run(DamagedRun),
+    /// It was trimmed: deliveries before this one are.
+    Trimmed(u64),
     /// The store closes, and what was begun takes too long to be finished.
     GivenUp,
 }
@@ -63,6 +68,7 @@ impl From<Fault> for ReadError {
             Fault::Log(damage) => ReadError::Damage(damage),
             Fault::Order(damaged) => ReadError::Order { global: damaged.global },
             Fault::Run(DamagedRun { file, offset }) => ReadError::Run { file, offset },
+            Fault::Trimmed(first) => ReadError::Trimmed { first },
             Fault::GivenUp => ReadError::Closed,
         }
     }
@@ -104,6 +110,8 @@ pub(crate) struct Lookup {
     pub(crate) tips: ChunkReader,
     /// The runs, oldest first.
     pub(crate) runs: RunList,
+    /// Where the log begins, and what is kept of what was before.
+    pub(crate) horizon: Horizon,
     /// Records from here on have had their checksums verified by this process.
     pub(crate) verified_from: u64,
     /// Go on past what is damaged, as a store that is open for reading does.
@@ -117,6 +125,54 @@ pub(crate) struct Lookup {
 }
 
 impl Lookup {
+    /// Nothing instead of the fault that it was trimmed: whoever goes through candidates that share a key comes by
+    /// what is long over.
+    pub(crate) fn or_trimmed<T>(found: Result<T, Fault>) -> Result<Option<T>, Fault> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(Fault::Trimmed(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// What a position before the log has that is kept.
+    #[cold]
+    fn record_kept(&self, position: u64) -> Result<Record<'_>, Fault> {
+        let kept = self.horizon.base().and_then(|base| base.record(position));
+        kept.ok_or(Fault::Trimmed(self.horizon.first))
+    }
+
+    /// The entry of a delivery that was trimmed, if it is kept.
+    #[cold]
+    fn entry_kept(&self, global: u64) -> Result<Entry, Fault> {
+        let kept = self.horizon.base().and_then(|base| base.entry(global));
+        kept.ok_or(Fault::Trimmed(self.horizon.first))
+    }
+
+    /// What is kept of a delivery; nothing if it was not trimmed, and its record tells everything.
+    #[inline]
+    pub(crate) fn fact(&self, global: u64) -> Result<Option<Fact>, Fault> {
+        if global >= self.horizon.first {
+            return Ok(None);
+        }
+        self.fact_kept(global).map(Some)
+    }
+
+    #[cold]
+    fn fact_kept(&self, global: u64) -> Result<Fact, Fault> {
+        let kept = self.horizon.base().and_then(|base| base.fact(global));
+        kept.ok_or_else(|| {
+            let (file, offset) = chunks::place(FACTS, global);
+            DamagedRun { file, offset }.into()
+        })
+    }
+
+    /// Whether a held event at this position is over, whatever a run says: it is before the log, and not kept.
+    pub(crate) fn is_over(&self, position: u64) -> bool {
+        position < self.horizon.position
+            && self.horizon.base().is_none_or(|base| base.held(position).is_none())
+    }
+
     /// Whether a record is the one that its key says, if it can be compared. Where damage is to be
     /// passed, a record that cannot be read is taken at its key: a wrong guess is as rare as two ids
     /// with one key, and the rest of its stream is served with the numbers that it had.
@@ -172,6 +228,9 @@ impl Lookup {
     /// Any record, and whether it had to be verified.
     #[inline]
     pub(crate) fn record_and_cost(&self, position: u64) -> Result<(Record<'_>, bool), Fault> {
+        if position < self.horizon.position {
+            return Ok((self.record_kept(position)?, false));
+        }
         let segment = self.segment(position)?;
         if position >= self.verified_from {
             return Ok((segment.record_verified_before(position)?, false));
@@ -191,6 +250,9 @@ impl Lookup {
     /// The entry of a delivered event.
     #[inline]
     pub(crate) fn entry(&self, global: u64) -> Result<Entry, Fault> {
+        if global < self.horizon.first {
+            return self.entry_kept(global);
+        }
         match self.in_flight.front() {
             Some(oldest) if global >= oldest.first.global => {
                 let index = self.in_flight.partition_point(|window| window.first.global <= global);
@@ -224,6 +286,28 @@ impl Lookup {
             }
         }
         Ok(order_log::tip_count(&self.tips, item, global)?)
+    }
+
+    /// Ids of the events that a chained event of `stream` was chained on.
+    pub(crate) fn chained_on_ids(
+        &self,
+        global: u64,
+        stream: &[u8],
+        store_tag: u32,
+    ) -> Result<Vec<Vec<u8>>, Fault> {
+        let locals = self.chained_on(global)?;
+        let id = |local: u64| {
+            let record = match Self::or_trimmed(self.seek(global, local))? {
+                Some((_, entry)) => self.record(entry.position)?,
+                // It was a tip when the log was trimmed: it was one before, and here it still is.
+                None => {
+                    let kept = self.horizon.base().and_then(|base| base.tip(stream, local));
+                    kept.ok_or(Fault::Trimmed(self.horizon.first))?
+                }
+            };
+            Ok(EventId::of(&record, store_tag).to_vec())
+        };
+        locals.into_iter().map(id).collect()
     }
 
     /// Local sequences of the tips that a chained event was chained on.
@@ -271,6 +355,10 @@ impl Lookup {
         while entry.local > local {
             let skipped_to = entry.local & (entry.local - 1);
             let next = if skipped_to >= local { entry.jump } else { entry.previous };
+            if next == NONE && global < self.horizon.first {
+                // Of what was trimmed, only the jumps are kept.
+                return Err(Fault::Trimmed(self.horizon.first));
+            }
             let earlier = self.entry(next)?;
             if next >= global || earlier.local >= entry.local {
                 return Err(order_log::Damaged { global }.into());

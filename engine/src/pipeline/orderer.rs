@@ -389,6 +389,8 @@ impl Orderer {
         lookup.order.refresh();
         lookup.tips.refresh();
         lookup.runs = self.core.runs.snapshot();
+        // Last: what is gone from the lists before was trimmed by then.
+        lookup.horizon = self.core.horizon();
     }
 
     /// Publishes what the machine counts. Called once before the thread starts, so that whoever
@@ -583,7 +585,10 @@ impl From<Fault> for Stopped {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Log(damage) => Stopped::Cause(Cause::Damage(damage)),
-            derived @ (Fault::Order(_) | Fault::Run(_)) => Stopped::Derived(derived.into()),
+            // What is trimmed is asked for only by what is wrong.
+            derived @ (Fault::Order(_) | Fault::Run(_) | Fault::Trimmed(_)) => {
+                Stopped::Derived(derived.into())
+            }
             Fault::GivenUp => Stopped::GivenUp,
         }
     }

@@ -7,6 +7,7 @@
 use thalweg_wal::{Damage, RecordKind, Segment};
 
 use crate::event::EventId;
+use crate::order::keys::Keys;
 use crate::order::partition::Scanned;
 use crate::order::window::{MarkScanned, Split};
 use crate::pipeline::core::Core;
@@ -64,24 +65,8 @@ pub(crate) fn scan(core: &Core, cut: &Cut) -> ScannedCut {
 }
 
 fn verify_and_split(core: &Core, cut: &Cut) -> ScannedCut {
-    let mut records = Vec::new();
-    let mut marks: Vec<MarkScanned> = Vec::new();
-    let mut damage = Vec::new();
-    for record in cut.segment.walk(cut.from, cut.to) {
-        match record {
-            Ok(record) if record.kind() == RecordKind::Mark => {
-                let index = (records.len() + marks.len()) as u32;
-                marks.push(MarkScanned { index, position: record.position() });
-            }
-            Ok(record) => {
-                let stream_key = core.keys.stream(record.stream());
-                let key = core.keys.event(stream_key, &EventId::of(&record, core.store_tag));
-                let index = (records.len() + marks.len()) as u32;
-                records.push(Scanned { index, position: record.position(), stream_key, key });
-            }
-            Err(found) => damage.push(found),
-        }
-    }
+    let (records, marks, damage) =
+        verify(&cut.segment, cut.from, cut.to, core.keys, core.store_tag);
     let positions = (core.ordered_acks.load(crate::sync::Ordering::Relaxed) > 0).then(|| {
         let mut positions = vec![0; records.len() + marks.len()];
         for record in &records {
@@ -94,4 +79,33 @@ fn verify_and_split(core: &Core, cut: &Cut) -> ScannedCut {
     });
     let split = Split::new(&records, marks);
     ScannedCut { number: cut.number, split, positions, damage, to: cut.to }
+}
+
+/// Verifies a part of a segment; returns its records, its marks, and where it is damaged.
+pub(crate) fn verify(
+    segment: &Segment,
+    from: u64,
+    to: u64,
+    keys: Keys,
+    store_tag: u32,
+) -> (Vec<Scanned>, Vec<MarkScanned>, Vec<Damage>) {
+    let mut records = Vec::new();
+    let mut marks: Vec<MarkScanned> = Vec::new();
+    let mut damage = Vec::new();
+    for record in segment.walk(from, to) {
+        match record {
+            Ok(record) if record.kind() == RecordKind::Mark => {
+                let index = (records.len() + marks.len()) as u32;
+                marks.push(MarkScanned { index, position: record.position() });
+            }
+            Ok(record) => {
+                let stream_key = keys.stream(record.stream());
+                let key = keys.event(stream_key, &EventId::of(&record, store_tag));
+                let index = (records.len() + marks.len()) as u32;
+                records.push(Scanned { index, position: record.position(), stream_key, key });
+            }
+            Err(found) => damage.push(found),
+        }
+    }
+    (records, marks, damage)
 }

@@ -7,13 +7,13 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use thalweg_wal::{Damage, Segment, name};
+use thalweg_wal::{Damage, name};
 
 use crate::derived::order_log::Entry;
 use crate::derived::run::{KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::error::ReadError;
-use crate::event::{Event, EventId, SegmentPin};
+use crate::event::{Event, EventId, Pin};
 use crate::order::cold::head_of;
 use crate::pipeline::core::Core;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
@@ -32,14 +32,7 @@ impl ParentSource {
     /// Ids of the events that a chained event was chained on.
     pub(crate) fn chained_on(&self, event: &Event) -> Result<Vec<Vec<u8>>, ReadError> {
         let lookup = self.core.lookup();
-        let locals = lookup.chained_on(event.global)?;
-        let mut parents = Vec::with_capacity(locals.len());
-        for local in locals {
-            let (_, entry) = lookup.seek(event.global, local)?;
-            let record = lookup.record(entry.position)?;
-            parents.push(EventId::of(&record, self.core.store_tag).to_vec());
-        }
-        Ok(parents)
+        Ok(lookup.chained_on_ids(event.global, event.stream(), self.core.store_tag)?)
     }
 }
 
@@ -49,7 +42,7 @@ pub(crate) struct Reader {
     pub(crate) core: Arc<Core>,
     lookup: Lookup,
     source: Arc<ParentSource>,
-    pin: Option<Arc<SegmentPin>>,
+    pin: Option<Arc<Pin>>,
 }
 
 impl Reader {
@@ -72,11 +65,14 @@ impl Reader {
 
     /// The event of a committed global sequence.
     pub(crate) fn event(&mut self, global: u64) -> Result<Event, ReadError> {
+        if global < self.lookup.horizon.first {
+            return Err(ReadError::Trimmed { first: self.core.horizon().first });
+        }
         let entry = self.entry(global)?;
         let pin = self.pin(entry.position)?;
-        let record = pin.0.record(entry.position)?;
+        let record = pin.record(entry.position)?;
         if record.is_lost() {
-            return Err(lost(&pin.0, entry.position).into());
+            return Err(self.lost(entry.position).into());
         }
         let (len, id) = (record.len(), EventId::of(&record, self.core.store_tag).into());
         let (position, local) = (entry.position, entry.local);
@@ -84,22 +80,42 @@ impl Reader {
         Ok(Event { pin, position, len, global, local, id, source })
     }
 
-    /// The segment of a position, with this reader's own count of references.
-    fn pin(&mut self, position: u64) -> Result<Arc<SegmentPin>, ReadError> {
-        let holds = |segment: &Segment| (segment.base()..segment.limit()).contains(&position);
-        if let Some(pin) = self.pin.as_ref().filter(|pin| holds(&pin.0)) {
+    /// What holds the record at a position, with this reader's own count of references.
+    fn pin(&mut self, position: u64) -> Result<Arc<Pin>, ReadError> {
+        if let Some(pin) = self.pin.as_ref().filter(|pin| pin.holds(position)) {
             return Ok(Arc::clone(pin));
         }
-        if segment_at(&self.lookup.segments, position).is_none_or(|segment| !holds(segment)) {
+        if self.holder(position).is_none() {
             self.lookup = self.core.lookup();
         }
-        let found = segment_at(&self.lookup.segments, position).filter(|segment| holds(segment));
-        let Some(segment) = found else {
+        let Some(pin) = self.holder(position) else {
             return Err(self.lookup.record(position).err().map_or(ReadError::Closed, Into::into));
         };
-        let pin = Arc::new(SegmentPin(Arc::clone(segment)));
+        let pin = Arc::new(pin);
         self.pin = Some(Arc::clone(&pin));
         Ok(pin)
+    }
+
+    fn holder(&self, position: u64) -> Option<Pin> {
+        if position < self.lookup.horizon.position {
+            return self.lookup.horizon.base().cloned().map(Pin::Base);
+        }
+        let pin = segment_at(&self.lookup.segments, position).cloned().map(Pin::Segment);
+        pin.filter(|pin| pin.holds(position))
+    }
+
+    /// That an event is lost, and known to be.
+    fn lost(&self, position: u64) -> Damage {
+        let segment = segment_at(&self.lookup.segments, position);
+        let (number, base) = segment.map_or((0, 0), |segment| (segment.number(), segment.base()));
+        Damage {
+            segment: number,
+            file: name::segment(number),
+            offset: position - base,
+            position,
+            resumes: position,
+            fault: thalweg_wal::format::Fault::Lost,
+        }
     }
 
     /// Local sequence of the first event at or behind the global sequence `from`, of the stream whose
@@ -107,6 +123,21 @@ impl Reader {
     pub(crate) fn first_local(&mut self, head: u64, from: u64) -> Result<u64, ReadError> {
         self.entry(head)?;
         Ok(self.lookup.seek_global(head, from)?.local)
+    }
+
+    /// The first global sequence that was not trimmed when the view was taken.
+    pub(crate) fn first(&self) -> u64 {
+        self.lookup.horizon.first
+    }
+
+    /// Local sequence of the first event that was not trimmed, of the stream with `len` deliveries of which `head` is
+    /// the newest.
+    pub(crate) fn first_kept(&mut self, head: u64, len: u64) -> Result<u64, ReadError> {
+        match self.lookup.horizon.first {
+            0 => Ok(0),
+            first if head < first => Ok(len),
+            first => self.first_local(head, first),
+        }
     }
 
     /// Global sequences of the local sequences `from..to` of the stream whose delivery `head` is
@@ -135,8 +166,16 @@ impl Reader {
             if self.core.delivered.wait_for(head + 1).is_err() {
                 return Err(self.core.ended());
             }
-            let entry = self.entry(head)?;
-            if self.pin(entry.position)?.0.record(entry.position)?.stream() == name {
+            let entry = match self.entry(head) {
+                // Of another stream with this key the runs may have a state that is long over.
+                Err(ReadError::Trimmed { .. }) => continue,
+                entry => entry?,
+            };
+            let is_it = match self.pin(entry.position)?.record(entry.position) {
+                Err(ReadError::Trimmed { .. }) => false,
+                record => record?.stream() == name,
+            };
+            if is_it {
                 return Ok(Some((head, entry)));
             }
         }
@@ -180,7 +219,11 @@ impl Reader {
         runs::find(&self.core.runs.snapshot(), u64::MAX, key, look).map_err(Fault::from)?;
         for value in in_memory.into_iter().chain(cold) {
             let KnownAs::Delivered(global) = KnownAs::decode(value) else { continue };
-            if global < delivered {
+            if let Some(fact) = self.lookup.fact(global)? {
+                if fact.is_event(self.core.keys, name, id) {
+                    return Err(ReadError::Trimmed { first: self.lookup.horizon.first });
+                }
+            } else if global < delivered {
                 let event = self.event(global)?;
                 if event.stream() == name && event.id() == id {
                     return Ok(Some(event));
@@ -191,31 +234,22 @@ impl Reader {
     }
 }
 
-/// That an event is lost, and known to be.
-fn lost(segment: &Segment, position: u64) -> Damage {
-    Damage {
-        segment: segment.number(),
-        file: name::segment(segment.number()),
-        offset: position - segment.base(),
-        position,
-        resumes: position,
-        fault: thalweg_wal::format::Fault::Lost,
-    }
-}
-
-/// First and last-plus-one of a range.
-fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+/// First and last-plus-one of a range of what begins at `first`. An error if the range names what is before that.
+fn bounds(range: &impl RangeBounds<u64>, first: u64) -> Result<(u64, u64), ReadError> {
     let from = match range.start_bound() {
         Bound::Included(&from) => from,
         Bound::Excluded(&before) => before.saturating_add(1),
-        Bound::Unbounded => 0,
+        Bound::Unbounded => first,
     };
+    if from < first {
+        return Err(ReadError::Trimmed { first });
+    }
     let to = match range.end_bound() {
         Bound::Included(&last) => last.saturating_add(1),
         Bound::Excluded(&to) => to,
         Bound::Unbounded => u64::MAX,
     };
-    (from, to)
+    Ok((from, to))
 }
 
 /// Delivered events in order, up to what was committed when the read began.
@@ -240,19 +274,39 @@ enum Range {
 }
 
 impl Read {
-    pub(crate) fn global(core: &Arc<Core>, range: &impl RangeBounds<u64>) -> Self {
-        let (from, to) = bounds(range);
+    pub(crate) fn global(
+        core: &Arc<Core>,
+        range: &impl RangeBounds<u64>,
+    ) -> Result<Self, ReadError> {
+        let reader = Reader::new(core);
+        let (from, to) = bounds(range, reader.lookup.horizon.first)?;
         let end = to.min(core.delivered.get());
-        Read { reader: Reader::new(core), what: Range::Global, next: from, end }
+        Ok(Read { reader, what: Range::Global, next: from, end })
     }
 
-    fn local(core: &Arc<Core>, head: u64, len: u64, range: &impl RangeBounds<u64>) -> Self {
-        let (from, to) = bounds(range);
+    fn local(
+        core: &Arc<Core>,
+        head: u64,
+        len: u64,
+        range: &impl RangeBounds<u64>,
+    ) -> Result<Self, ReadError> {
+        let mut reader = Reader::new(core);
+        let first = reader.first_kept(head, len)?;
+        let (from, to) = bounds(range, first)?;
         let what = Range::Local { head, located: Vec::new() };
-        Read { reader: Reader::new(core), what, next: from, end: to.min(len) }
+        Ok(Read { reader, what, next: from, end: to.min(len) })
     }
 
     fn read_next(&mut self) -> Result<Event, ReadError> {
+        let event = self.read_one();
+        if let Err(ReadError::Trimmed { .. }) = event {
+            // Trimmed meanwhile, and so may be any number of those behind it.
+            self.next = self.end;
+        }
+        event
+    }
+
+    fn read_one(&mut self) -> Result<Event, ReadError> {
         let next = self.next;
         let global = match &mut self.what {
             Range::Global => next,
@@ -333,6 +387,6 @@ impl StreamView {
     ///
     /// None now; events that cannot be read are errors in their place.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
-        Ok(Read::local(&self.core, self.head, self.len, &range))
+        Read::local(&self.core, self.head, self.len, &range)
     }
 }

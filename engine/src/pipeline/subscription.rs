@@ -136,7 +136,8 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// An event cannot be read; the next call goes on after it. Or, while looking at events of other streams,
+    /// An event cannot be read; the next call goes on after it. Or events were trimmed that have not been handed out
+    /// ([`ReadError::Trimmed`]); the next call goes on with the first that was not. Or, while looking at events of other streams,
     /// the store was closed or its engine has stopped.
     pub fn try_next(&mut self) -> Result<Option<Event>, ReadError> {
         let delivered = self.reader.core.delivered.get();
@@ -201,7 +202,11 @@ impl Subscription {
             }
             looks += 1;
             self.next += 1;
-            let event = self.reader.event(self.next - 1)?;
+            let event = self.reader.event(self.next - 1).inspect_err(|error| {
+                if let ReadError::Trimmed { first } = error {
+                    self.next = *first;
+                }
+            })?;
             let is_wanted = match &self.wanted {
                 Wanted::Streams(names) => names.contains(event.stream()),
                 Wanted::Prefix(prefix) => event.stream().starts_with(prefix),
@@ -233,7 +238,7 @@ impl Stream {
             let located = self.locate(reader, *next);
             match &located {
                 Ok(()) if !self.located.is_empty() => {}
-                Err(ReadError::Closed | ReadError::Poisoned(_)) => {}
+                Err(ReadError::Closed | ReadError::Poisoned(_) | ReadError::Trimmed { .. }) => {}
                 // There is nothing; or there is no way to what there is, but to what comes later.
                 Ok(()) | Err(_) => *next = delivered,
             }
@@ -249,6 +254,13 @@ impl Stream {
         let Some((head, entry)) = reader.head(&self.name)?.filter(|(head, _)| *head >= from) else {
             return Ok(());
         };
+        let kept = reader.first_kept(head, entry.local + 1)?;
+        if self.local.map_or(from < reader.first(), |local| local < kept) && kept > 0 {
+            // The next call goes on there.
+            self.local = Some(kept);
+            return Err(ReadError::Trimmed { first: kept });
+        }
+        let from = from.max(reader.first());
         let asked = self.local.map_or_else(|| reader.first_local(head, from), Ok);
         let located = asked.and_then(|local| {
             let to = local.saturating_add(LOCATED_MAX).min(entry.local + 1);

@@ -12,7 +12,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
 use thalweg::storage::{Access, MemoryStorage, Storage};
-use thalweg::{Ack, AppenderOptions, Event, MarkChange, MixedBatch, NewEvent, Placement, Store};
+use thalweg::{
+    Ack, AppenderOptions, Event, MarkChange, MixedBatch, NewEvent, Placement, ReadError, Store,
+};
 use thalweg_wal::{LogReader, Record, RecordKind};
 
 /// An event of a test: which stream, and everything else by small numbers, so that ids collide,
@@ -341,12 +343,23 @@ pub fn expected(storage: &dyn Storage) -> Expected {
     Expected { tag, end: log.end, records, tips, held, order, arrivals, events, machine }
 }
 
-/// Checks everything that a store shows against the serial machine, event by event.
+/// Checks everything that a store shows against the serial machine, event by event. Of what was trimmed, it shows
+/// that and nothing else.
 pub fn check(store: &Store, expected: &Expected) {
     store.wait_committed(store.durable_end()).expect("everything is ordered");
+    let first = store.first();
     let mut by_stream: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
     let mut read = store.read(..).expect("reads");
     for (global, delivery) in expected.order.iter().enumerate() {
+        let trimmed =
+            |found| matches!(found, Err(ReadError::Trimmed { first: said }) if said == first);
+        if (global as u64) < first {
+            let event = &expected.events[&delivery.position];
+            assert!(trimmed(store.get(&event.stream, &event.id).map(drop)), "global {global}");
+            assert!(trimmed(store.read(global as u64..).map(drop)), "global {global}");
+            by_stream.entry(event.stream.clone()).or_default().push(global as u64);
+            continue;
+        }
         let event = read.next().expect("an event is missing").expect("reads");
         let expected_event = &expected.events[&delivery.position];
         assert_eq!(event.global(), global as u64);
@@ -367,8 +380,14 @@ pub fn check(store: &Store, expected: &Expected) {
         assert_eq!(view.len(), globals.len() as u64);
         let read: Vec<u64> =
             view.read(..).expect("reads").map(|event| event.expect("reads").global()).collect();
-        assert_eq!(&read, globals);
-        let middle = globals.len() as u64 / 2;
+        let kept_from = globals.partition_point(|&global| global < first);
+        assert_eq!(read, globals[kept_from..]);
+        let kept_from = kept_from as u64;
+        if kept_from > 0 {
+            let below = view.read(kept_from - 1..).map(drop);
+            assert!(matches!(below, Err(ReadError::Trimmed { first }) if first == kept_from));
+        }
+        let middle = (globals.len() as u64 / 2).max(kept_from);
         let tail: Vec<u64> = view
             .read(middle..)
             .expect("reads")

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use thalweg_wal::name;
 use thalweg_wal::storage::{Access, MemoryStorage, read_file};
 
 use super::*;
@@ -55,8 +56,8 @@ impl Model {
             blobs: (blobs.iter().map(|(_, blob)| blob.len() as u64).sum(), blobs.len() as u64),
         };
         let go_on = || false;
-        let mut writer =
-            RunWriter::create(storage, STORE, EXTENT, capacity, &go_on).expect("creates");
+        let mut writer = RunWriter::create(storage, STORE, name::run, EXTENT, capacity, &go_on)
+            .expect("creates");
         let mut table = writer.table::<KnownItem>();
         known.iter().for_each(|item| table.push(*item).expect("writes"));
         table.finish().expect("writes");
@@ -216,7 +217,7 @@ fn every_byte_of_a_run_is_checked_or_does_not_matter() {
         let mut flipped = bytes.clone();
         flipped[offset] ^= 1 << (offset % 8);
         let storage = store_with(&flipped);
-        let Ok(run) = Run::open(&storage, &STORE, EXTENT.number) else {
+        let Ok(run) = Run::open(&storage, &STORE, name::run, EXTENT.number) else {
             assert!(offset < HEADER_USED, "byte {offset}");
             continue;
         };
@@ -246,7 +247,7 @@ fn a_run_of_any_other_length_is_seen() {
     small_model().write(&storage);
     let bytes = read_file(&storage, &name::run(EXTENT.number)).expect("reads");
     for len in (0..bytes.len()).step_by(if cfg!(miri) { 511 } else { 37 }) {
-        let opened = Run::open(&store_with(&bytes[..len]), &STORE, EXTENT.number);
+        let opened = Run::open(&store_with(&bytes[..len]), &STORE, name::run, EXTENT.number);
         let kind = opened.expect_err("too short").kind();
         assert!(matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData));
     }
@@ -257,11 +258,11 @@ fn a_run_of_another_store_or_with_another_number_is_not_ours() {
     let storage = MemoryStorage::new();
     small_model().write(&storage);
     let invalid = |opened: io::Result<Arc<Run>>| opened.expect_err("not ours").kind();
-    let opened = Run::open(&storage, &[6; 16], EXTENT.number);
+    let opened = Run::open(&storage, &[6; 16], name::run, EXTENT.number);
     assert_eq!(invalid(opened), io::ErrorKind::InvalidData);
     storage.rename(&name::run(EXTENT.number), &name::run(2)).expect("renames");
-    assert_eq!(invalid(Run::open(&storage, &STORE, 2)), io::ErrorKind::InvalidData);
-    assert_eq!(invalid(Run::open(&storage, &STORE, 1)), io::ErrorKind::NotFound);
+    assert_eq!(invalid(Run::open(&storage, &STORE, name::run, 2)), io::ErrorKind::InvalidData);
+    assert_eq!(invalid(Run::open(&storage, &STORE, name::run, 1)), io::ErrorKind::NotFound);
 }
 
 /// Numbers that no run of ours has, with checksums that are right: an error, and no panic or endless memory.
@@ -280,7 +281,7 @@ fn numbers_that_do_not_add_up_are_errors() {
             let crc = crc32c::crc32c(&changed[..HEADER_USED - 4]);
             changed[HEADER_USED - 4..HEADER_USED].copy_from_slice(&crc.to_le_bytes());
             let storage = store_with(&changed);
-            if let Ok(run) = Run::open(&storage, &STORE, EXTENT.number) {
+            if let Ok(run) = Run::open(&storage, &STORE, name::run, EXTENT.number) {
                 keys.iter().for_each(|&key| run.touch::<KnownItem>(key));
                 let _ = (asked(&run, &keys), read_through(&run));
             }
@@ -312,7 +313,7 @@ fn items_that_are_not_where_their_keys_put_them_are_damage() {
         bytes[at + 12..at + 16].copy_from_slice(&crc);
     };
     let damage = |bytes: &[u8]| {
-        let run = Run::open(&store_with(bytes), &STORE, EXTENT.number).expect("opens");
+        let run = Run::open(&store_with(bytes), &STORE, name::run, EXTENT.number).expect("opens");
         items::<KnownItem>(&run, 0)
     };
     let mut same = bytes.clone();
@@ -336,7 +337,8 @@ fn more_blobs_than_there_is_room_for_are_refused() {
     let storage = MemoryStorage::new();
     let capacity = Capacity { streams: 2, blobs: (10, 1), ..Capacity::default() };
     let go_on = || false;
-    let mut writer = RunWriter::create(&storage, STORE, EXTENT, capacity, &go_on).expect("creates");
+    let mut writer =
+        RunWriter::create(&storage, STORE, name::run, EXTENT, capacity, &go_on).expect("creates");
     let mut table = writer.table::<StreamItem>();
     assert_eq!(table.blob(&[1; 10]).expect("as planned"), 0);
     assert_eq!(table.blob(&[]).expect_err("too many").kind(), io::ErrorKind::InvalidData);
@@ -347,13 +349,14 @@ fn a_run_in_the_making_is_none() {
     let storage = MemoryStorage::new();
     let capacity = Capacity { known: 1 << 20, ..Capacity::default() };
     let stops = || true;
-    let mut writer = RunWriter::create(&storage, STORE, EXTENT, capacity, &stops).expect("creates");
+    let mut writer =
+        RunWriter::create(&storage, STORE, name::run, EXTENT, capacity, &stops).expect("creates");
     let mut table = writer.table::<KnownItem>();
     let mut pushed = (1..1 << 20).map(|n| table.push(KnownItem { key: n << 40, value: n }));
     let error = pushed.find_map(Result::err).expect("it is to stop");
     assert_eq!(error.kind(), io::ErrorKind::Interrupted);
-    let opened = Run::open(&storage, &STORE, EXTENT.number);
+    let opened = Run::open(&storage, &STORE, name::run, EXTENT.number);
     assert_eq!(opened.expect_err("no header").kind(), io::ErrorKind::InvalidData);
-    RunWriter::abandon(&storage, EXTENT.number);
+    RunWriter::abandon(&storage, name::run, EXTENT.number);
     assert!(storage.open(&name::run(EXTENT.number), Access::Read).is_err());
 }

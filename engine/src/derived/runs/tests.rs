@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use thalweg_wal::name;
 use thalweg_wal::storage::MemoryStorage;
 
 use super::*;
@@ -38,7 +39,7 @@ fn built_of(
     let extent = Extent { number, from: number, to: number + 1 };
     let is_delivery = |global, position| position_of(global) == position;
     let truth = Truth { is_over, is_delivery: &is_delivery };
-    build(storage, STORE, extent, fresh, runs, &truth, &|| false).expect("no fault")
+    build(storage, STORE, name::run, extent, fresh, runs, &truth, &|| false).expect("no fault")
 }
 
 fn built(storage: &MemoryStorage, number: u64, fresh: &mut Fresh, runs: &[Arc<Run>]) -> Arc<Run> {
@@ -125,7 +126,8 @@ fn a_merge_that_is_to_stop_does_even_if_it_has_nothing_to_write() {
     let truth = Truth { is_over: &is_over, is_delivery: &|_, _| false };
     let is_stopping = || looked_at.get() > 0;
     let extent = Extent { number: 2, from: 1, to: 2 };
-    let stopped = build(&storage, STORE, extent, &Fresh::default(), &[run], &truth, &is_stopping);
+    let stopped =
+        build(&storage, STORE, name::run, extent, &Fresh::default(), &[run], &truth, &is_stopping);
     assert!(
         matches!(&stopped, Err(BuildError::Io(error)) if error.kind() == io::ErrorKind::Interrupted)
     );

@@ -1,0 +1,333 @@
+//! Trimming: giving up the oldest part of the log, and keeping what the rest of it rests on.
+//!
+//! A trim goes segment by segment, since whole files go. It is done by whoever asks, beside the pipeline, and in this
+//! order:
+//!
+//! 1. decide which segments go: none that is written, none that no checkpoint is beyond, none with an event that a
+//!    cursor has before it;
+//! 2. make the base where the log is to begin ([`crate::trimmed`]), and write it: with a rename, the log begins there;
+//! 3. show it to whoever looks something up, and then take the segments from the lists;
+//! 4. unlink the files. Whoever has one mapped goes on reading it.
+//!
+//! A crash before the rename leaves the log as it was, and one behind it leaves files that the next opening removes.
+
+use std::fmt;
+use std::io;
+
+use thalweg_wal::storage::{Storage, remove_if_there};
+use thalweg_wal::{Segment, name, retire};
+
+use crate::derived::chunks::Layout;
+use crate::derived::order_log::{ORDER, TIPS};
+use crate::error::{OpenError, ReadError};
+use crate::order::window::Frontier;
+use crate::pipeline::core::Core;
+use crate::pipeline::lookup::{Fault, Lookup};
+use crate::pipeline::orderer::Call;
+use crate::store::Inner;
+use crate::sync::{Arc, completion};
+use crate::trimmed::Base;
+use crate::trimmed::advance::advance;
+
+/// How much of the log to give up: everything that one of the limits says. Without any, nothing.
+///
+/// Whole segments go, so what is left is up to one segment more than a limit says. Nothing goes that a cursor has not
+/// come to yet, unless [`Trim::past_cursors`] says so, and never the segment that is written.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use thalweg::{Store, Trim};
+///
+/// let store = Store::open(dir.path())?;
+/// let report = store.trim(&Trim::new().keep_bytes(1 << 30))?;
+/// assert_eq!(report.first, 0); // there was nothing to trim
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Trim {
+    before: Option<u64>,
+    keep_bytes: Option<u64>,
+    past_cursors: bool,
+}
+
+impl Trim {
+    /// Nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Trim::default()
+    }
+
+    /// The events before this global sequence.
+    #[must_use]
+    pub fn before(mut self, global: u64) -> Self {
+        self.before = Some(global);
+        self
+    }
+
+    /// All but the newest so many bytes of the log.
+    #[must_use]
+    pub fn keep_bytes(mut self, bytes: u64) -> Self {
+        self.keep_bytes = Some(bytes);
+        self
+    }
+
+    /// Also what a cursor has before it. Its consumer then gets [`ReadError::Trimmed`].
+    #[must_use]
+    pub fn past_cursors(mut self) -> Self {
+        self.past_cursors = true;
+        self
+    }
+}
+
+/// What a trim has come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TrimReport {
+    /// The first global sequence that is left.
+    pub first: u64,
+    /// Events that went.
+    pub events: u64,
+    /// Segments that went.
+    pub segments: u64,
+    /// Bytes of the log that went.
+    pub bytes: u64,
+    /// What has kept it from giving up as much as the limits say, if anything has.
+    pub kept_by: Option<KeptBy>,
+}
+
+/// What keeps a part of the log that the limits of a trim would give up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeptBy {
+    /// A cursor, which has not come further.
+    Cursor {
+        /// Its name.
+        name: Vec<u8>,
+        /// Where it is.
+        at: u64,
+    },
+    /// A checkpoint that could not be written.
+    Checkpoint,
+}
+
+/// Why a store was not trimmed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TrimError {
+    /// The store is open for reading only.
+    ReadOnly,
+    /// The store was closed meanwhile.
+    Interrupted,
+    /// What is to go cannot be read, or its order is not what readers have seen. Nothing was trimmed.
+    Read(ReadError),
+    /// What is kept cannot be written. Nothing was trimmed; or, at the last step, it may have been: the next opening
+    /// tells.
+    Io {
+        /// What was done.
+        context: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// What was written cannot be opened. The next opening of the store will say so, too.
+    Open(OpenError),
+}
+
+impl TrimError {
+    pub(crate) fn io(context: &str) -> impl FnOnce(io::Error) -> TrimError {
+        let context = context.to_owned();
+        move |source| TrimError::Io { context, source }
+    }
+}
+
+impl fmt::Display for TrimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TrimError::ReadOnly => f.write_str("the store is open for reading only"),
+            TrimError::Interrupted => f.write_str("the store was closed; nothing was trimmed"),
+            TrimError::Read(error) => write!(f, "nothing was trimmed: {error}"),
+            TrimError::Io { context, source } => write!(f, "{context}: {source}"),
+            TrimError::Open(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for TrimError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TrimError::Io { source, .. } => Some(source),
+            TrimError::Read(error) => Some(error),
+            TrimError::Open(error) => Some(error),
+            TrimError::ReadOnly | TrimError::Interrupted => None,
+        }
+    }
+}
+
+impl From<Fault> for TrimError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::GivenUp => TrimError::Interrupted,
+            fault => TrimError::Read(fault.into()),
+        }
+    }
+}
+
+impl From<OpenError> for TrimError {
+    fn from(error: OpenError) -> Self {
+        TrimError::Open(error)
+    }
+}
+
+/// A segment that the log could begin with.
+struct Candidate {
+    segment: Arc<Segment>,
+    /// The first delivery that was set off in it or behind it.
+    first: u64,
+}
+
+pub(crate) fn run(inner: &Inner, trim: &Trim) -> Result<TrimReport, TrimError> {
+    let core = &inner.core;
+    if core.read_only {
+        return Err(TrimError::ReadOnly);
+    }
+    let log_id = inner.trimming.lock();
+    let horizon = core.horizon();
+    let mut report = TrimReport { first: horizon.first, ..TrimReport::default() };
+    if !is_over_a_limit(core, trim) {
+        return Ok(report);
+    }
+    if checkpoint(inner)?.is_none() {
+        report.kept_by = Some(KeptBy::Checkpoint);
+    }
+    let Some(begin) = choose(core, trim, &mut report)? else { return Ok(report) };
+    let base = advance(core, *log_id, &begin.segment, &|_| true)?;
+    debug_assert_eq!(base.frontier().global, begin.first);
+    report.events = base.frontier().global - report.first;
+    report.first = base.frontier().global;
+    let old = core.segments.snapshot();
+    let gone = old.iter().filter(|segment| segment.base() < base.position());
+    (report.segments, report.bytes) = gone.fold((0, 0), |(segments, bytes), segment| {
+        (segments + 1, bytes + (segment.limit() - segment.base()))
+    });
+    show(core, &base);
+    let files = TrimError::io("removing what was trimmed");
+    remove(core, &base).map_err(files)?;
+    Ok(report)
+}
+
+/// Whether there is anything to do, without a closer look.
+fn is_over_a_limit(core: &Core, trim: &Trim) -> bool {
+    let segments = core.segments.snapshot();
+    let Some(second) = segments.get(1) else { return false };
+    let by_bytes = trim.keep_bytes.is_some_and(|keep| second.base() + keep <= core.durable.get());
+    let by_sequence = trim.before.is_some_and(|before| before > core.horizon().first);
+    by_bytes || by_sequence
+}
+
+/// Has a checkpoint written that is beyond everything that may go. `None` if that does not work.
+fn checkpoint(inner: &Inner) -> Result<Option<()>, TrimError> {
+    let core = &inner.core;
+    let segments = core.segments.snapshot();
+    let last = segments.last().map_or(0, |segment| segment.base());
+    if core.checkpointed.get() >= last {
+        return Ok(Some(()));
+    }
+    core.committed.wait_for(last).map_err(|_| TrimError::Interrupted)?;
+    let (promise, mut done) = completion();
+    inner.orderer.call(Call::Checkpoint(promise));
+    match done.wait() {
+        Ok(Ok(())) => Ok(Some(())),
+        Ok(Err(_)) => Ok(None),
+        Err(_) => Err(TrimError::Interrupted),
+    }
+}
+
+/// The segment that the log is to begin with, if it is not the one that it does.
+fn choose(
+    core: &Core,
+    trim: &Trim,
+    report: &mut TrimReport,
+) -> Result<Option<Candidate>, TrimError> {
+    let lookup = core.lookup();
+    let (durable, checkpointed) = (core.durable.get(), core.checkpointed.get());
+    let delivered = core.delivered.get();
+    let cursor = if trim.past_cursors { None } else { slowest_cursor(core) };
+    let mut chosen = None;
+    let mut first = lookup.horizon.first;
+    for segment in lookup.segments.iter().skip(1) {
+        let by_bytes = trim.keep_bytes.is_some_and(|keep| segment.base() + keep <= durable);
+        if !by_bytes && trim.before.is_none_or(|before| first >= before) {
+            break;
+        }
+        if segment.base() > checkpointed {
+            break;
+        }
+        first = first_set_off(&lookup, segment.base(), first, delivered)?;
+        if !by_bytes && trim.before.is_none_or(|before| first > before) {
+            break;
+        }
+        if let Some((name, at)) = cursor.as_ref().filter(|(_, at)| *at < first) {
+            report.kept_by = Some(KeptBy::Cursor { name: name.clone(), at: *at });
+            break;
+        }
+        chosen = Some(Candidate { segment: Arc::clone(segment), first });
+    }
+    Ok(chosen)
+}
+
+fn slowest_cursor(core: &Core) -> Option<(Vec<u8>, u64)> {
+    let cursors = core.cursors.lock();
+    let slowest = cursors.iter().min_by_key(|(_, at)| **at);
+    slowest.map(|(name, at)| (name.clone(), *at))
+}
+
+/// The first delivery, from `from` on, that was set off at or behind `position`. An event that sets something off is
+/// the first that it delivers, and all that it delivers with it stood before it; so this is the first delivery of an
+/// event that stands at or behind `position`.
+fn first_set_off(lookup: &Lookup, position: u64, from: u64, delivered: u64) -> Result<u64, Fault> {
+    for global in from..delivered {
+        if lookup.entry(global)?.position >= position {
+            return Ok(global);
+        }
+    }
+    Ok(delivered)
+}
+
+/// Shows the new base, and then lets go of what it stands for.
+fn show(core: &Core, base: &Arc<Base>) {
+    core.bases.change(|bases| *bases = vec![Arc::clone(base)]);
+    core.segments.change(|segments| segments.retain(|segment| segment.base() >= base.position()));
+}
+
+/// Removes what is not needed any more.
+fn remove(core: &Core, base: &Base) -> io::Result<()> {
+    let storage = &*core.storage;
+    retire(storage, base.point().segment)?;
+    let frontier = base.frontier();
+    let chunks =
+        core.order.retire(frontier.global).into_iter().chain(core.tips.retire(frontier.tips));
+    for chunk in chunks {
+        remove_if_there(storage, &chunk)?;
+    }
+    remove_strays(storage, Some(base));
+    Ok(())
+}
+
+/// Removes what the base has no use for: runs of an older one, or of one that was not finished, and what stands before
+/// it of the order. It costs space if it fails.
+pub(crate) fn remove_strays(storage: &dyn Storage, base: Option<&Base>) {
+    let listed = base.map_or(&[][..], |base| &base.checkpoint.runs);
+    let first = base.map_or_else(Frontier::default, Base::frontier);
+    let is_before = |layout: Layout, number: u64, first: u64| number < first / layout.chunk_items;
+    for other in storage.list().unwrap_or_default() {
+        let is_stray = match name::kind(&other) {
+            name::Kind::FactsRun(number) => !listed.contains(&number),
+            name::Kind::Facts(_) => base.is_none(),
+            name::Kind::Order(number) => is_before(ORDER, number, first.global),
+            name::Kind::Tips(number) => is_before(TIPS, number, first.tips),
+            _ => false,
+        };
+        if is_stray {
+            let _ = storage.remove(&other);
+        }
+    }
+}

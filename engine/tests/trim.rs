@@ -1,0 +1,154 @@
+//! Trimming: what is left is what was there before, and what comes is what would have come.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{batch_of, check, expected, hostile_event};
+use proptest::prelude::*;
+use thalweg::storage::{MemoryStorage, Storage};
+use thalweg::{Ack, Event, MixedBatch, Options, Store, Trim};
+use thalweg_wal::name;
+
+/// Segments as short as they can be: a filler or four, and the rest.
+const SEGMENT_BYTES: u64 = 1 << 20;
+const FILLER_LEN: usize = 300 << 10;
+
+fn open(storage: &MemoryStorage, budget: u64) -> Store {
+    let options = Options::new().segment_bytes(SEGMENT_BYTES).memory_budget(budget);
+    options.open_on(Arc::new(storage.clone())).expect("opens")
+}
+
+/// Two stores with the same log, of which one is trimmed now and then.
+struct Twins {
+    whole: (MemoryStorage, Store),
+    trimmed: (MemoryStorage, Store),
+    budget: u64,
+}
+
+impl Twins {
+    fn new(budget: u64) -> Self {
+        let whole = MemoryStorage::new();
+        open(&whole, budget).close().expect("closes");
+        let trimmed = whole.fork();
+        let whole = (whole.clone(), open(&whole, budget));
+        let trimmed = (trimmed.clone(), open(&trimmed, budget));
+        Twins { whole, trimmed, budget }
+    }
+
+    /// Appends the same to both, which come to the same.
+    fn append(&self, batch: &dyn Fn() -> MixedBatch) {
+        // Before the first of them is in the log, on which it depends.
+        let batches = [batch(), batch()];
+        let stores = [&self.whole.1, &self.trimmed.1].into_iter().zip(batches);
+        let placements: Vec<_> = stores
+            .map(|(store, batch)| {
+                let receipt = store.submit(batch, Ack::Ordered).expect("is taken").wait();
+                let receipt = receipt.expect("is stored");
+                (receipt.end, receipt.placements)
+            })
+            .collect();
+        assert_eq!(placements[0], placements[1]);
+    }
+
+    fn filler(&self, number: u64) {
+        self.append(&|| {
+            let mut batch = MixedBatch::new();
+            let event = Event::new(vec![number as u8; FILLER_LEN]);
+            batch.push(format!("filler-{}", number % 3), &event).expect("within the limits");
+            batch
+        });
+    }
+
+    fn trim(&self, before: u64) {
+        let first = self.trimmed.1.first();
+        let trim = Trim::new().before(before).past_cursors();
+        let report = self.trimmed.1.trim(&trim).expect("trims");
+        assert_eq!(report.first, self.trimmed.1.first());
+        assert_eq!(report.events, report.first - first);
+        assert!(report.first <= before.max(first));
+        if std::env::var_os("SHOW").is_some() {
+            println!("{before} {report:?}");
+        }
+    }
+
+    fn reopen(&mut self, without_derived: bool) {
+        for (storage, store) in [&mut self.whole, &mut self.trimmed] {
+            store.close().expect("closes");
+            if without_derived {
+                for file in storage.list().expect("lists") {
+                    if name::kind(&file).is_derived() {
+                        storage.remove(&file).expect("removes");
+                    }
+                }
+            }
+            *store = open(storage, self.budget);
+        }
+    }
+
+    fn check(&self) {
+        let expected = expected(&self.whole.0);
+        for (_, store) in [&self.whole, &self.trimmed] {
+            check(store, &expected);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(Vec<common::TestEvent>),
+    Fill(u64),
+    /// Up to so many thousandths of what is delivered.
+    Trim(u64),
+    Reopen {
+        without_derived: bool,
+    },
+    Check,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => prop::collection::vec(hostile_event(3, 24), 1..12).prop_map(Step::Append),
+        8 => (0..8_u64).prop_map(Step::Fill),
+        4 => (0..1001_u64).prop_map(Step::Trim),
+        1 => any::<bool>().prop_map(|without_derived| Step::Reopen { without_derived }),
+        1 => Just(Step::Check),
+    ]
+}
+
+fn run(steps: &[Step], budget: u64) {
+    let mut twins = Twins::new(budget);
+    for step in steps {
+        match step {
+            Step::Append(events) => {
+                twins.append(&|| batch_of(events, &twins.whole.0));
+            }
+            Step::Fill(number) => (0..=number % 4).for_each(|_| twins.filler(*number)),
+            Step::Trim(thousandths) => {
+                twins.trim(twins.whole.1.delivered() * thousandths / 1000);
+            }
+            Step::Reopen { without_derived } => twins.reopen(*without_derived),
+            Step::Check => twins.check(),
+        }
+    }
+    twins.check();
+    twins.reopen(true);
+    twins.check();
+}
+
+/// Random histories: few, or as many as `THALWEG_ROUNDS` says.
+fn rounds() -> u32 {
+    std::env::var("THALWEG_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: rounds(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_left_of_a_trimmed_store_is_what_it_was(
+        steps in prop::collection::vec(step(), 1..60),
+        budget in prop_oneof![Just(0), Just(u64::MAX)],
+    ) {
+        run(&steps, budget);
+    }
+}
