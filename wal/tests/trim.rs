@@ -10,7 +10,7 @@ use common::{
     Event, HEADER_PAGE, MIB, OPTIONS, append_frames, bytes_of, flip, frame_of, hint, open, patch,
     put, read, snapshot, walk, whole,
 };
-use thalweg_wal::format::Fault;
+use thalweg_wal::format::{Fault, SegmentHeader};
 use thalweg_wal::storage::{
     Access, LockAttempt, MemoryStorage, OsStorage, Storage, StorageFile, link, read_file,
 };
@@ -350,7 +350,7 @@ fn every_bit_of_the_header_and_the_length_are_verified() {
 /// Headers with a good checksum, and anything in the fields.
 #[test]
 fn no_header_makes_anybody_panic() {
-    let (storage, _) = trimmed_log(3);
+    let (storage, point) = trimmed_log(3);
     let whole_file = read_file(&storage, name::trimmed()).expect("is there");
     let numbers = [
         0,
@@ -376,33 +376,54 @@ fn no_header_makes_anybody_panic() {
         u64::MAX - 1,
         u64::MAX,
     ];
-    // Alone, and together with a position that fits.
-    for field in [8, 16, 32, 40, 48, 56, 64] {
-        for number in numbers {
-            for position in [2 * MIB, 1 << 62, u64::MAX - 7] {
-                let mut bytes = whole_file.clone();
-                bytes[40..48].copy_from_slice(&position.to_le_bytes());
-                bytes[field..field + 8].copy_from_slice(&number.to_le_bytes());
-                let crc = crc32c::crc32c(&bytes[..76]);
-                bytes[76..80].copy_from_slice(&crc.to_le_bytes());
-                put(&storage, name::trimmed(), &bytes);
-                let same = bytes == whole_file;
-                let fork = storage.fork();
-                assert_eq!(open(&fork, hint(u64::MAX - 7, true)).is_ok(), false);
-                assert_eq!(open(&fork, None).is_ok(), same, "{number} at {field}, {position}");
-                if !same {
-                    assert_eq!(snapshot(&fork), snapshot(&storage), "{number} at {field}");
+    let headless = storage.fork();
+    patch(&headless, 3, 0, &[0xEE; HEADER_PAGE]);
+    // A segment with the last number of all.
+    let last = SegmentHeader {
+        store_id: store_id(&storage).expect("a store"),
+        number: u64::MAX,
+        base: 2 * MIB,
+        len: MIB,
+        salt: 1,
+        previous_end: point.previous_end,
+        previous_salt: point.previous_salt,
+    };
+    let endless = storage.fork();
+    let mut bytes = last.encode();
+    bytes.resize(MIB as usize, 0);
+    put(&endless, &name::segment(u64::MAX), &bytes);
+    for storage in [&storage, &headless, &endless] {
+        let numbers_before = segment_files(storage);
+        // Each field alone, and together with a position.
+        for field in [8, 16, 32, 40, 48, 56, 64] {
+            for number in numbers {
+                for position in [2 * MIB, 1 << 62, u64::MAX - 7] {
+                    let mut bytes = whole_file.clone();
+                    bytes[40..48].copy_from_slice(&position.to_le_bytes());
+                    bytes[field..field + 8].copy_from_slice(&number.to_le_bytes());
+                    let crc = crc32c::crc32c(&bytes[..76]);
+                    bytes[76..80].copy_from_slice(&crc.to_le_bytes());
+                    put(storage, name::trimmed(), &bytes);
+                    let before = snapshot(storage);
+                    let fork = storage.fork();
+                    open(&fork, hint(u64::MAX - 7, true)).expect_err("it knows of more");
+                    if open(&fork, None).is_err() {
+                        assert_eq!(snapshot(&fork), before, "{number} at {field}");
+                    } else {
+                        assert!(bytes == whole_file, "{number} at {field}, {position}");
+                    }
+                    let _ = (read(storage, None), store_id(storage), Trimmed::open(storage));
+                    let _ = LogFollower::open(Arc::new(storage.clone()), None);
+                    let delivered = [2 * MIB + 48, 1 << 62];
+                    if let Ok(survey) = Survey::open(storage, None, &delivered) {
+                        let _ = (survey.extents(), survey.stretches());
+                    }
+                    let _ = retire(storage, 0);
                 }
-                let _ = (read(&storage, None), store_id(&storage), Trimmed::open(&storage));
-                let _ = LogFollower::open(Arc::new(storage.clone()), None);
-                if let Ok(survey) = Survey::open(&storage, None, &[2 * MIB + 48, 1 << 62]) {
-                    let _ = (survey.extents(), survey.stretches());
-                }
-                let _ = retire(&storage, 0);
             }
         }
+        assert_eq!(segment_files(storage), numbers_before);
     }
-    assert_eq!(segment_files(&storage), [3, 4, 5]);
 }
 
 #[test]
@@ -806,6 +827,17 @@ fn a_reader_that_opens_while_the_owner_trims_sees_a_whole_log() {
             at += 1;
         }
         assert!(at > 5 && counts[1] > 3, "{at} {counts:?}");
+    }
+    // The trim is done, and the owner is about to unlink the rest.
+    for at in 0..8 {
+        let storage = MemoryStorage::new();
+        let segments = log(&storage);
+        mark(&storage, &segments, 4);
+        let owner = storage.clone();
+        let meanwhile = Meanwhile::new(&storage, at, move || drop(retire(&owner, 4)));
+        let reader = LogReader::open(&meanwhile, None).expect("reads");
+        assert_eq!((whole(&reader.segments), reader.damage), (events(6..10), vec![]));
+        assert!(meanwhile.has_acted(), "operation {at}");
     }
     for at in 0..4 {
         let (storage, _) = trimmed_log(2);

@@ -209,6 +209,22 @@ fn nothing_is_unlinked_before_the_trim_is_durable() {
     }
 }
 
+/// Done is done, also if nothing was unlinked yet.
+#[test]
+fn a_trim_that_has_returned_is_durable() {
+    let disk = earlier(1);
+    let opened = open(&disk).expect("opens");
+    let segment = &opened.segments[3];
+    let point = TrimPoint::before(segment).expect("can be told");
+    let mut writer = TrimWriter::create(&disk, opened.store_id, point, 9000).expect("begins");
+    writer.write(&body(4)).expect("writes");
+    writer.finish().expect("trims");
+    drop(opened);
+    for disk in losses(&disk, 1) {
+        drop(check(&disk, 1, Done::Yes, 0..10));
+    }
+}
+
 /// On a full disk nothing is trimmed, nothing is left of the attempt, and the log goes on.
 #[test]
 fn a_full_disk_leaves_the_log_untrimmed() {
