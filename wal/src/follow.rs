@@ -97,10 +97,8 @@ impl LogFollower {
     /// log's. The call can be made again.
     pub fn reach(&mut self, position: u64) -> Result<bool, OpenError> {
         loop {
-            let last = self.last();
-            if position < last.limit() && position >= last.end() {
-                self.take_frames(position)?;
-            }
+            let unread = |last: &Segment| (last.end()..last.limit()).contains(&position);
+            while unread(self.last()) && self.take_frames(position)? {}
             // A segment that is followed by another has been sealed, and shows all that it holds.
             if position < self.last().end() || !self.take_segment()? {
                 return Ok(self.is_readable(position));
@@ -114,13 +112,14 @@ impl LogFollower {
         self.segments[..after].last().is_some_and(holds)
     }
 
-    /// Publishes whole frames of the last segment, up to the one that holds `position`.
-    fn take_frames(&mut self, position: u64) -> Result<(), OpenError> {
+    /// Publishes whole frames of the last segment, no further than the one that holds `position`: as many as are
+    /// read at once. `false` if there is none.
+    fn take_frames(&mut self, position: u64) -> Result<bool, OpenError> {
         let last = Arc::clone(self.last());
         let header = last.header();
         let start = last.end();
         let room = last.limit() - start;
-        let mut want = READ_LEN.min(room);
+        let (mut want, mut taken) = (READ_LEN.min(room), false);
         while want >= FRAME_HEADER_LEN {
             self.ahead.resize(want as usize, 0);
             let context =
@@ -137,6 +136,7 @@ impl LogFollower {
             }
             if end > start {
                 self.tail.publish(end - header.base);
+                taken = true;
                 break;
             }
             // The checksum of the header is verified before its length is looked at.
@@ -148,7 +148,7 @@ impl LogFollower {
         }
         self.ahead.truncate(READ_LEN as usize);
         self.ahead.shrink_to_fit();
-        Ok(())
+        Ok(taken)
     }
 
     /// Goes on in the next segment, if the log does. The last one is sealed then, and readable to its end.

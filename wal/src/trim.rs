@@ -25,6 +25,8 @@ const VERSION: u32 = 1;
 pub const TRIM_HEADER_LEN: u64 = 80;
 /// Offset of the header's checksum: in every version, as are the magic and the version.
 const CRC_AT: usize = TRIM_HEADER_LEN as usize - 4;
+/// No log has ever come so far; sums with such a position do not overflow.
+const POSITION_MAX: u64 = 1 << 62;
 /// The body is written in pieces of this many bytes, however small those are that it is given.
 const WRITE_LEN: usize = 1 << 20;
 
@@ -58,6 +60,9 @@ impl TrimPoint {
     /// Whether a log can begin so.
     fn is_possible(&self) -> bool {
         self.segment > 1
+            // A segment is at least as long as its header.
+            && self.segment - 1 <= self.position / SEGMENT_HEADER_LEN
+            && self.position <= POSITION_MAX
             && self.position.is_multiple_of(ALIGN)
             && self.previous_end.is_multiple_of(ALIGN)
             && (SEGMENT_HEADER_LEN..=self.position).contains(&self.previous_end)
@@ -137,7 +142,7 @@ impl TrimHeader {
 
     /// What the directory says; nothing if nothing was ever trimmed. The body is not looked at.
     pub(crate) fn read(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
-        Ok(open(storage)?.map(|(header, _)| header))
+        Ok(open(storage)?.map(|opened| opened.header))
     }
 }
 
@@ -160,8 +165,14 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The file, if there is one, with its header.
-fn open(storage: &dyn Storage) -> Result<Option<(TrimHeader, Arc<dyn StorageFile>)>, OpenError> {
+/// The file, open, and its header.
+struct Opened {
+    header: TrimHeader,
+    file: Arc<dyn StorageFile>,
+}
+
+/// Nothing, if there is no such file.
+fn open(storage: &dyn Storage) -> Result<Option<Opened>, OpenError> {
     let path = || storage.describe(name::trimmed());
     let failed = |source| OpenError::Io { context: format!("reading {}", path()), source };
     let file = match storage.open(name::trimmed(), Access::Read) {
@@ -169,7 +180,7 @@ fn open(storage: &dyn Storage) -> Result<Option<(TrimHeader, Arc<dyn StorageFile
         result => result.map_err(failed)?,
     };
     match TrimHeader::read_from(&*file).map_err(failed)? {
-        Ok(header) => Ok(Some((header, file))),
+        Ok(header) => Ok(Some(Opened { header, file })),
         Err(problem) => Err(OpenError::Trimmed { file: path(), detail: problem.to_string() }),
     }
 }
@@ -191,7 +202,7 @@ impl Trimmed {
     /// [`OpenError::Trimmed`], if the header is damaged, the file has another length than it says, or a later
     /// version has written it; [`OpenError::Io`]. Whose it is, the log says: compare [`Trimmed::store_id`].
     pub fn open(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
-        let Some((header, file)) = open(storage)? else { return Ok(None) };
+        let Some(Opened { header, file }) = open(storage)? else { return Ok(None) };
         let path = storage.describe(name::trimmed());
         // Nobody writes it under this name: it is written under another, and renamed.
         let file = MappedFile::over(file, TRIM_HEADER_LEN + header.body_len)

@@ -52,6 +52,17 @@ fn a_follower_shows_the_log_up_to_the_frame_that_it_is_told_of() {
     assert!(!log.reach(0).expect("looks"), "no frame is in a header");
 }
 
+/// A follower that was told of a frame behind long ones that it had not read either said that it was not there: it
+/// took no more frames at once than it had read ahead.
+#[test]
+fn a_follower_reaches_a_frame_behind_several_long_ones() {
+    let storage = MemoryStorage::new();
+    let mut writer = open(&storage, None).expect("creates").writer;
+    let mut log = follow(&storage);
+    let positions = [100_000, 200_000, 100_000, 100].map(|len| append(&mut writer, len));
+    assert!(log.reach(positions[3]).expect("looks"));
+}
+
 #[test]
 fn a_follower_goes_on_in_the_next_segments() {
     let storage = MemoryStorage::new();

@@ -10,8 +10,11 @@ use thalweg_wal::format::{
     SEGMENT_HEADER_LEN, STREAM_LEN_MAX, SegmentHeader, VERSION_MAJOR, VERSION_MINOR,
 };
 use thalweg_wal::name;
-use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{LOSSES_HEADER_LEN, RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
+use thalweg_wal::storage::{MemoryStorage, read_file};
+use thalweg_wal::{
+    LOSSES_HEADER_LEN, RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, TRIM_HEADER_LEN, TrimPoint,
+    TrimWriter,
+};
 
 const REFERENCE: &str = include_str!("../FORMAT.md");
 const RECOVERY: &str = include_str!("../src/recover.rs");
@@ -64,6 +67,7 @@ fn field_tables_have_no_gaps_and_the_right_length() {
         ("frame header", FRAME_HEADER_LEN),
         ("record header", RECORD_HEADER_LEN),
         ("losses header", LOSSES_HEADER_LEN),
+        ("trim header", TRIM_HEADER_LEN),
     ];
     for (table, len) in tables {
         let mut next = 0;
@@ -127,6 +131,39 @@ fn fields_stand_where_the_tables_say() {
     frame("record count", &header.record_count.to_le_bytes());
     frame("floor", &header.floor.to_le_bytes());
     frame("reserved", &[0; 4]);
+}
+
+#[test]
+fn the_fields_of_a_trim_stand_where_the_table_says() {
+    let storage = MemoryStorage::new();
+    let store_id = *b"0123456789abcdef";
+    let point = TrimPoint {
+        segment: 0x22,
+        position: 0x55_5000,
+        previous_end: 0x44_4440,
+        previous_salt: 0x6666,
+    };
+    let mut writer = TrimWriter::create(&storage, store_id, point, 5).expect("begins");
+    writer.write(b"facts").expect("writes");
+    writer.finish().expect("trims");
+    let bytes = read_file(&storage, name::trimmed()).expect("reads");
+    for (field, value) in [
+        ("magic", &b"THALWEGT"[..]),
+        ("version", &1_u32.to_le_bytes()),
+        ("reserved", &[0; 4]),
+        ("store id", &store_id),
+        ("number", &point.segment.to_le_bytes()),
+        ("position", &point.position.to_le_bytes()),
+        ("previous end", &point.previous_end.to_le_bytes()),
+        ("previous salt", &point.previous_salt.to_le_bytes()),
+        ("body len", &5_u64.to_le_bytes()),
+        ("body checksum", &crc32c::crc32c(b"facts").to_le_bytes()),
+        ("checksum", &crc32c::crc32c(&bytes[..76]).to_le_bytes()),
+    ] {
+        let at = offset("trim header", field);
+        assert_eq!(&bytes[at..at + value.len()], value, "{field}");
+    }
+    assert_eq!(&bytes[TRIM_HEADER_LEN as usize..], b"facts");
 }
 
 /// The bytes of the last of these records, as they are written.
@@ -214,6 +251,9 @@ fn file_names_and_the_version_are_as_stated() {
         name::unfinished().to_owned(),
         name::losses().to_owned(),
         name::losses_new().to_owned(),
+        name::trimmed().to_owned(),
+        name::trimmed_new().to_owned(),
+        pattern(name::facts(1)),
     ] {
         assert!(section("## Files").contains(&format!("`{name}`")), "{name}");
     }

@@ -35,8 +35,17 @@ pub fn file(bytes: &mut [u8], number: u64) {
         Some(b"THALWEGC") => checkpoint(bytes),
         Some(b"THALWEGD") => chunk(bytes, number),
         Some(b"THALWEGR") => run(bytes),
+        Some(b"THALWEGT") => trimmed(bytes),
         _ => {}
     }
+}
+
+/// Where a trimmed log begins, and the body behind it.
+fn trimmed(bytes: &mut [u8]) {
+    let Some((header, body)) = bytes.split_at_mut_checked(80) else { return };
+    put(header, 72, crc32c(body));
+    let crc = crc32c(&header[..76]);
+    put(header, 76, crc);
 }
 
 /// The first copy of a segment's header, which becomes both; then the frames.
