@@ -417,6 +417,16 @@ impl ChunkFollower {
         &self.shared
     }
 
+    /// Goes on behind the first `count` items, which are gone.
+    pub(crate) fn skip_to(&mut self, count: u64) {
+        let len = (count / self.shared.layout.chunk_items) as usize;
+        self.shared.list.change(|chunks| {
+            chunks.truncate(len);
+            chunks.resize(len, None);
+        });
+        (self.last, self.count) = (None, count);
+    }
+
     /// Number of items that are shown.
     pub(crate) fn count(&self) -> u64 {
         self.count
