@@ -64,7 +64,7 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
     let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
     check_losses(&*storage, checkpoint.as_ref())?;
-    let OpenedLog { writer, store_id, losses, segments, tail } =
+    let OpenedLog { writer, store_id, losses, segments, tail, .. } =
         LogWriter::open(Arc::clone(&storage), log_options, hint)?;
     // Derived files are of a log with what is known to be lost of it.
     let store_id = identity(&store_id, losses.as_deref());
