@@ -164,6 +164,11 @@ impl Follower {
         &self.inner.core
     }
 
+    /// The first global sequence that was not trimmed, as far as the follower has seen. Never blocks.
+    pub fn first(&self) -> u64 {
+        self.core().horizon().first
+    }
+
     /// Number of events that can be read now: one past the global sequence of the newest. Never blocks.
     pub fn delivered(&self) -> u64 {
         self.core().delivered.get()
@@ -187,7 +192,9 @@ impl Follower {
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with what was trimmed ([`ReadError::Trimmed`]); one without a beginning begins with the first
+    /// event that was not. Events that cannot be read are errors in their place; if what is read is trimmed meanwhile,
+    /// that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Read::global(self.core(), &range)
     }

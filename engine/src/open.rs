@@ -200,9 +200,15 @@ pub(crate) fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError
     let path = storage.describe("");
     match names.iter().find(|name| name::kind(name) == name::Kind::Unknown) {
         Some(example) => Err(LogOpenError::NotAStore { path, example: example.clone() }.into()),
-        None if create || kinds().any(name::Kind::is_derived) => Ok(()),
+        // What is left of a store that has lost its log: the log says so.
+        None if create || kinds().any(is_left_of_a_store) => Ok(()),
         None => Err(LogOpenError::Missing { path }.into()),
     }
+}
+
+fn is_left_of_a_store(kind: name::Kind) -> bool {
+    use name::Kind::{Facts, FactsRun, Trimmed};
+    kind.is_derived() || matches!(kind, Facts(_) | FactsRun(_) | Trimmed)
 }
 
 pub(crate) fn io_error(context: &str) -> impl FnOnce(io::Error) -> OpenError {

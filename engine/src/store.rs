@@ -297,7 +297,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with what was trimmed ([`ReadError::Trimmed`]); one without a beginning begins with the first
+    /// event that was not. Events that cannot be read are errors in their place; if what is read is trimmed meanwhile,
+    /// that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Read::global(self.core(), &range)
     }

@@ -51,6 +51,7 @@ pub struct Trim {
     before: Option<u64>,
     keep_bytes: Option<u64>,
     past_cursors: bool,
+    dry_run: bool,
 }
 
 impl Trim {
@@ -83,6 +84,15 @@ impl Trim {
     #[must_use]
     pub fn past_cursors(mut self) -> Self {
         self.past_cursors = true;
+        self
+    }
+}
+
+impl Trim {
+    /// Gives up nothing, and reports what would go now.
+    #[must_use]
+    pub fn dry_run(mut self) -> Self {
+        self.dry_run = true;
         self
     }
 }
@@ -225,16 +235,21 @@ impl Trimmer {
         if !self.checkpoint()? {
             report.kept_by = Some(KeptBy::Checkpoint);
         }
-        let Some(begin) = choose(core, trim, &mut report)? else { return Ok(report) };
-        let base = advance(core, self.log_id, &begin.segment, &|_| true)?;
-        debug_assert_eq!(base.frontier().global, begin.first);
-        report.events = base.frontier().global - report.first;
-        report.first = base.frontier().global;
+        let Some(Candidate { segment, first }) = choose(core, trim, &mut report)? else {
+            return Ok(report);
+        };
+        report.events = first - report.first;
+        report.first = first;
         let old = core.segments.snapshot();
-        let gone = old.iter().filter(|segment| segment.base() < base.position());
-        (report.segments, report.bytes) = gone.fold((0, 0), |(segments, bytes), segment| {
-            (segments + 1, bytes + (segment.limit() - segment.base()))
-        });
+        for gone in old.iter().filter(|gone| gone.base() < segment.base()) {
+            report.segments += 1;
+            report.bytes += gone.limit() - gone.base();
+        }
+        if trim.dry_run {
+            return Ok(report);
+        }
+        let base = advance(core, self.log_id, &segment, &|_| true)?;
+        debug_assert_eq!(base.frontier().global, first);
         show(core, &base);
         remove(core, &base).map_err(TrimError::io("removing what was trimmed"))?;
         Ok(report)

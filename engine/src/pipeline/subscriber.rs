@@ -375,17 +375,28 @@ impl StreamView {
         self.len
     }
 
+    /// The first local sequence that can be read: those before it were trimmed.
+    ///
+    /// # Errors
+    ///
+    /// The order cannot be read.
+    pub fn first(&self) -> Result<u64, ReadError> {
+        Reader::new(&self.core).first_kept(self.head, self.len)
+    }
+
     /// Whether nothing was delivered. Such a stream has no view, so this is never so.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The events in `range`, by local sequence, as far as the view goes. Finds them without
-    /// scanning the log: a skip list leads from the newest event to any other.
+    /// scanning the log: a skip list leads from the newest event to any other. A range without a beginning begins with
+    /// the first event that was not trimmed.
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with what was trimmed ([`ReadError::Trimmed`]). Events that cannot be read are errors in their
+    /// place; if what is read is trimmed meanwhile, that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Read::local(&self.core, self.head, self.len, &range)
     }
