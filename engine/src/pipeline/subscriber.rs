@@ -16,7 +16,7 @@ use crate::error::ReadError;
 use crate::event::{Event, EventId, Pin};
 use crate::order::cold::head_of;
 use crate::pipeline::core::Core;
-use crate::pipeline::lookup::{Fault, Lookup, segment_at};
+use crate::pipeline::lookup::{Fault, Lookup, find_known, segment_at};
 use crate::sync::Arc;
 
 /// Events of a stream are located this many at a time.
@@ -216,7 +216,7 @@ impl Reader {
             cold.push(item.value);
             None::<()>
         };
-        runs::find(&self.core.runs.snapshot(), u64::MAX, key, look).map_err(Fault::from)?;
+        find_known(&self.core.lookup(), u64::MAX, key, look).map_err(Fault::from)?;
         for value in in_memory.into_iter().chain(cold) {
             let KnownAs::Delivered(global) = KnownAs::decode(value) else { continue };
             if let Some(fact) = self.lookup.fact(global)? {
