@@ -93,11 +93,14 @@ impl LogFollower {
     fn take_frames(&mut self, position: u64) -> Result<(), OpenError> {
         let last = Arc::clone(self.last());
         let header = last.header();
-        let start = last.end();
-        let room = last.limit() - start;
-        let mut want = READ_LEN.min(room);
-        while want >= FRAME_HEADER_LEN {
-            self.ahead.resize(want as usize, 0);
+        let mut want = READ_LEN;
+        while last.end() <= position {
+            let start = last.end();
+            let room = last.limit() - start;
+            if room < FRAME_HEADER_LEN {
+                break;
+            }
+            self.ahead.resize(want.min(room) as usize, 0);
             let context =
                 || format!("reading {}", self.storage.describe(&name::segment(header.number)));
             self.tail
@@ -112,14 +115,15 @@ impl LogFollower {
             }
             if end > start {
                 self.tail.publish(end - header.base);
-                break;
+                want = READ_LEN;
+                continue;
             }
             // The checksum of the header is verified before its length is looked at.
             let is_longer = run.frame_header(start) == Err(Fault::Length);
-            if !is_longer || want == room || want >= FRAME_LEN_MAX {
+            if !is_longer || want >= room.min(FRAME_LEN_MAX) {
                 break;
             }
-            want = (want * 2).min(room);
+            want *= 2;
         }
         self.ahead.truncate(READ_LEN as usize);
         self.ahead.shrink_to_fit();
