@@ -390,6 +390,7 @@ impl Stage {
             delivered,
             cursors: std::collections::BTreeMap::new(),
             timings: false,
+            queue_bytes: 0,
             wait_for_room: Duration::ZERO,
             spin: Duration::ZERO,
         });

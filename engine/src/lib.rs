@@ -245,6 +245,7 @@ mod discovery;
 mod error;
 mod event;
 mod follower;
+mod observe;
 mod open;
 mod options;
 mod order;
@@ -253,6 +254,7 @@ mod questions;
 mod rebuild;
 pub mod reference;
 mod repair;
+mod stats;
 mod store;
 #[allow(dead_code, unused_imports)]
 mod sync;
@@ -283,6 +285,7 @@ pub use rebuild::{RebuildProgress, rebuild};
 pub use repair::{
     KnownBy, LostEvent, MovedCursor, RepairOptions, RepairReport, Unproven, repair, repair_on,
 };
+pub use stats::{Backlog, QueueDepth, QueueDepths, Waiting};
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};
