@@ -275,7 +275,7 @@ pub use error::{
 pub use event::{
     Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt, Rejection,
 };
-pub use follower::Follower;
+pub use follower::{CheckpointStats, Follower, FollowerStats, writer_of};
 pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView};
