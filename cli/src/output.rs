@@ -66,10 +66,12 @@ pub(crate) fn bytes(len: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// A duration to three digits: `8.21 ms`, `3.50 s`, `12 min 3 s`.
+/// A duration to about three digits: `82.1 µs`, `8.21 ms`, `3.50 s`, `12 min 3 s`.
 pub(crate) fn duration(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
-    if seconds < 1.0 {
+    if seconds < 0.001 {
+        format!("{:.1} µs", seconds * 1e6)
+    } else if seconds < 1.0 {
         format!("{:.2} ms", seconds * 1000.0)
     } else if seconds < 120.0 {
         format!("{seconds:.2} s")
@@ -220,6 +222,7 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
+        assert_eq!(duration(Duration::from_nanos(82_140)), "82.1 µs");
         assert_eq!(duration(Duration::from_micros(1234)), "1.23 ms");
         assert_eq!(duration(Duration::from_millis(61_500)), "61.50 s");
         assert_eq!(duration(Duration::from_secs(723)), "12 min 3 s");

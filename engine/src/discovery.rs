@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::ReadError;
 use crate::pipeline::core::{Core, deadline_in};
 use crate::sync::{Arc, WaitError};
-use crate::timings::{Recorders, StageTimes};
+use crate::timings::StageTimes;
 
 /// A handle on the discovery of a store: how far it is, and what it has come to. Cheap to clone, for any
 /// thread. It does not keep the store open.
@@ -243,7 +243,12 @@ impl Discovering {
     }
 
     /// The window up to `to` is about to be readable, with so many deliveries up to it.
-    pub(crate) fn commits(&self, to: u64, delivered: u64, timings: Option<&Recorders>) {
+    pub(crate) fn commits(
+        &self,
+        to: u64,
+        delivered: u64,
+        stages: impl FnOnce() -> Option<StageTimes>,
+    ) {
         if self.end.get().is_some() {
             return;
         }
@@ -252,8 +257,7 @@ impl Discovering {
             let _ = self.first_delivery.set(elapsed);
         }
         if to >= self.to {
-            let stages = timings.map(Recorders::stage_times);
-            let _ = self.end.set(End { elapsed, delivered, stages });
+            let _ = self.end.set(End { elapsed, delivered, stages: stages() });
         }
     }
 
@@ -265,7 +269,7 @@ impl Discovering {
         let before = self.before.get().copied().unwrap_or_default();
         let now = self.after.get().copied().unwrap_or_else(|| core.counts.tally());
         let scanned = (delivered + now.events()).saturating_sub(before.events());
-        let stages = || core.timings.as_ref().map(Recorders::stage_times);
+        let stages = || core.observer.stage_times();
         DiscoveryReport {
             bytes: self.to - self.from,
             scanned,
@@ -308,7 +312,7 @@ mod tests {
         assert_eq!(state.after.get(), state.before.get());
         // What comes later is not counted.
         state.ordered(600, || Tally { held: 9, ..Tally::default() });
-        state.commits(600, 9, None);
+        state.commits(600, 9, || None);
         assert_eq!(state.after.get(), state.before.get());
         assert!(state.first_delivery.get().is_none());
     }

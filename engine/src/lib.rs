@@ -245,6 +245,7 @@ mod discovery;
 mod error;
 mod event;
 mod follower;
+mod observe;
 mod open;
 mod options;
 mod order;
@@ -253,6 +254,7 @@ mod questions;
 mod rebuild;
 pub mod reference;
 mod repair;
+mod stats;
 mod store;
 #[allow(dead_code, unused_imports)]
 mod sync;
@@ -275,7 +277,7 @@ pub use error::{
 pub use event::{
     Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt, Rejection,
 };
-pub use follower::Follower;
+pub use follower::{CheckpointStats, Follower, FollowerStats, writer_of};
 pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView};
@@ -285,6 +287,7 @@ pub use rebuild::{RebuildProgress, rebuild};
 pub use repair::{
     KnownBy, LostEvent, MovedCursor, RepairOptions, RepairReport, Unproven, repair, repair_on,
 };
+pub use stats::{Backlog, QueueDepth, QueueDepths, Waiting};
 pub use store::{Stats, Store};
 pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};

@@ -181,8 +181,8 @@ impl Options {
         self
     }
 
-    /// Whether the store records where the time of appends goes, for
-    /// [`Store::timings`]. Costs a few looks at the clock for each batch. Default: no.
+    /// Whether the store also records where the time of each batch goes, for [`Stats::timings`](crate::Stats::timings), and the
+    /// time of all threads that order. Costs a few looks at the clock for each batch. Default: no.
     #[must_use]
     pub fn timings(mut self, timings: bool) -> Self {
         self.timings = timings;

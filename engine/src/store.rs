@@ -26,9 +26,10 @@ use crate::pipeline::orderer::Call;
 use crate::pipeline::subscriber::{Read, Reader, StreamView};
 use crate::pipeline::subscription::{Start, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
+use crate::stats::{Backlog, Positions, QueueDepths, oldest_held_age, queue_depths};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion, now};
-use crate::timings::{Recorders, Timings};
+use crate::timings::Timings;
 use crate::trim::{KeptBy, Trim, TrimError, TrimReport, Trimmer};
 use crate::verify::{VerifyReport, verify_on};
 
@@ -579,13 +580,12 @@ impl Store {
         backup::backup_core(self.core(), target, options, progress)
     }
 
-    /// The state of the store, in numbers. Never blocks.
+    /// The state of the store, in numbers. Never blocks. Copies the histograms, which takes some microseconds. The
+    /// numbers are of one moment as far as the chain of positions goes; others may be of a moment later.
     pub fn stats(&self) -> Stats {
         let core = self.core();
-        // Against the flow: each stage is at least where the one after it was a moment before.
-        let (committed, ordered) = (core.committed.get(), core.ordered.get());
-        let (scanned, durable) = (core.scanned.get(), core.durable.get());
-        let written = core.written.get();
+        let positions = Positions::of(core);
+        let Positions { committed, ordered, scanned, durable, written } = positions;
         let segments = core.segments.snapshot();
         let (callback_panics, first_callback_panic) = core.callback_panics.get();
         let (kept_by, trim_error) = core.trimming.lock().clone();
@@ -595,8 +595,11 @@ impl Store {
             scanned,
             ordered,
             committed,
+            backlog: positions.backlog(core),
+            queues: queue_depths(core, self.inner.trimmer.orderer.calls.len()),
             delivered: core.delivered.get(),
             held: core.counts.held.get(),
+            oldest_held_age: oldest_held_age(core),
             duplicates: core.counts.duplicates.get(),
             conflicts: core.counts.conflicts.get(),
             rejected: core.counts.rejected.get(),
@@ -619,13 +622,9 @@ impl Store {
             commit_error: core.commit_error.lock().clone(),
             commit_retries: core.commit_retries.get(),
             poisoned: core.cause().map(Cause::to_string),
+            cursors: cursors::list(core),
+            timings: core.observer.timings(),
         }
-    }
-
-    /// Where the time of appends went, if the store was opened with
-    /// [`Options::timings`]. Never blocks.
-    pub fn timings(&self) -> Option<Timings> {
-        self.core().timings.as_ref().map(Recorders::snapshot)
     }
 
     /// Why the engine has stopped, if it has.
@@ -721,10 +720,16 @@ pub struct Stats {
     pub ordered: u64,
     /// Position up to which readers see the order.
     pub committed: u64,
+    /// What is on its way between the stages.
+    pub backlog: Backlog,
+    /// What is in the queues.
+    pub queues: QueueDepths,
     /// Number of delivered events.
     pub delivered: u64,
     /// Number of held events.
     pub held: u64,
+    /// How long the oldest of them has been held; nothing if there is none, or this process does not know.
+    pub oldest_held_age: Option<Duration>,
     /// Number of events that were there already when they arrived.
     pub duplicates: u64,
     /// Number of events whose id another event had already.
@@ -771,4 +776,8 @@ pub struct Stats {
     pub recovery: String,
     /// Why the engine has stopped, if it has.
     pub poisoned: Option<String>,
+    /// The cursors of consumers, sorted by name, with how far each is behind.
+    pub cursors: Vec<CursorInfo>,
+    /// How long the stages take, and how much at a time, since the store was opened.
+    pub timings: Timings,
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::{StoreArgument, seen_whole};
+use super::StoreArgument;
 use crate::exit::Exit;
 use crate::ndjson;
 use crate::output::{self, NameArgument, name, name_argument, note, plural};
@@ -33,8 +33,8 @@ pub(crate) struct Held {
 
 impl Held {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let store = self.store.open_to_print()?;
-        let mut held = store.held()?;
+        let view = self.store.view()?;
+        let mut held = view.held()?;
         if let Some(NameArgument(stream)) = &self.stream {
             held.retain(|event| event.stream == *stream);
         }
@@ -63,7 +63,7 @@ impl Held {
         if !self.json {
             note(format_args!("{} held", plural(held.len() as u64, "event")));
         }
-        Ok(seen_whole(&store))
+        Ok(view.seen_whole())
     }
 }
 

@@ -26,7 +26,7 @@ use crate::pipeline::core::Core;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::lane::Request;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
-use crate::pipeline::permits::{Budget, Denied, Patience};
+use crate::pipeline::permits::{Denied, Patience};
 use crate::pipeline::scanner::{self, Cut, ScannedCut};
 use crate::questions::{Question, answer};
 use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
@@ -97,8 +97,6 @@ pub(crate) struct Orderer {
     pub(crate) opened_at: Option<u64>,
     /// Learns of seals; none for a store that is open for reading only.
     pub(crate) gate: Option<Arc<Gate<Request>>>,
-    /// Bounds the windows that the committer has in front of it.
-    pub(crate) windows: Arc<Budget>,
     pub(crate) frontier: Frontier,
     pub(crate) on_damage: OnDamage,
     pub(crate) cuts_max: usize,
@@ -336,6 +334,8 @@ impl Orderer {
             let corrupt = &self.core.counts.corrupt;
             corrupt.set(corrupt.get() + window.damage.len() as u64);
         }
+        let start = now();
+        self.core.in_window.set(window.records.len() as u64);
         self.core.scanned.set(window.to);
         self.refresh(&mut progress.lookup);
         let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
@@ -343,9 +343,9 @@ impl Orderer {
         let cursors = &mut self.cursors;
         let mut order = |partitions: &mut [Partition], parallel| {
             let (records, first) = (&window.records, self.frontier);
-            let timings = self.core.timings.as_ref();
+            let work = self.core.observer.work();
             let asked = with_placements;
-            window::order(partitions, cursors, records, first, lookup, asked, parallel, timings)
+            window::order(partitions, cursors, records, first, lookup, asked, parallel, work)
         };
         let ordered = match &self.pool {
             Some(pool) if window.records.len() >= window::PARALLEL_MIN => {
@@ -355,7 +355,10 @@ impl Orderer {
         };
         let ordered = Arc::new(ordered.map_err(Stopped::from)?);
         self.frontier = ordered.next();
+        self.core.ordered_events.set(self.frontier.global);
         self.core.ordered.set(window.to);
+        self.core.in_window.set(0);
+        self.core.observer.ordered(start);
         self.publish_counts();
         self.core.discovery.ordered(window.to, || self.core.counts.tally());
         if let Some(gate) = &self.gate {
@@ -374,8 +377,10 @@ impl Orderer {
     /// Takes the permit for a window. The committer may wait for room on the disk meanwhile, so whoever asks
     /// is answered; it gives back what it takes, also when it has failed.
     fn await_committer(&mut self, progress: &mut Progress) {
-        while self.windows.take(0, Patience::None) == Err(Denied::Full) {
-            self.core.orderer_work.wait_until(|| !self.windows.is_full() || !self.calls.is_empty());
+        while self.core.queues.windows.take(0, Patience::None) == Err(Denied::Full) {
+            self.core
+                .orderer_work
+                .wait_until(|| !self.core.queues.windows.is_full() || !self.calls.is_empty());
             self.take_calls(progress);
         }
     }

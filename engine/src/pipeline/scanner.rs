@@ -13,7 +13,7 @@ use crate::order::window::{MarkScanned, Split};
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
 use crate::sync::mpmc::{Receiver, Sender};
-use crate::timings::timed;
+use crate::sync::now;
 
 /// A part of one segment, from one frame boundary to another.
 #[derive(Debug)]
@@ -61,7 +61,10 @@ pub(crate) fn run(core: &Core, cuts: &Receiver<Cut>, scanned: &Sender<ScannedCut
 
 /// Scans one cut.
 pub(crate) fn scan(core: &Core, cut: &Cut) -> ScannedCut {
-    timed(core.timings.as_ref(), |timings| &timings.scan, || verify_and_split(core, cut))
+    let start = now();
+    let scanned = verify_and_split(core, cut);
+    core.observer.scanned(start);
+    scanned
 }
 
 fn verify_and_split(core: &Core, cut: &Cut) -> ScannedCut {
