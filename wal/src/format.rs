@@ -27,6 +27,9 @@ pub const SEGMENT_HEADER_COPY_LEN: u64 = SEGMENT_HEADER_LEN / 2;
 /// how a version tells a newer store from a damaged one.
 const SEGMENT_HEADER_CRC_AT: usize = SEGMENT_HEADER_COPY_LEN as usize - 4;
 const SEGMENT_MAGIC: [u8; 8] = *b"THALWEGS";
+/// Feature bits of a segment header: a build that does not know one that is set refuses the store.
+const FEATURE_FORGETS: u32 = 1 << 0;
+const FEATURES_KNOWN: u32 = FEATURE_FORGETS;
 
 /// Bytes of a frame header.
 pub const FRAME_HEADER_LEN: u64 = 48;
@@ -193,6 +196,11 @@ pub struct SegmentHeader {
     pub previous_end: u64,
     /// Salt of the previous segment; 0 for the first. Ties the chain together.
     pub previous_salt: u64,
+    /// From the beginning of this segment on, ids of deliveries with a global sequence below this one are
+    /// forgotten. Never goes down from one segment to the next.
+    pub forgotten: u64,
+    /// What the previous segment says of that; 0 for the first. Brings its value back if its header is lost.
+    pub previous_forgotten: u64,
 }
 
 /// What the first bytes of a segment file turn out to be.
@@ -208,9 +216,11 @@ pub enum SegmentHeaderState {
     Foreign {
         /// Major version found in the header.
         major: u16,
-        /// Feature bits found in the header; this version knows none.
+        /// Feature bits found in the header.
         features: u32,
     },
+    /// A whole header whose feature bits and fields contradict each other. Nobody writes one.
+    Contradictory,
     /// None of these.
     Damaged(Fault),
 }
@@ -222,7 +232,7 @@ impl SegmentHeader {
         copy[0..8].copy_from_slice(&SEGMENT_MAGIC);
         copy[8..10].copy_from_slice(&VERSION_MAJOR.to_le_bytes());
         copy[10..12].copy_from_slice(&VERSION_MINOR.to_le_bytes());
-        // 12..16: feature bits, none defined yet.
+        copy[12..16].copy_from_slice(&self.features().to_le_bytes());
         copy[16..32].copy_from_slice(&self.store_id);
         copy[32..40].copy_from_slice(&self.number.to_le_bytes());
         copy[40..48].copy_from_slice(&self.base.to_le_bytes());
@@ -230,10 +240,17 @@ impl SegmentHeader {
         copy[56..64].copy_from_slice(&self.salt.to_le_bytes());
         copy[64..72].copy_from_slice(&self.previous_end.to_le_bytes());
         copy[72..80].copy_from_slice(&self.previous_salt.to_le_bytes());
-        // 80..2044: reserved, zero.
+        copy[80..88].copy_from_slice(&self.forgotten.to_le_bytes());
+        copy[88..96].copy_from_slice(&self.previous_forgotten.to_le_bytes());
+        // 96..2044: reserved, zero.
         let crc = crc32c::crc32c(&copy[..SEGMENT_HEADER_CRC_AT]);
         copy[SEGMENT_HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         copy.repeat(2)
+    }
+
+    /// Feature bits: a build that remembers all ids must not read on behind one that forgets some.
+    fn features(&self) -> u32 {
+        if self.forgotten == 0 { 0 } else { FEATURE_FORGETS }
     }
 
     /// Reads a header page.
@@ -268,7 +285,7 @@ impl SegmentHeader {
     /// Reads a copy whose checksum matches; `other` is what is wrong with the other copy.
     fn decode_copy(copy: &[u8], other: Option<Fault>) -> SegmentHeaderState {
         let (major, features) = (u16_at(copy, 8), u32_at(copy, 12));
-        if major != VERSION_MAJOR || features != 0 {
+        if major != VERSION_MAJOR || features & !FEATURES_KNOWN != 0 {
             return SegmentHeaderState::Foreign { major, features };
         }
         let header = SegmentHeader {
@@ -279,7 +296,12 @@ impl SegmentHeader {
             salt: u64_at(copy, 56),
             previous_end: u64_at(copy, 64),
             previous_salt: u64_at(copy, 72),
+            forgotten: u64_at(copy, 80),
+            previous_forgotten: u64_at(copy, 88),
         };
+        if features != header.features() {
+            return SegmentHeaderState::Contradictory;
+        }
         match other {
             None => SegmentHeaderState::Valid(header),
             Some(fault) => SegmentHeaderState::OneCopy(header, fault),

@@ -75,6 +75,12 @@ impl Segment {
         self.header.number
     }
 
+    /// From the beginning of this segment on, ids of deliveries with a global sequence below this one are
+    /// forgotten; 0 if none is. Never less than in the segment before.
+    pub fn forgotten(&self) -> u64 {
+        self.header.forgotten
+    }
+
     /// Position of the first byte of the file.
     #[inline]
     pub fn base(&self) -> u64 {

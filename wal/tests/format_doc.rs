@@ -99,6 +99,8 @@ fn fields_stand_where_the_tables_say() {
         salt: 0x4444,
         previous_end: 0x5555,
         previous_salt: 0x6666,
+        forgotten: 0x8888,
+        previous_forgotten: 0x7777,
     };
     let page = header.encode();
     let holds = |table: &str, bytes: &[u8], field: &str, value: &[u8]| {
@@ -109,6 +111,7 @@ fn fields_stand_where_the_tables_say() {
     segment("magic", b"THALWEGS");
     segment("major version", &VERSION_MAJOR.to_le_bytes());
     segment("minor version", &VERSION_MINOR.to_le_bytes());
+    segment("features", &1_u32.to_le_bytes());
     segment("store id", b"0123456789abcdef");
     for (field, value) in [
         ("number", header.number),
@@ -117,6 +120,8 @@ fn fields_stand_where_the_tables_say() {
         ("salt", header.salt),
         ("previous end", header.previous_end),
         ("previous salt", header.previous_salt),
+        ("forgotten", header.forgotten),
+        ("previous forgotten", header.previous_forgotten),
     ] {
         segment(field, &value.to_le_bytes());
     }

@@ -26,6 +26,8 @@ fn storage(frames: &[u8]) -> MemoryStorage {
         salt: SALT,
         previous_end: 0,
         previous_salt: 0,
+        forgotten: 0,
+        previous_forgotten: 0,
     };
     let storage = MemoryStorage::new();
     let file = storage.create(&name::segment(1), len).expect("creates");
