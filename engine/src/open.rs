@@ -229,6 +229,7 @@ pub(crate) struct State {
     /// What is kept of what was trimmed.
     pub(crate) base: Option<Arc<Base>>,
     frontier: Frontier,
+    forgotten: u64,
     ordered: u64,
     /// What this comes from.
     checkpoint: Option<Checkpoint>,
@@ -269,6 +270,7 @@ impl State {
             runs,
             base: base.cloned(),
             frontier,
+            forgotten: begun.map_or(0, |begun| begun.forgotten),
             ordered: begun.map_or(first, |begun| begun.ordered),
             checkpoint: None,
             identity: store_id,
@@ -326,6 +328,7 @@ pub(crate) fn restore(
         runs,
         base: base.cloned(),
         frontier,
+        forgotten: checkpoint.forgotten,
         ordered,
         checkpoint: Some(checkpoint),
         identity: store_id,
@@ -546,6 +549,7 @@ fn start_threads(
         opened_at: (!settled).then_some(log_end),
         gate: gate.clone(),
         frontier: state.frontier,
+        forgotten: state.forgotten,
         on_damage: if log.is_some() { OnDamage::Stop } else { OnDamage::Skip },
         cuts_max: options.scanners * CUTS_PER_SCANNER,
         memory_budget: usize::try_from(options.memory_budget).unwrap_or(usize::MAX),

@@ -39,6 +39,8 @@ pub(crate) struct Checkpoint {
     pub(crate) log_end: u64,
     /// Whether the log ended here and the store was closed.
     pub(crate) closed: bool,
+    /// Ids of deliveries before this one are forgotten.
+    pub(crate) forgotten: u64,
     /// What each partition has.
     pub(crate) counts: Vec<PartitionCounts>,
     /// Keys of the sealed streams.
@@ -57,7 +59,8 @@ impl Checkpoint {
         out.extend_from_slice(&(self.counts.len() as u32).to_le_bytes());
         out.extend_from_slice(&self.store_id);
         let Frontier { global, tips } = self.frontier;
-        let head = [self.ordered, global, tips, self.log_end, u64::from(self.closed)];
+        let head =
+            [self.ordered, global, tips, self.log_end, u64::from(self.closed), self.forgotten];
         let counts = self.counts.iter().flat_map(|counts| {
             let PartitionCounts { streams, held, duplicates, conflicts, rejected } = *counts;
             [streams, held, duplicates, conflicts, rejected]
@@ -92,7 +95,7 @@ impl Checkpoint {
         let store_id = reader.take(16)?.try_into().ok()?;
         let ordered = reader.u64()?;
         let frontier = Frontier { global: reader.u64()?, tips: reader.u64()? };
-        let (log_end, closed) = (reader.u64()?, reader.u64()? == 1);
+        let (log_end, closed, forgotten) = (reader.u64()?, reader.u64()? == 1, reader.u64()?);
         let counts = (0..PARTITION_COUNT).map(|_| {
             let [streams, held, duplicates, conflicts, rejected] =
                 reader.numbers(COUNT_FIELDS)?.try_into().ok()?;
@@ -113,6 +116,7 @@ impl Checkpoint {
             frontier,
             log_end,
             closed,
+            forgotten,
             counts,
             sealed,
             runs,
@@ -140,6 +144,7 @@ impl Checkpoint {
         self.ordered <= self.log_end
             && self.log_end <= POSITION_MAX
             && tips <= POSITION_MAX
+            && self.forgotten <= global
             && self.runs.iter().all(|number| *number <= POSITION_MAX)
             && self.cursors.values().all(|at| *at <= global)
             && counted.into_iter().all(|count| count.is_some_and(|count| count <= self.ordered))
@@ -148,7 +153,10 @@ impl Checkpoint {
     /// The partition with this index, whose state is in the runs.
     pub(crate) fn partition(&self, index: usize, keys: Keys, store_tag: u32) -> Partition {
         let sealed = self.sealed.iter().copied().filter(|&key| partition_of(key) == index);
-        Partition::restore(keys, store_tag, self.counts[index], self.ordered, sealed.collect())
+        let mut partition =
+            Partition::restore(keys, store_tag, self.counts[index], self.ordered, sealed.collect());
+        partition.forgotten = self.forgotten;
+        partition
     }
 
     /// Replaces the checkpoint in `storage` by this one. The files that it counts are synced.
@@ -240,6 +248,7 @@ mod tests {
             log_end: 1200,
             closed: true,
             counts: vec![counts; PARTITION_COUNT],
+            forgotten: 3,
             sealed: vec![8, 9],
             runs: vec![1, 4],
             cursors: [(b"mailer".to_vec(), 2), (vec![7; 255], 0)].into(),
@@ -263,13 +272,14 @@ mod tests {
     #[test]
     fn a_checkpoint_of_what_cannot_be_is_none() {
         type Change = fn(&mut Checkpoint);
-        let changes: [Change; 9] = [
+        let changes: [Change; 10] = [
             |it| it.counts[3].streams = u64::MAX,
             |it| it.counts[0].held = 1001,
             |it| (it.counts[1].duplicates, it.counts[2].duplicates) = (1 << 63, 1 << 63),
             |it| it.counts[63].conflicts = 1 << 40,
             |it| it.counts[63].rejected = u64::MAX - 2,
             |it| it.frontier.global = 1001,
+            |it| it.forgotten = it.frontier.global + 1,
             |it| it.frontier.tips = u64::MAX,
             |it| it.log_end = u64::MAX,
             |it| it.runs[1] = u64::MAX,

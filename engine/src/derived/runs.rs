@@ -182,8 +182,8 @@ pub(crate) struct Truth<'a> {
     pub(crate) is_over: &'a dyn Fn(&WatchItem) -> bool,
     /// Whether the delivery with a global sequence is that of the event at a position.
     pub(crate) is_delivery: &'a dyn Fn(u64, u64) -> bool,
-    /// Deliveries before this one were trimmed: what is kept of them knows their ids.
-    pub(crate) trimmed: u64,
+    /// Whether the id of this delivery is forgotten, or known elsewhere.
+    pub(crate) is_left_out: &'a dyn Fn(u64) -> bool,
 }
 
 /// After so many steps a merge looks whether it is to stop, though it has written nothing.
@@ -277,15 +277,15 @@ fn of_runs<'a, I: Item + 'a>(runs: &[Arc<Run>], from: u64) -> impl Iterator<Item
     })
 }
 
-/// Keeps one of each that are the same, and of an event that was held and is delivered, the delivery. What was
-/// trimmed is known elsewhere.
+/// Keeps one of each that are the same, and of an event that was held and is delivered, the delivery. Some
+/// are left out.
 fn keep_known(group: &mut Vec<(usize, KnownItem)>, truth: &Truth<'_>) {
-    let is_trimmed = |(_, item): &(usize, KnownItem)| match KnownAs::decode(item.value) {
-        KnownAs::Delivered(global) => global < truth.trimmed,
+    let is_left_out = |(_, item): &(usize, KnownItem)| match KnownAs::decode(item.value) {
+        KnownAs::Delivered(global) => (truth.is_left_out)(global),
         _ => false,
     };
     if group.len() == 1 {
-        group.retain(|item| !is_trimmed(item));
+        group.retain(|item| !is_left_out(item));
         return;
     }
     group.sort_unstable_by_key(|(_, item)| item.value);
@@ -302,7 +302,7 @@ fn keep_known(group: &mut Vec<(usize, KnownItem)>, truth: &Truth<'_>) {
         }
         _ => true,
     });
-    group.retain(|item| !is_trimmed(item));
+    group.retain(|item| !is_left_out(item));
 }
 
 /// Keeps the newest state of each stream.

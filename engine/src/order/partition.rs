@@ -198,6 +198,8 @@ pub(crate) struct Partition {
     pub(super) fresh_known: Vec<KnownItem>,
     /// Streams that have changed since.
     pub(super) fresh_streams: Vec<u32>,
+    /// Ids of deliveries before this one are forgotten, but for tips. Changes between two windows only.
+    pub(crate) forgotten: u64,
     /// Keys of the sealed streams.
     pub(super) sealed: HashSet<u64, std::hash::RandomState>,
     pub(crate) counts: PartitionCounts,
@@ -246,6 +248,7 @@ impl Partition {
             cold_below,
             fresh_known: Vec::new(),
             fresh_streams: Vec::new(),
+            forgotten: 0,
             sealed: sealed.into_iter().collect(),
             counts,
             work: Cell::default(),
@@ -607,6 +610,11 @@ impl Partition {
             match known {
                 KnownAs::Awaited(_) => return None,
                 KnownAs::Held(position) if lookup.is_over(position) => return None,
+                KnownAs::Delivered(global)
+                    if global < self.forgotten && !self.is_tip(name, key, global, lookup) =>
+                {
+                    return None;
+                }
                 KnownAs::Delivered(global) => match lookup.fact(global) {
                     Ok(Some(fact)) if fact.is_event(self.keys, name, id) => return Some(Ok(known)),
                     Ok(Some(_)) => return None,
@@ -638,6 +646,21 @@ impl Partition {
             KnownAs::InHand(_) | KnownAs::Awaited(_) => Some(Err(run.damaged_item().into())),
         };
         lookup::find_known(lookup, self.cold_below, key, look)?.transpose()
+    }
+
+    /// Whether a delivery whose id has this key is a tip of the stream `name`.
+    #[cold]
+    fn is_tip(&self, name: &[u8], key: u64, global: u64, lookup: &Lookup) -> bool {
+        let is_it = |stream: &Stream| {
+            let entry = lookup.entry(global).ok();
+            let local = entry.map(|entry| entry.local);
+            stream
+                .tips
+                .find(key, |tip| Ok::<_, ()>(Some(tip.local) == local))
+                .is_ok_and(|tip| tip.is_some())
+        };
+        let stream_key = self.keys.stream(name);
+        self.with_stream(stream_key, name, lookup, is_it).ok().flatten().unwrap_or(false)
     }
 
     /// Whether the event `id` of `stream` is delivered.

@@ -158,6 +158,8 @@ pub(crate) struct Core {
     pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
     pub(crate) orderer_work: EventCount,
+    /// What the next segment is to say is forgotten. Written by whoever trims.
+    pub(crate) forget_below: Gauge,
     /// Where the thread waits that keeps the store to its retention: for another segment, and for the end.
     pub(crate) trim_work: EventCount,
     /// What has kept the newest trim of that thread from giving up more, and why it has failed, in words.
@@ -391,6 +393,7 @@ impl Core {
             unsealed: Gauge::new(parts.unsealed.into()),
             ending: Arc::default(),
             orderer_work: EventCount::new(),
+            forget_below: Gauge::default(),
             trim_work: EventCount::new(),
             trimming: Mutex::new((None, None)),
             between_attempts: EventCount::new(),

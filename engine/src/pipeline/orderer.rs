@@ -98,6 +98,8 @@ pub(crate) struct Orderer {
     /// Learns of seals; none for a store that is open for reading only.
     pub(crate) gate: Option<Arc<Gate<Request>>>,
     pub(crate) frontier: Frontier,
+    /// Ids of deliveries before this one are forgotten.
+    pub(crate) forgotten: u64,
     pub(crate) on_damage: OnDamage,
     pub(crate) cuts_max: usize,
     /// Bytes of memory that the state may take.
@@ -153,6 +155,8 @@ struct ScannedWindow {
     /// As in [`ScannedCut`].
     positions: Option<Vec<u64>>,
     damage: Vec<Damage>,
+    /// As in [`ScannedCut`].
+    forgotten: u64,
     /// Where the log goes on.
     to: u64,
 }
@@ -295,13 +299,16 @@ impl Orderer {
     /// Takes the cuts whose turn it is: the next one, and what else of a long tail is scanned.
     fn take_window(&self, progress: &mut Progress) -> Option<ScannedWindow> {
         self.scanned.try_iter().for_each(|cut| progress.put(cut));
-        let ScannedCut { split, positions, damage, to, .. } = progress.take()?;
-        let mut window = ScannedWindow { records: Window::default(), positions, damage, to };
+        let ScannedCut { split, positions, damage, forgotten, to, .. } = progress.take()?;
+        let mut window =
+            ScannedWindow { records: Window::default(), positions, damage, forgotten, to };
         window.records.push(split);
         while window.records.len() >= window::PARALLEL_MIN
             && window.to != self.core.discovery.to
             && let Some(next) = progress.early.get(&progress.next_in_turn)
             && window.goes_on_with(next)
+            // What is forgotten is so from the beginning of a window on.
+            && next.forgotten <= self.forgotten.max(window.forgotten)
             && window.records.len() + next.split.len() <= self.window_len_max()
         {
             let next = progress.take()?;
@@ -338,6 +345,10 @@ impl Orderer {
         self.core.in_window.set(window.records.len() as u64);
         self.core.scanned.set(window.to);
         self.refresh(&mut progress.lookup);
+        if window.forgotten > self.forgotten {
+            self.forgotten = window.forgotten.min(self.frontier.global);
+            self.partitions.iter_mut().for_each(|partition| partition.forgotten = self.forgotten);
+        }
         let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
         let with_placements = window.positions.is_some();
         let cursors = &mut self.cursors;
@@ -563,6 +574,7 @@ impl Orderer {
             // The log may be longer than what is ordered: then this saves looking for its end.
             log_end: synced.max(ordered),
             closed,
+            forgotten: self.forgotten,
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
             cursors: self.cursors.at().clone(),

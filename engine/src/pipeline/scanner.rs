@@ -33,6 +33,8 @@ pub(crate) struct ScannedCut {
     /// Positions of the records, in the order of the log, if somebody asked.
     pub(crate) positions: Option<Vec<u64>>,
     pub(crate) damage: Vec<Damage>,
+    /// At the beginning of a segment: ids of deliveries before this one are forgotten from here on.
+    pub(crate) forgotten: u64,
     /// Where the log goes on.
     pub(crate) to: u64,
 }
@@ -41,7 +43,8 @@ impl ScannedCut {
     /// The step from a sealed segment to the next.
     pub(crate) fn empty(number: u64, to: u64) -> Self {
         let split = Split::new(&[], Vec::new());
-        ScannedCut { number, split, positions: None, damage: Vec::new(), to }
+        let (positions, damage) = (None, Vec::new());
+        ScannedCut { number, split, positions, damage, forgotten: 0, to }
     }
 }
 
@@ -81,7 +84,9 @@ fn verify_and_split(core: &Core, cut: &Cut) -> ScannedCut {
         positions
     });
     let split = Split::new(&records, marks);
-    ScannedCut { number: cut.number, split, positions, damage, to: cut.to }
+    let is_first = cut.from == cut.segment.first();
+    let forgotten = if is_first { cut.segment.forgotten() } else { 0 };
+    ScannedCut { number: cut.number, split, positions, damage, forgotten, to: cut.to }
 }
 
 /// Verifies a part of a segment; returns its records, its marks, and where it is damaged.

@@ -270,6 +270,7 @@ impl GroupCommit for Writer {
         if self.log.awaits_spare(&self.group.frame) {
             self.take_spare();
         }
+        self.log.forget(self.core.forget_below.get());
         let appended = self.log.append(&mut self.group.frame)?;
         if let Some(segment) = appended.rolled {
             self.core.segments.push(segment);

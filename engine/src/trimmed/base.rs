@@ -106,7 +106,7 @@ impl Base {
                 Err(wrong) => return Ok(Err(wrong)),
             }
         }
-        let count = (0, checkpoint.frontier.global);
+        let count = (checkpoint.forgotten, checkpoint.frontier.global);
         let facts = match chunks::open_to_read(FACTS, store_id, storage, count) {
             Ok(facts) => facts.reader(),
             Err((_, error)) if !is_missing_or_wrong(&error) => {
@@ -197,7 +197,15 @@ impl Base {
         self.kept(position)?.1
     }
 
-    /// What is kept of a delivery.
+    /// What is kept of a delivery, or of a tip that is forgotten otherwise.
+    pub(crate) fn fact_of(&self, global: u64) -> Option<Fact> {
+        if global < self.checkpoint.forgotten {
+            return self.fact_at(self.entry(global)?.position);
+        }
+        self.fact(global)
+    }
+
+    /// What is kept of a delivery that is not forgotten.
     pub(crate) fn fact(&self, global: u64) -> Option<Fact> {
         Fact::decode(global, self.facts.item(global)?)
     }
@@ -245,8 +253,9 @@ impl Base {
         let extent = Extent { number: 1, from: 0, to: self.position() };
         let never = |_: &_| false;
         // Their ids are found where they are.
-        let trimmed = self.frontier().global;
-        let truth = Truth { is_over: &never, is_delivery: &|_, _| false, trimmed };
+        let is_left_out = |global| global < self.frontier().global;
+        let is_delivery = |_, _| false;
+        let truth = Truth { is_over: &never, is_delivery: &is_delivery, is_left_out: &is_left_out };
         let run = runs::build(
             target,
             store_id,
@@ -269,7 +278,7 @@ impl Base {
     /// Verifies every checksum of the facts and of the runs that is looked at only when it is needed; the rest was
     /// verified by the opening.
     pub(crate) fn verify(&self, mut wrong: impl FnMut(String, u64, String)) {
-        for global in 0..self.frontier().global {
+        for global in self.checkpoint.forgotten..self.frontier().global {
             if self.fact(global).is_none() {
                 let (file, offset) = chunks::place(FACTS, global);
                 wrong(file, offset, format!("the checksum of fact {global} does not match"));
