@@ -25,6 +25,8 @@
 //!   there alone; while fewer are there than the follower has shown, because they were taken away, the follower waits.
 //! * *It removes a chunk and makes it again*: see [`ChunkFollower`].
 //! * *It removes runs*: those in hand stay mapped. Newer ones are taken when many streams are in memory.
+//! * *It trims the log*: what was shown stays mapped until the follower has seen that (`Stage::mind_trim`), and goes then. A
+//!   follower that has not come so far yet goes on where the log begins now.
 //! * *It cuts a torn tail*: no entry names anything there.
 //! * *It is repaired, or replaced by a copy*: then the newest entry that was shown is not the one in the file, and the follower
 //!   stops with [`Cause::Replaced`] before it shows another.
@@ -35,7 +37,7 @@ use std::ops::RangeBounds;
 use std::time::{Duration, Instant};
 
 use thalweg_wal::storage::{Storage, Watch};
-use thalweg_wal::{LogFollower, name};
+use thalweg_wal::{LogFollower, TrimPoint, name};
 
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::ChunkFollower;
@@ -66,6 +68,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// ... and when nothing has been for a while.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// How often a follower looks whether the log was trimmed.
+const TRIM_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long looks may fail before the follower stops.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After so many more streams in memory, the follower looks for a newer checkpoint.
@@ -160,6 +164,11 @@ impl Follower {
         &self.inner.core
     }
 
+    /// The first global sequence that was not trimmed, as far as the follower has seen. Never blocks.
+    pub fn first(&self) -> u64 {
+        self.core().horizon().first
+    }
+
     /// Number of events that can be read now: one past the global sequence of the newest. Never blocks.
     pub fn delivered(&self) -> u64 {
         self.core().delivered.get()
@@ -183,7 +192,9 @@ impl Follower {
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with what was trimmed ([`ReadError::Trimmed`]); one without a beginning begins with the first
+    /// event that was not. Events that cannot be read are errors in their place; if what is read is trimmed meanwhile,
+    /// that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Read::global(self.core(), &range)
     }
@@ -353,6 +364,8 @@ struct Stage {
     head_count: usize,
     /// With so many, a newer checkpoint is worth a look.
     head_count_max: usize,
+    /// When to look whether the log was trimmed.
+    next_trim_look: Instant,
 }
 
 impl Stage {
@@ -428,6 +441,7 @@ impl Stage {
             heads,
             head_count: 0,
             head_count_max: HEADS_STEP,
+            next_trim_look: begun + TRIM_LOOK_EVERY,
         }
     }
 
@@ -465,6 +479,8 @@ impl Stage {
 
     /// Shows what has come to stand in the order log.
     fn look(&mut self) -> Result<Found, Failure> {
+        self.mind_trim()?;
+        let begins = self.core.horizon().position;
         let count = self.order.count();
         // The newest that is shown is looked at again, if it stands in the same file.
         let again = u64::from(!count.is_multiple_of(ORDER.chunk_items));
@@ -486,7 +502,7 @@ impl Stage {
         // What is not there cannot be shown: after a loss of power, entries can have outlived records that were not
         // synced yet. An owner that recovers writes other ones in their place.
         while let Some(entry) = new.get(taken)
-            && self.log.reach(entry.position)?
+            && (entry.position < begins || self.log.reach(entry.position)?)
             && self.reach_tips(entry)?
         {
             taken += 1;
@@ -541,10 +557,60 @@ impl Stage {
 
     /// Hands the readers the segments that were added.
     fn show_segments(&self) {
-        let shown = self.core.segments.snapshot().len();
-        for segment in &self.log.segments()[shown..] {
+        let shown = self.core.segments.snapshot().last().map_or(0, |segment| segment.number());
+        for segment in self.log.segments().iter().filter(|segment| segment.number() > shown) {
             self.core.segments.push(Arc::clone(segment));
         }
+    }
+
+    /// Lets go of what was trimmed, so that its space is given back. What was trimmed before it was shown, is not
+    /// shown any more.
+    fn mind_trim(&mut self) -> Result<(), Failure> {
+        if now() < self.next_trim_look {
+            return Ok(());
+        }
+        self.next_trim_look = now() + TRIM_LOOK_EVERY;
+        let storage = Arc::clone(&self.core.storage);
+        let Some(point) = TrimPoint::read(&*storage).map_err(Failure::Files)? else {
+            return Ok(());
+        };
+        if point.position <= self.core.horizon().position {
+            return Ok(());
+        }
+        let base = match Base::open(&*storage, &self.log.store_id()) {
+            Ok(Some(base)) => base,
+            // It was replaced meanwhile, and what it lists removed: the next look finds the newer one.
+            Ok(None) => return Ok(()),
+            Err(OpenError::Log(error)) => return Err(Failure::Files(error)),
+            Err(_) => return Ok(()),
+        };
+        let Frontier { global, tips } = base.frontier();
+        if global > self.order.count() {
+            self.order.skip_to(global);
+            self.newest = None;
+            self.heads.iter_mut().for_each(|heads| heads.retain(|_| false));
+            self.head_count = 0;
+            let runs = base.runs.clone();
+            self.core.runs.change(|list| *list = runs);
+        }
+        if tips > self.tips.count() {
+            self.tips.skip_to(tips);
+        }
+        let position = base.position();
+        // As the owner does: it is there before anything goes.
+        self.core.bases.change(|bases| *bases = vec![base]);
+        self.log.let_go(position);
+        self.core.segments.change(|segments| {
+            let last = segments.pop();
+            segments.retain(|segment| segment.limit() > position);
+            segments.extend(last);
+        });
+        self.core.order.retire(global);
+        self.core.tips.retire(tips);
+        if global > self.core.delivered.get() {
+            self.core.delivered.publish(global);
+        }
+        Ok(())
     }
 
     fn update_head(&mut self, global: u64, entry: &Entry) {

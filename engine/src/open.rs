@@ -38,7 +38,7 @@ use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
 use crate::sync::mpmc::{Sender, unbounded};
 use crate::sync::{self, Arc, Mutex, Watermark};
-use crate::trim;
+use crate::trim::{self, Trim, Trimmer};
 use crate::trimmed::Base;
 use crate::verify::beyond_walks;
 
@@ -64,7 +64,8 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     backup::forget(&*storage).map_err(io_error("removing the manifest of a backup"))?;
     let checkpoint = Checkpoint::read(&*storage)?;
     let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
-    let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
+    let log_options =
+        LogOptions { create: options.create, segment_len_max: options.segment_len_max() };
     check_losses(&*storage, checkpoint.as_ref())?;
     let OpenedLog { writer, store_id, losses, segments, tail, .. } =
         LogWriter::open(Arc::clone(&storage), log_options, hint)?;
@@ -199,9 +200,15 @@ pub(crate) fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError
     let path = storage.describe("");
     match names.iter().find(|name| name::kind(name) == name::Kind::Unknown) {
         Some(example) => Err(LogOpenError::NotAStore { path, example: example.clone() }.into()),
-        None if create || kinds().any(name::Kind::is_derived) => Ok(()),
+        // What is left of a store that has lost its log: the log says so.
+        None if create || kinds().any(is_left_of_a_store) => Ok(()),
         None => Err(LogOpenError::Missing { path }.into()),
     }
+}
+
+fn is_left_of_a_store(kind: name::Kind) -> bool {
+    use name::Kind::{Facts, FactsRun, Trimmed};
+    kind.is_derived() || matches!(kind, Facts(_) | FactsRun(_) | Trimmed)
 }
 
 pub(crate) fn io_error(context: &str) -> impl FnOnce(io::Error) -> OpenError {
@@ -405,8 +412,20 @@ fn start(
     core.counts.corrupt.set(corrupt);
     let (log, lock) = writing.unzip();
     let mut threads = Threads { writer: None, others: Vec::new(), lock };
-    let entrances = match start_threads(&core, &options, cores, state, heads, log, &mut threads) {
-        Ok(entrances) => entrances,
+    let started = start_threads(&core, &options, cores, state, heads, log, &mut threads);
+    let started = started.and_then(|entrances| {
+        let calls = entrances.calls.clone();
+        let orderer = OrdererHandle { calls, core: Arc::clone(&core) };
+        let trimmer = Arc::new(Trimmer::new(orderer, log_id));
+        if let Some(retention) = options.retention.filter(|_| !core.read_only) {
+            let stage = (Arc::clone(&trimmer), retention);
+            let run = |(trimmer, retention): &mut (Arc<Trimmer>, Trim)| trimmer.keep_to(retention);
+            threads.others.push(threads::spawn(&core, "thalweg-trimmer", None, stage, run)?);
+        }
+        Ok((entrances, trimmer))
+    });
+    let (entrances, trimmer) = match started {
+        Ok(started) => started,
         Err(error) => {
             // The ways into the pipeline are gone, so all that were started end. They do so before the
             // lock is given back.
@@ -421,16 +440,15 @@ fn start(
             });
         }
     };
-    let Entrances { gate, callbacks, calls } = entrances;
+    let Entrances { gate, callbacks, .. } = entrances;
     let inlet = Arc::new(Inlet::new(Arc::clone(&core), gate, options.queue_bytes, callbacks));
     let unrelated = |ack| MixedAppender::new(Arc::new(Lane::unrelated(Arc::clone(&inlet), ack)));
     let unrelated = (unrelated(Ack::Durable), unrelated(Ack::Ordered));
     Ok(Store::new(Inner {
-        orderer: OrdererHandle { calls, core: Arc::clone(&core) },
+        trimmer,
         core,
         inlet,
         unrelated,
-        trimming: Mutex::new(log_id),
         shut: Watermark::new(0),
         threads: Mutex::new(Some(threads)),
         recovery,

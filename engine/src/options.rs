@@ -13,6 +13,7 @@ use crate::event::Ack;
 use crate::pipeline::lane::DefaultCallback;
 use crate::pipeline::threads::SINGLE_THREADS;
 use crate::store::Store;
+use crate::trim::Trim;
 
 /// What a completed append survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +59,7 @@ pub struct Options {
     pub(crate) wait_for_room: Duration,
     /// None for what suits the machine.
     pub(crate) spin: Option<Duration>,
+    pub(crate) retention: Option<Trim>,
 }
 
 /// Most threads that an option may ask for.
@@ -95,6 +97,7 @@ impl Options {
             timings: false,
             wait_for_room: Duration::from_secs(5 * 60),
             spin: None,
+            retention: None,
         }
     }
 
@@ -186,6 +189,17 @@ impl Options {
         self
     }
 
+    /// Keeps the store to these limits while it is open: a thread of its own trims it whenever a segment has been
+    /// filled, and tries again each second while something keeps it from that
+    /// ([`Stats::kept_by`](crate::Stats::kept_by), [`Stats::trim_error`](crate::Stats::trim_error)). Default: nothing is ever trimmed.
+    ///
+    /// With [`Trim::keep_bytes`], segments are no longer than a quarter of that, but at least 1 MiB.
+    #[must_use]
+    pub fn retention(mut self, retention: Trim) -> Self {
+        self.retention = Some(retention);
+        self
+    }
+
     /// How long the order may wait for room on the disk before the engine stops. Default: five minutes.
     ///
     /// The order is in derived files, beside the log. While there is no room for them, nothing is
@@ -245,6 +259,12 @@ impl Options {
     pub fn open_read_only_on(self, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
         self.check()?;
         crate::open::open_read_only_on(self, storage)
+    }
+
+    /// Bytes of a segment, at most.
+    pub(crate) fn segment_len_max(&self) -> u64 {
+        let of_retention = self.retention.as_ref().map_or(u64::MAX, Trim::segment_len_max);
+        self.segment_bytes.min(of_retention.max(SEGMENT_LEN_MIN))
     }
 
     fn check(&self) -> Result<(), OpenError> {

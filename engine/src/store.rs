@@ -22,14 +22,14 @@ use crate::pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::lane::{Inlet, Lane, Passage};
-use crate::pipeline::orderer::{Call, OrdererHandle};
+use crate::pipeline::orderer::Call;
 use crate::pipeline::subscriber::{Read, Reader, StreamView};
 use crate::pipeline::subscription::{Start, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion, now};
 use crate::timings::{Recorders, Timings};
-use crate::trim::{self, Trim, TrimError, TrimReport};
+use crate::trim::{KeptBy, Trim, TrimError, TrimReport, Trimmer};
 use crate::verify::{VerifyReport, verify_on};
 
 /// How long closing waits for the order of what is durable. What is not ordered by then is
@@ -52,11 +52,9 @@ pub(crate) struct Inner {
     pub(crate) inlet: Arc<Inlet>,
     /// For the batches that come without an appender: acknowledged when durable, and when ordered.
     pub(crate) unrelated: (MixedAppender, MixedAppender),
-    pub(crate) orderer: OrdererHandle,
+    pub(crate) trimmer: Arc<Trimmer>,
     /// Taken by the first close.
     pub(crate) threads: Mutex<Option<Threads>>,
-    /// Held while the store is trimmed, by one at a time. Identity of the log.
-    pub(crate) trimming: Mutex<[u8; 16]>,
     /// 1 when all threads but that of the callbacks have ended.
     pub(crate) shut: Watermark,
     /// What recovery found, in words.
@@ -299,7 +297,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with what was trimmed ([`ReadError::Trimmed`]); one without a beginning begins with the first
+    /// event that was not. Events that cannot be read are errors in their place; if what is read is trimmed meanwhile,
+    /// that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Read::global(self.core(), &range)
     }
@@ -339,7 +339,7 @@ impl Store {
     /// The store is open for reading only or was closed meanwhile; or what is to go cannot be read, or what is kept of
     /// it cannot be written. Nothing is trimmed then, unless the error is that of the last step ([`TrimError`]).
     pub fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
-        trim::run(&self.inner, trim)
+        self.inner.trimmer.trim(trim)
     }
 
     /// Number of delivered events: the global sequence of the next. Nothing at or behind it has been seen by
@@ -491,7 +491,7 @@ impl Store {
         question: impl FnOnce(Promise<Result<T, ReadError>>) -> Question,
     ) -> Result<T, ReadError> {
         let (promise, mut answer) = completion();
-        self.inner.orderer.call(Call::Ask(question(promise)));
+        self.inner.trimmer.orderer.call(Call::Ask(question(promise)));
         answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
     }
 
@@ -504,7 +504,7 @@ impl Store {
     /// could not be written.
     pub fn checkpoint(&self) -> Result<(), ReadError> {
         let (promise, mut answer) = completion();
-        self.inner.orderer.call(Call::Checkpoint(promise));
+        self.inner.trimmer.orderer.call(Call::Checkpoint(promise));
         answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
     }
 
@@ -588,6 +588,7 @@ impl Store {
         let written = core.written.get();
         let segments = core.segments.snapshot();
         let (callback_panics, first_callback_panic) = core.callback_panics.get();
+        let (kept_by, trim_error) = core.trimming.lock().clone();
         Stats {
             written,
             durable,
@@ -609,6 +610,9 @@ impl Store {
             first_callback_panic: first_callback_panic.cloned(),
             segments: segments.len() as u64,
             log_bytes: segments.iter().map(|segment| segment.end() - segment.base()).sum(),
+            first: core.horizon().first,
+            kept_by,
+            trim_error,
             checkpoint_position: core.checkpointed.get(),
             recovery: self.inner.recovery.clone(),
             checkpoint_error: core.checkpoint_error.get().cloned(),
@@ -685,6 +689,8 @@ impl Inner {
         }
         self.core.stop_orderer();
         threads.join();
+        // Before the lock goes.
+        self.trimmer.end();
         self.core.close();
         drop(threads.lock.take());
         // The last answer is given, so the last callback is in the queue.
@@ -746,6 +752,12 @@ pub struct Stats {
     pub segments: u64,
     /// Bytes in the log.
     pub log_bytes: u64,
+    /// The first global sequence that was not trimmed: as many deliveries were.
+    pub first: u64,
+    /// What keeps more of the log than [`Options::retention`](crate::Options::retention) says, if anything does.
+    pub kept_by: Option<KeptBy>,
+    /// Why the store could not be kept to its retention, if it could not. It is tried again.
+    pub trim_error: Option<String>,
     /// Position up to which the newest checkpoint knows the order.
     pub checkpoint_position: u64,
     /// Why a checkpoint could not be written, if one could not. It costs time at the next opening.

@@ -29,6 +29,7 @@ mod restore;
 mod seal;
 mod stat;
 mod streams;
+mod trim;
 mod verify;
 mod why;
 
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Cursors(cursors::Cursors),
     Seal(seal::Seal),
     Unseal(seal::Unseal),
+    Trim(trim::Trim),
     Held(held::Held),
     Why(why::Why),
     Stat(stat::Stat),
@@ -63,6 +65,7 @@ impl Command {
             Command::Cursors(command) => command.run(),
             Command::Seal(command) => command.run(),
             Command::Unseal(command) => command.run(),
+            Command::Trim(command) => command.run(),
             Command::Held(command) => command.run(),
             Command::Why(command) => command.run(),
             Command::Stat(command) => command.run(),

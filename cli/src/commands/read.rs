@@ -49,11 +49,11 @@ pub(crate) struct Read {
     /// Only the events of this stream
     #[arg(long, short, value_name = "STREAM", value_parser = name_argument())]
     stream: Option<NameArgument>,
-    /// Sequence of the first event, counted from 0: global, or local with --stream
-    #[arg(long, value_name = "N", default_value = "0", value_parser = number_argument,
-          allow_negative_numbers = true)]
-    from: u64,
-    /// Begin where this cursor is; 0 if it is not there
+    /// Sequence of the first event, counted from 0: global, or local with --stream; without it, the first that
+    /// is not trimmed
+    #[arg(long, value_name = "N", value_parser = number_argument, allow_negative_numbers = true)]
+    from: Option<u64>,
+    /// Begin where this cursor is; with the first event if it is not there
     #[arg(long, value_name = "NAME", value_parser = name_argument(),
           conflicts_with_all = ["from", "stream"])]
     cursor: Option<NameArgument>,
@@ -91,8 +91,11 @@ impl Read {
             if self.commit { self.store.open_to_change()? } else { self.store.open_to_print()? };
         let mut printer = Printer::new(self.format, self.limit);
         let mut next = match &self.cursor {
+            Some(NameArgument(cursor)) if store.cursors().iter().all(|c| c.name != *cursor) => {
+                store.first()
+            }
             Some(NameArgument(cursor)) => store.cursor(cursor)?.at(),
-            None => self.from,
+            None => self.first(&store)?,
         };
         printer.head()?;
         let done = self.print_to_end(&store, &mut next, &mut printer)?.is_break();
@@ -103,6 +106,17 @@ impl Read {
             self.print_for_ever(next, &mut printer)?;
         }
         Ok(if printer.damaged { Exit::Problem } else { whole })
+    }
+
+    /// Where to begin without a cursor.
+    fn first(&self, store: &Store) -> anyhow::Result<u64> {
+        match (self.from, &self.stream) {
+            (Some(from), _) => Ok(from),
+            (None, None) => Ok(store.first()),
+            (None, Some(NameArgument(stream))) => {
+                Ok(store.stream(stream)?.map_or(Ok(0), |view| view.first())?)
+            }
+        }
     }
 
     /// Prints the events from `next` on as they come, until the limit is reached.

@@ -64,6 +64,7 @@ fn rows(stats: &Stats) -> Vec<(&'static str, String)> {
             ),
         ),
         ("log", format!("{} in {}", bytes(stats.log_bytes), plural(stats.segments, "segment"))),
+        ("trimmed", trimmed(stats)),
         ("durable", format!("to position {}", count(stats.durable))),
         ("committed", format!("to position {}{}", count(stats.committed), lag(stats))),
         ("checkpoint", format!("at position {}", count(stats.checkpoint_position))),
@@ -73,6 +74,17 @@ fn rows(stats: &Stats) -> Vec<(&'static str, String)> {
         rows.push(("poisoned", cause.clone()));
     }
     rows
+}
+
+fn trimmed(stats: &Stats) -> String {
+    match stats.first {
+        0 => String::from("nothing"),
+        first => format!(
+            "{}; events from global sequence {} on are left",
+            plural(first, "event"),
+            count(first)
+        ),
+    }
 }
 
 fn lag(stats: &Stats) -> String {
@@ -94,6 +106,7 @@ struct Numbers<'a> {
     streams: u64,
     segments: u64,
     log_bytes: u64,
+    first: u64,
     written: u64,
     durable: u64,
     scanned: u64,
@@ -116,6 +129,7 @@ impl<'a> Numbers<'a> {
             streams: stats.streams,
             segments: stats.segments,
             log_bytes: stats.log_bytes,
+            first: stats.first,
             written: stats.written,
             durable: stats.durable,
             scanned: stats.scanned,

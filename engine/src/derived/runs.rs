@@ -182,6 +182,8 @@ pub(crate) struct Truth<'a> {
     pub(crate) is_over: &'a dyn Fn(&WatchItem) -> bool,
     /// Whether the delivery with a global sequence is that of the event at a position.
     pub(crate) is_delivery: &'a dyn Fn(u64, u64) -> bool,
+    /// Deliveries before this one were trimmed: what is kept of them knows their ids.
+    pub(crate) trimmed: u64,
 }
 
 /// After so many steps a merge looks whether it is to stop, though it has written nothing.
@@ -222,7 +224,7 @@ pub(crate) fn build(
     let (mut group, mut table) = (Vec::new(), writer.table::<KnownItem>());
     while known.next(&mut group)? {
         go_on()?;
-        keep_known(&mut group, truth.is_delivery);
+        keep_known(&mut group, truth);
         group.iter().try_for_each(|(_, item)| table.push(*item))?;
     }
     table.finish()?;
@@ -275,9 +277,15 @@ fn of_runs<'a, I: Item + 'a>(runs: &[Arc<Run>], from: u64) -> impl Iterator<Item
     })
 }
 
-/// Keeps one of each that are the same, and of an event that was held and is delivered, the delivery.
-fn keep_known(group: &mut Vec<(usize, KnownItem)>, is_delivery: &dyn Fn(u64, u64) -> bool) {
+/// Keeps one of each that are the same, and of an event that was held and is delivered, the delivery. What was
+/// trimmed is known elsewhere.
+fn keep_known(group: &mut Vec<(usize, KnownItem)>, truth: &Truth<'_>) {
+    let is_trimmed = |(_, item): &(usize, KnownItem)| match KnownAs::decode(item.value) {
+        KnownAs::Delivered(global) => global < truth.trimmed,
+        _ => false,
+    };
     if group.len() == 1 {
+        group.retain(|item| !is_trimmed(item));
         return;
     }
     group.sort_unstable_by_key(|(_, item)| item.value);
@@ -289,9 +297,12 @@ fn keep_known(group: &mut Vec<(usize, KnownItem)>, is_delivery: &dyn Fn(u64, u64
     let released: Vec<u64> = group.iter().filter_map(released).collect();
     // Ids can share a key, and one of them may still be held.
     group.retain(|(_, item)| match KnownAs::decode(item.value) {
-        KnownAs::Held(position) => !released.iter().any(|&global| is_delivery(global, position)),
+        KnownAs::Held(position) => {
+            !released.iter().any(|&global| (truth.is_delivery)(global, position))
+        }
         _ => true,
     });
+    group.retain(|item| !is_trimmed(item));
 }
 
 /// Keeps the newest state of each stream.

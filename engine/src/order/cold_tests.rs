@@ -214,7 +214,7 @@ fn check(windows: &[(Vec<Named>, Between)]) {
             };
             let is_delivery =
                 |global: u64, position| machine.order[global as usize].position == position;
-            let truth = Truth { is_over: &is_over, is_delivery: &is_delivery };
+            let truth = Truth { is_over: &is_over, is_delivery: &is_delivery, trimmed: 0 };
             let id = log.store_id;
             let run = runs::build(
                 &*storage,
@@ -321,7 +321,7 @@ fn order_with_forged(forge: impl FnOnce(&mut Fresh, u64)) -> Result<(), Fault> {
     forge(&mut fresh, parent_key);
     fresh.sort();
     let extent = Extent { number: 1, from: segment.first(), to: parent };
-    let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false };
+    let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false, trimmed: 0 };
     let run = runs::build(
         &*storage,
         log.store_id,

@@ -22,7 +22,7 @@ use crate::order::keys::Keys;
 use crate::order::known::{SharedTable, Table};
 use crate::order::stream::Stream;
 use crate::order::tips::Tip;
-use crate::pipeline::lookup::{Fault, Lookup};
+use crate::pipeline::lookup::{self, Fault, Lookup};
 use crate::sync::Arc;
 
 /// Records whose places in the table of known events are fetched at once.
@@ -637,7 +637,7 @@ impl Partition {
             // These are for memory: no run has them.
             KnownAs::InHand(_) | KnownAs::Awaited(_) => Some(Err(run.damaged_item().into())),
         };
-        runs::find(&lookup.runs, self.cold_below, key, look)?.transpose()
+        lookup::find_known(lookup, self.cold_below, key, look)?.transpose()
     }
 
     /// Whether the event `id` of `stream` is delivered.

@@ -29,6 +29,7 @@ use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
 use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, List, Mutex, Ordering, Watermark, now};
 use crate::timings::{Recorder, Recorders};
+use crate::trim::KeptBy;
 use crate::trimmed::{Base, Horizon};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
@@ -153,6 +154,10 @@ pub(crate) struct Core {
     pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
     pub(crate) orderer_work: EventCount,
+    /// Where the thread waits that keeps the store to its retention: for another segment, and for the end.
+    pub(crate) trim_work: EventCount,
+    /// What has kept the newest trim of that thread from giving up more, and why it has failed, in words.
+    pub(crate) trimming: Mutex<(Option<KeptBy>, Option<String>)>,
     /// Where the committer waits between two attempts to write.
     between_attempts: EventCount,
     /// Attempts to write the order that failed and were made again.
@@ -343,6 +348,8 @@ impl Core {
             unsealed: Gauge::new(parts.unsealed.into()),
             ending: Arc::default(),
             orderer_work: EventCount::new(),
+            trim_work: EventCount::new(),
+            trimming: Mutex::new((None, None)),
             between_attempts: EventCount::new(),
             commit_retries: Gauge::default(),
             commit_error: Mutex::new(None),
@@ -438,6 +445,7 @@ impl Core {
     pub(crate) fn stop_orderer(&self) {
         self.ending.begin();
         self.orderer_work.notify_all();
+        self.trim_work.notify_all();
         self.between_attempts.notify_all();
     }
 

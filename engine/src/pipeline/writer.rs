@@ -200,8 +200,13 @@ impl Writer {
         if let Ok(spare) = self.spares.try_recv() {
             self.log.offer_spare(spare);
         }
-        if self.log.is_spare_due()
-            && let Some(request) = self.log.request_spare()
+        if !self.log.is_spare_due() {
+            return;
+        }
+        if let Some(base) = self.core.horizon().base() {
+            self.log.trimmed(&base.point());
+        }
+        if let Some(request) = self.log.request_spare()
             && self.preparer.send(request).is_err()
         {
             self.log.offer_spare(None);
@@ -252,6 +257,7 @@ impl GroupCommit for Writer {
         if let Some(segment) = appended.rolled {
             self.core.segments.push(segment);
             self.core.unsealed.set(0);
+            self.core.trim_work.notify_all();
         }
         self.core.written.set(appended.end);
         self.group.written = (appended.position, appended.end);

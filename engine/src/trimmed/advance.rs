@@ -222,6 +222,7 @@ impl<'a> Machine<'a> {
             neighbours,
             &self.lookup,
             truth,
+            0,
             &is_stopping,
         );
         run.map_err(|error| match error {

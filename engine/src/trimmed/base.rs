@@ -299,7 +299,9 @@ impl Base {
         }
         let extent = Extent { number: 1, from: 0, to: self.position() };
         let never = |_: &_| false;
-        let truth = Truth { is_over: &never, is_delivery: &|_, _| false };
+        // Their ids are found where they are.
+        let trimmed = self.frontier().global;
+        let truth = Truth { is_over: &never, is_delivery: &|_, _| false, trimmed };
         let run = runs::build(
             target,
             store_id,

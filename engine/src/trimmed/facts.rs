@@ -81,9 +81,9 @@ impl Fact {
     /// The fact of the delivery with this global sequence, for its place.
     pub(crate) fn encode(&self, global: u64, out: &mut Vec<u8>) {
         let start = out.len();
-        let flags = u64::from(self.is_chained) * CHAINED | u64::from(self.is_lost) * LOST;
+        let flags = (u64::from(self.is_chained) * CHAINED) | (u64::from(self.is_lost) * LOST);
         out.extend_from_slice(&self.check.to_le_bytes());
-        out.extend_from_slice(&(self.payload << 2 | flags).to_le_bytes());
+        out.extend_from_slice(&((self.payload << 2) | flags).to_le_bytes());
         out.extend_from_slice(&self.lineage.to_le_bytes());
         let crc = item_crc(global, &out[start..]);
         out.extend_from_slice(&crc.to_le_bytes());
