@@ -29,6 +29,11 @@
 //! tips that it was chained on, so that what was exported can be imported again. Conditions are no
 //! part of an event: to append it again is a duplicate, whatever has become of its stream. Where an event
 //! is lost, and what stands in for it has its id, any other with that id is the same.
+//!
+//! Where the beginning of the log was trimmed, the machine begins with what it had come to there, and what was
+//! delivered before is its past: it is all still delivered, and none of it is in [`SerialMachine::order`].
+
+mod past;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -37,6 +42,9 @@ use thalweg_wal::MarkChange;
 
 use crate::cursors::Cursor;
 use crate::event::Rejection;
+use crate::reference::past::Past;
+
+pub(crate) use self::past::Trimmed;
 
 /// A record of the log, as the machine sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +112,7 @@ pub enum Arrival {
     Marked(Option<u64>),
 }
 
-/// One delivery. Its index in [`SerialMachine::order`] is its global sequence.
+/// One delivery. Its index in [`SerialMachine::order`] is its global sequence, less [`SerialMachine::first`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// Position of the event.
@@ -120,9 +128,11 @@ pub struct Delivery {
 }
 
 /// The serial machine.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SerialMachine {
     streams: HashMap<Vec<u8>, Stream>,
+    /// Global sequence of the first delivery in `order`: those before it were trimmed.
+    pub first: u64,
     /// All deliveries, in global order.
     pub order: Vec<Delivery>,
     /// All cursors, with the sequences that they are at.
@@ -133,8 +143,9 @@ pub struct SerialMachine {
     newest_refused: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Stream {
+    past: Past,
     /// Every known event: delivered ones with their local sequence.
     known: HashMap<Vec<u8>, Known>,
     /// Delivered events without a delivered child, by local sequence.
@@ -145,7 +156,7 @@ struct Stream {
     sealed: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Known {
     event: SerialEvent,
     position: u64,
@@ -190,7 +201,7 @@ impl SerialMachine {
 
     /// What becomes of a mark: where its cursor is then, if it is there.
     fn mark_verdict(&self, position: u64, mark: &SerialMark) -> Arrival {
-        let (delivered, at) = (self.order.len() as u64, self.cursors.get(&mark.cursor).copied());
+        let (delivered, at) = (self.next_global(), self.cursors.get(&mark.cursor).copied());
         let next = match mark.change {
             MarkChange::Advance(next) => Some(next.max(at.unwrap_or(0))),
             MarkChange::Reset(next) => Some(next),
@@ -261,17 +272,10 @@ impl SerialMachine {
             Arrival::Delivered | Arrival::Held(_) => {}
             refused => return refused,
         }
-        let missing = stream.missing(&event);
-        let count = missing.len() as u32;
-        for parent in missing {
-            stream.waiting.entry(parent).or_default().push(event.id.clone());
-        }
         let id = event.id.clone();
-        let chained_on = Vec::new();
-        let known = Known { event, position, local: None, chained_on, missing: count, is_lost };
-        stream.known.insert(id.clone(), known);
-        if count > 0 {
-            return Arrival::Held(count);
+        let missing = stream.take(position, event, is_lost);
+        if missing > 0 {
+            return Arrival::Held(missing);
         }
         let mut ready = BTreeMap::from([(position, id)]);
         while let Some((_, id)) = ready.pop_first() {
@@ -287,14 +291,20 @@ impl SerialMachine {
         Arrival::Delivered
     }
 
+    /// The global sequence that the next delivery gets.
+    pub fn next_global(&self) -> u64 {
+        self.first + self.order.len() as u64
+    }
+
     /// Delivered events, held events and tips of every stream that has any or is sealed, and whether
     /// it is.
     pub fn stream_counts(&self) -> BTreeMap<&[u8], (u64, u64, u64, bool)> {
         let counts = |stream: &Stream| {
-            let held = stream.known.len() as u64 - stream.delivered;
+            let held = stream.known.len() as u64 - (stream.delivered - stream.past.delivered);
             (stream.delivered, held, stream.tips.len() as u64, stream.sealed)
         };
-        let is_there = |stream: &Stream| stream.sealed || !stream.known.is_empty();
+        let is_there =
+            |stream: &Stream| stream.sealed || stream.delivered > 0 || !stream.known.is_empty();
         let seen = self.streams.iter().filter(|(_, stream)| is_there(stream));
         seen.map(|(name, stream)| (name.as_slice(), counts(stream))).collect()
     }
@@ -336,9 +346,8 @@ impl SerialRecord {
 impl Stream {
     /// What becomes of an event when it arrives.
     fn verdict(&self, event: &SerialEvent, after_refused: bool, is_lost: bool) -> Arrival {
-        if let Some(known) = self.known.get(&event.id) {
-            let is_same = is_lost || known.is_lost || known.is_same(event);
-            return if is_same { Arrival::Duplicate } else { Arrival::Conflict };
+        if let Some(is_same) = self.is_same(event) {
+            return if is_lost || is_same { Arrival::Duplicate } else { Arrival::Conflict };
         }
         if let Some(rejection) = self.rejection(event, after_refused) {
             return Arrival::Rejected(rejection);
@@ -347,6 +356,13 @@ impl Stream {
             0 => Arrival::Delivered,
             missing => Arrival::Held(missing),
         }
+    }
+
+    /// Whether the event that is known by the id of `event` is the same; nothing if none is.
+    fn is_same(&self, event: &SerialEvent) -> Option<bool> {
+        let known = self.known.get(&event.id);
+        let is_same = known.map(|known| known.is_lost || known.is_same(event));
+        is_same.or_else(|| self.past.is_same(event))
     }
 
     /// Why an event that is not known is not taken, if it is not.
@@ -375,7 +391,26 @@ impl Stream {
     }
 
     fn is_delivered(&self, id: &[u8]) -> bool {
-        self.known.get(id).is_some_and(|known| known.local.is_some())
+        let known = self.known.get(id);
+        known.map_or_else(|| self.past.is_delivered(id), |known| known.local.is_some())
+    }
+
+    /// Local sequence of a delivered event; of one of the past only if it was a tip.
+    fn local(&self, id: &[u8]) -> Option<u64> {
+        self.known.get(id).map_or_else(|| self.past.tip(id), |known| known.local)
+    }
+
+    /// Takes an event that is not known, and returns how many parents it waits for.
+    fn take(&mut self, position: u64, event: SerialEvent, is_lost: bool) -> u32 {
+        let parents = self.missing(&event);
+        let missing = parents.len() as u32;
+        for parent in parents {
+            self.waiting.entry(parent).or_default().push(event.id.clone());
+        }
+        let (id, chained_on) = (event.id.clone(), Vec::new());
+        let known = Known { event, position, local: None, chained_on, missing, is_lost };
+        self.known.insert(id, known);
+        missing
     }
 
     fn deliver(&mut self, id: &[u8]) -> Delivery {
@@ -391,8 +426,9 @@ impl Stream {
         let parents = known.event.parents.as_ref().unwrap_or(&known.chained_on).clone();
         let (position, stream) = (known.position, known.event.stream.clone());
         for parent in &parents {
-            let parent_local = self.known[parent].local.expect("parents are delivered first");
-            self.tips.remove(&parent_local);
+            if let Some(parent_local) = self.local(parent) {
+                self.tips.remove(&parent_local);
+            }
         }
         self.tips.insert(local, id.to_vec());
         Delivery { position, stream, local, parents, chained_on }
