@@ -284,6 +284,6 @@ pub use repair::{
     KnownBy, LostEvent, MovedCursor, RepairOptions, RepairReport, Unproven, repair, repair_on,
 };
 pub use store::{Stats, Store};
-pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
+pub use thalweg_wal::{Damage, DiscardReason, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};
 pub use verify::{Problem, Remedy, VerifyProgress, VerifyReport, verify, verify_on};

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use thalweg_wal::DiscardReason;
+
 use crate::error::ReadError;
 use crate::event::EventId;
 use crate::order::cold::{for_each_stream, held_positions};
@@ -52,6 +54,14 @@ pub enum Why {
     },
     /// It waits.
     Held(WhyHeld),
+    /// It was held, and is discarded: it will never be delivered. Nobody has appended another event with its id
+    /// since, or that was not taken.
+    Discarded {
+        /// Position of the event in the log, in bytes.
+        position: u64,
+        /// Why it is discarded.
+        reason: DiscardReason,
+    },
 }
 
 /// What a held event waits for.
@@ -240,8 +250,14 @@ impl Asked<'_> {
                 let waiting = self.waiting_behind(position)?;
                 Ok(Why::Held(WhyHeld { missing, roots, waiting }))
             }
-            // Nothing is in hand between two windows.
-            Some(KnownAs::InHand(_) | KnownAs::Awaited(_)) | None => Ok(Why::Unknown),
+            // Nothing is in hand between two windows, and who looks an id up passes the others.
+            Some(KnownAs::InHand(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_)) | None => {
+                let partition = self.partition();
+                let key = partition.keys.event(self.stream_key, id);
+                let found = partition.find_discarded(self.stream, key, id, self.view.lookup)?;
+                Ok(found
+                    .map_or(Why::Unknown, |(position, reason)| Why::Discarded { position, reason }))
+            }
         }
     }
 

@@ -580,6 +580,7 @@ impl Store {
             duplicates: core.counts.duplicates.get(),
             conflicts: core.counts.conflicts.get(),
             rejected: core.counts.rejected.get(),
+            discarded: core.counts.discarded.get(),
             corrupt: core.counts.corrupt.get(),
             streams: core.counts.streams.get(),
             memory: core.counts.memory.get(),
@@ -706,6 +707,8 @@ pub struct Stats {
     pub conflicts: u64,
     /// Number of events that were rejected; see [`Rejection`](crate::Rejection).
     pub rejected: u64,
+    /// Number of held events that were discarded; they count as held no more.
+    pub discarded: u64,
     /// Number of damaged places that this process has met.
     pub corrupt: u64,
     /// Number of streams, as [`Store::streams`] lists them.

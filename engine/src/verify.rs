@@ -29,7 +29,9 @@ use crate::order::keys::partition_of;
 use crate::order::partition::KnownAs;
 use crate::order::window::Frontier;
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
-use crate::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
+use crate::reference::{
+    Arrival, Delivery, SerialDiscard, SerialEvent, SerialMachine, SerialMark, SerialRecord,
+};
 use crate::sync::Arc;
 
 /// Most problems that a report lists; the rest is only counted.
@@ -110,7 +112,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Records in the log: events, seals put on or taken off, and marks.
+    /// Records in the log: events, seals put on or taken off, marks, and discards.
     pub records: u64,
     /// Events that are delivered.
     pub delivered: u64,
@@ -122,6 +124,8 @@ pub struct VerifyReport {
     pub conflicts: u64,
     /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
     pub rejected: u64,
+    /// Events that were held, and discarded.
+    pub discarded: u64,
     /// Streams with delivered or held events, or with a seal.
     pub streams: u64,
     /// Damaged places in the log. If there are any, the derived files are not compared.
@@ -283,6 +287,8 @@ pub fn verify_on(
             match arrive(&mut machine, &record, &log.store_id) {
                 Arrival::Delivered | Arrival::Held(_) => {}
                 Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {}
+                Arrival::Discarded => report.discarded += 1,
+                Arrival::NotHeld { .. } => {}
                 Arrival::Rejected(_) if record.kind() == RecordKind::Mark => {}
                 Arrival::Duplicate => report.duplicates += 1,
                 Arrival::Conflict => report.conflicts += 1,
@@ -366,6 +372,11 @@ pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialR
         RecordKind::Seal => return SerialRecord::Seal(stream),
         RecordKind::Unseal | RecordKind::Refused => return SerialRecord::Unseal(stream),
         RecordKind::Mark => return serial_mark(record),
+        RecordKind::Discard => {
+            let id = record.given_id().to_vec();
+            let reason = record.discard_reason().expect("its kind says so");
+            return SerialRecord::Discard(SerialDiscard { stream, id, reason });
+        }
     }
     let parents = record.parents().map(<[u8]>::to_vec).collect();
     SerialRecord::Event(SerialEvent {
@@ -552,6 +563,11 @@ impl Derived {
                 report,
                 format!("it counts {counted} held events, not {}", expected.len()),
             );
+        }
+        let counted: u64 = self.checkpoint.counts.iter().map(|counts| counts.discarded).sum();
+        if counted != report.discarded {
+            let expected = report.discarded;
+            self.problem(report, format!("it counts {counted} discarded events, not {expected}"));
         }
         Ok(())
     }

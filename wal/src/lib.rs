@@ -41,7 +41,7 @@ pub use log::{
     SpareRequest, WriteLock,
 };
 pub use loss::{LOSSES_HEADER_LEN, LossBuilder, Losses, Stretch, Substitute, identity};
-pub use record::{Mark, MarkChange, Parents, Record, RecordKind};
+pub use record::{DiscardReason, Mark, MarkChange, Parents, Record, RecordKind};
 pub use recover::{TailHint, TailReport, store_id};
 pub use repair::{Survey, Unverified};
 pub use segment::{Damage, Segment, Walk};

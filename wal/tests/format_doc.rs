@@ -11,7 +11,7 @@ use thalweg_wal::format::{
 };
 use thalweg_wal::name;
 use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{LOSSES_HEADER_LEN, RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
+use thalweg_wal::{DiscardReason, LOSSES_HEADER_LEN, RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN};
 
 const REFERENCE: &str = include_str!("../FORMAT.md");
 const RECOVERY: &str = include_str!("../src/recover.rs");
@@ -179,7 +179,16 @@ fn kinds_flags_and_the_place_stand_where_the_tables_say() {
     let header = [&[0xE7, 4, 0, 0, 16][..], &[0; 11], &[6], &[0; 3], b"stream"].concat();
     let payload = [&[2, 1][..], &[0; 6], &[40, 0, 0, 0, 1, 0, 0, 0], &[0; 2]].concat();
     assert_eq!(bytes[4..], [header, payload].concat());
-    let kinds = "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal; 4: a mark |";
+    for (reason, number) in [(DiscardReason::Discarded, 1), (DiscardReason::Expired, 2)] {
+        let bytes = written(&[Event::discard("stream", "id", reason)]);
+        let header = [&[0xE7, 6, 0, 0, 4][..], &[0; 11], &[6, 2, 0, 0]].concat();
+        assert_eq!(
+            bytes[4..],
+            [&header[..], b"streamid", &[number, 0, 0, 0, 0, 0, 0, 0][..4], &[0; 4]].concat()
+        );
+    }
+    let kinds =
+        "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal; 4: a mark; 6: a discard |";
     assert!(REFERENCE.contains(kinds));
 }
 

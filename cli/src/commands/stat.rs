@@ -56,10 +56,11 @@ fn rows(stats: &Stats) -> Vec<(&'static str, String)> {
         (
             "ignored",
             format!(
-                "{} duplicate, {} conflicting, {} rejected, {} corrupt",
+                "{} duplicate, {} conflicting, {} rejected, {} discarded, {} corrupt",
                 count(stats.duplicates),
                 count(stats.conflicts),
                 count(stats.rejected),
+                count(stats.discarded),
                 count(stats.corrupt)
             ),
         ),
@@ -90,6 +91,7 @@ struct Numbers<'a> {
     duplicates: u64,
     conflicts: u64,
     rejected: u64,
+    discarded: u64,
     corrupt: u64,
     streams: u64,
     segments: u64,
@@ -112,6 +114,7 @@ impl<'a> Numbers<'a> {
             duplicates: stats.duplicates,
             conflicts: stats.conflicts,
             rejected: stats.rejected,
+            discarded: stats.discarded,
             corrupt: stats.corrupt,
             streams: stats.streams,
             segments: stats.segments,

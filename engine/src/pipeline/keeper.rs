@@ -104,7 +104,9 @@ fn build(
 fn is_over(core: &Core, watch: &WatchItem, lookup: &Lookup) -> Result<bool, Fault> {
     let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
         KnownAs::Delivered(global) => Some(global),
-        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Awaited(_) => None,
+        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_) => {
+            None
+        }
     };
     let Some(global) = runs::find(&lookup.runs, u64::MAX, watch.parent_key, delivered)? else {
         return Ok(false);
