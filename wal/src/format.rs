@@ -305,6 +305,9 @@ pub struct FrameHeader {
     /// Everything below this position was durable when the header was made. A whole frame is
     /// therefore a proof about the log before it, which tells damage from a torn tail.
     pub floor: u64,
+    /// When the frame was made, in milliseconds since the Unix epoch, by the clock of the machine; 0 if that is
+    /// not known.
+    pub written_at: u64,
 }
 
 impl FrameHeader {
@@ -323,7 +326,7 @@ impl FrameHeader {
         header[24..28].copy_from_slice(&self.record_count.to_le_bytes());
         // 28..32: reserved, zero.
         header[32..40].copy_from_slice(&self.floor.to_le_bytes());
-        // 40..48: reserved, zero.
+        header[40..48].copy_from_slice(&self.written_at.to_le_bytes());
         let crc = frame_crc(salt, header);
         header[4..8].copy_from_slice(&crc.to_le_bytes());
     }
@@ -554,6 +557,7 @@ impl<'a> Run<'a> {
             len: u64_at(bytes, 16),
             record_count: u32_at(bytes, 24),
             floor: u64_at(bytes, 32),
+            written_at: u64_at(bytes, 40),
         };
         if header.position != position {
             return Err(Fault::Position);

@@ -44,4 +44,4 @@ pub use loss::{LOSSES_HEADER_LEN, LossBuilder, Losses, Stretch, Substitute, iden
 pub use record::{DiscardReason, Mark, MarkChange, Parents, Record, RecordKind};
 pub use recover::{TailHint, TailReport, store_id};
 pub use repair::{Survey, Unverified};
-pub use segment::{Damage, Segment, Walk};
+pub use segment::{Damage, FrameTimes, Segment, Walk};

@@ -117,7 +117,13 @@ fn fields_stand_where_the_tables_say() {
         segment(field, &value.to_le_bytes());
     }
 
-    let header = FrameHeader { position: 0x111111, len: 0x2222, record_count: 0x33, floor: 0x4444 };
+    let header = FrameHeader {
+        position: 0x111111,
+        len: 0x2222,
+        record_count: 0x33,
+        floor: 0x4444,
+        written_at: 0x1122_3344_5566,
+    };
     let mut bytes = [0xAA; FRAME_HEADER_LEN as usize];
     header.encode_into(7, &mut bytes);
     let frame = |field, value: &[u8]| holds("frame header", &bytes, field, value);
@@ -126,6 +132,7 @@ fn fields_stand_where_the_tables_say() {
     frame("len", &header.len.to_le_bytes());
     frame("record count", &header.record_count.to_le_bytes());
     frame("floor", &header.floor.to_le_bytes());
+    frame("written at", &header.written_at.to_le_bytes());
     frame("reserved", &[0; 4]);
 }
 

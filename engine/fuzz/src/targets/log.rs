@@ -156,7 +156,8 @@ pub fn record(bytes: &[u8]) {
         count += 1;
     }
     let len = frame.len() as u64;
-    let header = FrameHeader { position: SEGMENT_HEADER_LEN, len, record_count: count, floor: 0 };
+    let (position, record_count) = (SEGMENT_HEADER_LEN, count);
+    let header = FrameHeader { position, len, record_count, floor: 0, written_at: 0 };
     header.encode_into(salt, &mut frame);
     store::log(&frame);
 }
