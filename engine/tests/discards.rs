@@ -4,12 +4,15 @@
 mod common;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use common::{Expected, Rng, acked, append_every_kind, check, expected, flip, shared};
 use thalweg::storage::MemoryStorage;
 use thalweg::{
-    Ack, Batch, DiscardReason, Event, LimitError, MixedBatch, NewEvent, Options, Placement,
-    RepairOptions, Store, Why, repair_on, verify_on,
+    Ack, Batch, DiscardError, DiscardFate, DiscardReason, Event, LimitError, MixedBatch, NewEvent,
+    Options, Placement, Refusal, RepairOptions, Store, Why, repair_on, verify_on,
 };
 use thalweg_wal::name;
 
@@ -41,6 +44,22 @@ fn held(missing: u32) -> Placement {
 
 fn delivered(global: u64, local: u64) -> Placement {
     Placement::Delivered { global, local }
+}
+
+/// A clock that stands where it is set, in milliseconds.
+#[derive(Clone, Default)]
+struct TestClock(Arc<AtomicU64>);
+
+impl TestClock {
+    fn set(&self, millis: u64) {
+        self.0.store(millis, Ordering::Relaxed);
+    }
+
+    fn open(&self, storage: &MemoryStorage) -> Store {
+        let Self(millis) = self.clone();
+        let now = move || UNIX_EPOCH + Duration::from_millis(millis.load(Ordering::Relaxed));
+        Options::new().orderers(1).clock(now).open_on(shared(storage)).expect("opens")
+    }
 }
 
 const UNKNOWN: Placement = Placement::NotHeld { delivered: false };
@@ -146,6 +165,108 @@ fn an_id_can_be_held_and_discarded_again_and_again() {
         assert_eq!(append(&store, "s", [event("child", &["p0"])]), [Placement::Duplicate]);
         check_all(store, &storage);
     }
+}
+
+#[test]
+fn a_report_says_of_each_event_what_became_of_it() {
+    let storage = MemoryStorage::new();
+    let store = open(&storage);
+    append(&store, "s", [event("there", &[]), event("a", &["never"]), event("b", &["never"])]);
+    let report = store.discard("s", ["b", "there", "never", "a", "a"]).expect("stored");
+    let fates: Vec<_> = report.events.iter().map(|event| (&event.id[..], event.fate)).collect();
+    let expected: [(&[u8], _); 5] = [
+        (b"b", DiscardFate::Discarded),
+        (b"there", DiscardFate::Delivered),
+        (b"never", DiscardFate::Unknown),
+        (b"a", DiscardFate::Discarded),
+        (b"a", DiscardFate::Unknown),
+    ];
+    assert_eq!((&fates[..], report.discarded()), (&expected[..], 2));
+    let end = store.durable_end();
+    assert_eq!(store.discard("s", [b""; 0]).expect("nothing to do").events, []);
+    assert!(matches!(store.discard("s", [""]), Err(DiscardError::Refused(Refusal::Limit(_)))));
+    assert_eq!(store.durable_end(), end, "nothing was stored");
+    check_all(store, &storage);
+    let closed = open(&storage);
+    closed.close().expect("closes");
+    assert!(matches!(closed.discard("s", ["a"]), Err(DiscardError::Refused(Refusal::Closed))));
+    let reader = Options::new().open_read_only_on(shared(&storage)).expect("opens");
+    assert!(matches!(reader.discard("s", ["a"]), Err(DiscardError::Refused(Refusal::ReadOnly))));
+}
+
+#[test]
+fn what_is_held_for_too_long_expires_by_the_time_in_the_log() {
+    const DAY: u64 = 86_400_000;
+    let (storage, clock) = (MemoryStorage::new(), TestClock::default());
+    let mut store = clock.open(&storage);
+    // At 0 nobody knows the time. Day 7 comes before day 5: the clock was set back.
+    for day in [0, 1, 3, 7, 5] {
+        clock.set(day * DAY);
+        append(&store, "s", [event(&format!("day {day}"), &["never"])]);
+        append(&store, "t", [event(&format!("day {day}"), &["never"])]);
+    }
+    let at = |day: u64| (day > 0).then(|| UNIX_EPOCH + Duration::from_millis(day * DAY));
+    for _ in 0..2 {
+        let since: Vec<_> = store.held().expect("held").iter().map(|event| event.since).collect();
+        assert_eq!(since, [0, 0, 1, 1, 3, 3, 7, 7, 5, 5].map(at));
+        store.close().expect("closes");
+        store = clock.open(&storage);
+    }
+    let expire = |store: &Store, days: u64| {
+        let report = store.expire_held(Duration::from_millis(days * DAY)).expect("expires");
+        let names = report.events.iter().map(|event| String::from_utf8_lossy(&event.id));
+        assert_eq!(report.discarded(), report.events.len() as u64);
+        names.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(expire(&store, 4), "", "one that is as old as that stays");
+    let one = store.expire_held_of("t", Duration::from_millis(3 * DAY)).expect("expires");
+    assert_eq!((one.discarded(), &one.events[0].stream[..]), (1, &b"t"[..]));
+    assert_eq!(expire(&store, 1), "day 1 day 3 day 3");
+    clock.set(4 * DAY);
+    assert_eq!(expire(&store, 0), "", "what is from the future has no age");
+    clock.set(100 * DAY);
+    assert_eq!(expire(&store, 94), "day 5 day 5");
+    assert_eq!(expire(&store, 0), "day 7 day 7");
+    let left: Vec<_> = store.held().expect("held").into_iter().map(|event| event.id).collect();
+    assert_eq!(left, [b"day 0", b"day 0"], "nobody knows since when");
+    let why = store.why_held("s", "day 3").expect("an answer");
+    assert!(matches!(why, Why::Discarded { reason: DiscardReason::Expired, .. }), "{why:?}");
+    check_all(store, &storage);
+}
+
+/// Appends, discards and expiries from many threads: whatever comes first, the log says what holds.
+#[test]
+fn many_threads_that_hold_deliver_and_discard_agree_with_the_log() {
+    let (storage, clock) = (MemoryStorage::new(), TestClock::default());
+    clock.set(1);
+    let store = clock.open(&storage);
+    let seed = Rng::from_env();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (store, clock) = (&store, &clock);
+            let mut rng = Rng(seed.0.wrapping_add(thread));
+            scope.spawn(move || {
+                for round in 0..150 {
+                    let name = |rng: &mut Rng| format!("e{}", rng.below(20));
+                    let (id, parent) = (name(&mut rng), name(&mut rng));
+                    match rng.below(8) {
+                        0 => drop(store.discard("s", [id, parent]).expect("stored")),
+                        1 => drop(store.expire_held(Duration::from_millis(9)).expect("stored")),
+                        2 if round % 8 == 0 => store.checkpoint().expect("a checkpoint"),
+                        _ => {
+                            clock.set(round);
+                            let id = format!("{id}-{}", round / 30);
+                            let parents = [parent, format!("{}-{}", name(&mut rng), round / 30)];
+                            let parents = parents[..rng.below(3) as usize].to_vec();
+                            let new = Event::new("").id(id).parents(parents);
+                            append(store, "s", [new]);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    check_all(store, &storage);
 }
 
 #[test]
