@@ -19,6 +19,7 @@ mod append;
 mod backup;
 mod bench;
 mod cursors;
+mod discard;
 mod graph;
 mod held;
 mod import;
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     Seal(seal::Seal),
     Unseal(seal::Unseal),
     Held(held::Held),
+    Discard(discard::Discard),
     Why(why::Why),
     Stat(stat::Stat),
     Verify(verify::Verify),
@@ -64,6 +66,7 @@ impl Command {
             Command::Seal(command) => command.run(),
             Command::Unseal(command) => command.run(),
             Command::Held(command) => command.run(),
+            Command::Discard(command) => command.run(),
             Command::Why(command) => command.run(),
             Command::Stat(command) => command.run(),
             Command::Verify(command) => command.run(),
