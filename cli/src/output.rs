@@ -80,6 +80,17 @@ pub(crate) fn duration(elapsed: Duration) -> String {
     }
 }
 
+/// How old something is, in the unit in which `discard` takes it that leaves a small number.
+pub(crate) fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", count(seconds / 86_400)),
+    }
+}
+
 /// Events a second, rounded; 0 when no time has passed.
 pub(crate) fn per_second(events: u64, elapsed: Duration) -> u64 {
     let seconds = elapsed.as_secs_f64();
@@ -226,6 +237,9 @@ mod tests {
         assert_eq!(duration(Duration::from_micros(1234)), "1.23 ms");
         assert_eq!(duration(Duration::from_millis(61_500)), "61.50 s");
         assert_eq!(duration(Duration::from_secs(723)), "12 min 3 s");
+        let ages = [0, 119, 120, 7_199, 7_200, 172_799, 172_800, 86_400_000];
+        let ages = ages.map(|seconds| age(Duration::from_secs(seconds)));
+        assert_eq!(ages, ["0s", "119s", "2m", "119m", "2h", "47h", "2d", "1,000d"]);
         assert_eq!(per_second(100, Duration::ZERO), 0);
         assert_eq!(per_second(100, Duration::from_millis(500)), 200);
     }

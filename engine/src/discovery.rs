@@ -79,6 +79,8 @@ pub struct DiscoveryReport {
     pub conflicts: u64,
     /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
     pub rejected: u64,
+    /// Events that were held, and discarded.
+    pub discarded: u64,
     /// Damaged places in the log. A store that is open for reading leaves each of them out, and goes on
     /// behind it.
     pub corrupt: u64,
@@ -174,12 +176,13 @@ pub(crate) struct Tally {
     pub(crate) duplicates: u64,
     pub(crate) conflicts: u64,
     pub(crate) rejected: u64,
+    pub(crate) discarded: u64,
     pub(crate) corrupt: u64,
 }
 
 impl Tally {
     fn events(&self) -> u64 {
-        self.held + self.duplicates + self.conflicts + self.rejected
+        self.held + self.duplicates + self.conflicts + self.rejected + self.discarded
     }
 }
 
@@ -278,6 +281,7 @@ impl Discovering {
             duplicates: now.duplicates - before.duplicates.min(now.duplicates),
             conflicts: now.conflicts - before.conflicts.min(now.conflicts),
             rejected: now.rejected - before.rejected.min(now.rejected),
+            discarded: now.discarded - before.discarded.min(now.discarded),
             corrupt: now.corrupt - before.corrupt.min(now.corrupt),
             elapsed: end.map_or_else(|| self.begun.elapsed(), |end| end.elapsed),
             first_delivery: self.first_delivery.get().copied(),

@@ -358,6 +358,8 @@ pub struct CheckpointStats {
     pub conflicts: u64,
     /// Number of events that were rejected.
     pub rejected: u64,
+    /// Number of held events that were discarded.
+    pub discarded: u64,
     /// Number of streams.
     pub streams: u64,
     /// Where the cursors of consumers were, sorted by name; how far they are behind is by what the follower shows now. Marks that
@@ -379,6 +381,7 @@ impl CheckpointStats {
             duplicates: sum(|counts| counts.duplicates),
             conflicts: sum(|counts| counts.conflicts),
             rejected: sum(|counts| counts.rejected),
+            discarded: sum(|counts| counts.discarded),
             streams: sum(|counts| counts.streams),
             cursors: checkpoint.cursors.into_iter().map(info).collect(),
         }

@@ -453,6 +453,7 @@ fn start(
         shut: Watermark::new(0),
         threads: Mutex::new(Some(threads)),
         recovery,
+        clock: options.clock.clone(),
     }))
 }
 
@@ -565,6 +566,7 @@ fn start_threads(
             core: Arc::clone(core),
             log,
             durability: options.durability,
+            clock: options.clock.clone(),
             requests: requests.spinning(core.spin),
             committer: committer_in,
             preparer: spare_requests_in,

@@ -20,6 +20,10 @@
 //! batch is refused, or if it names a sequence that is not reached at its place in the log. Otherwise it
 //! takes its cursor up, never down, but for a *reset*, which takes it to where it says, and a removal.
 //!
+//! A *discard* names an event. If that is held at this place of the log, it is forgotten: it will never be
+//! delivered, and its id is free again, for an event that is then a new one. What waits for it goes on
+//! waiting. If the event is delivered, or not known, nothing happens.
+//!
 //! Between the events stand the records that *seal* a stream and take the seal off. Nothing is
 //! delivered to a sealed stream, since what it holds waits for events that would have to arrive.
 //!
@@ -38,7 +42,7 @@ mod past;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
-use thalweg_wal::MarkChange;
+use thalweg_wal::{DiscardReason, MarkChange};
 
 use crate::cursors::Cursor;
 use crate::event::Rejection;
@@ -57,6 +61,19 @@ pub enum SerialRecord {
     Unseal(Vec<u8>),
     /// A mark.
     Mark(SerialMark),
+    /// A discard.
+    Discard(SerialDiscard),
+}
+
+/// A discard, as the machine sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SerialDiscard {
+    /// Name of the stream.
+    pub stream: Vec<u8>,
+    /// Id of the event that is given up.
+    pub id: Vec<u8>,
+    /// Why: nothing that the machine looks at.
+    pub reason: DiscardReason,
 }
 
 /// A mark, as the machine sees it.
@@ -110,6 +127,13 @@ pub enum Arrival {
     Unsealed,
     /// The mark counts: the cursor is here now, if it is there.
     Marked(Option<u64>),
+    /// The event was held, and is discarded.
+    Discarded,
+    /// The event is not held, so it is not discarded.
+    NotHeld {
+        /// Whether it is delivered; otherwise it is not known.
+        delivered: bool,
+    },
 }
 
 /// One delivery. Its index in [`SerialMachine::order`] is its global sequence, less [`SerialMachine::first`].
@@ -150,8 +174,8 @@ struct Stream {
     known: HashMap<Vec<u8>, Known>,
     /// Delivered events without a delivered child, by local sequence.
     tips: BTreeMap<u64, Vec<u8>>,
-    /// For a parent that is not delivered, the events that wait for it.
-    waiting: HashMap<Vec<u8>, Vec<Vec<u8>>>,
+    /// For a parent that is not delivered, the events that wait for it, with their positions.
+    waiting: HashMap<Vec<u8>, Vec<(u64, Vec<u8>)>>,
     delivered: u64,
     sealed: bool,
 }
@@ -189,6 +213,7 @@ impl SerialMachine {
                 stream.sealed = false;
                 Arrival::Unsealed
             }
+            SerialRecord::Discard(discard) => stream.discard(&discard.id),
             SerialRecord::Mark(_) => unreachable!("dealt with above"),
         };
         let refused = matches!(arrival, Arrival::Rejected(_) | Arrival::Conflict);
@@ -253,6 +278,7 @@ impl SerialMachine {
             SerialRecord::Event(event) => event,
             SerialRecord::Seal(_) => return Arrival::Sealed(stream.delivered),
             SerialRecord::Unseal(_) => return Arrival::Unsealed,
+            SerialRecord::Discard(discard) => return stream.discard_verdict(&discard.id),
             SerialRecord::Mark(_) => unreachable!("dealt with above"),
         };
         let after_refused =
@@ -280,8 +306,10 @@ impl SerialMachine {
         let mut ready = BTreeMap::from([(position, id)]);
         while let Some((_, id)) = ready.pop_first() {
             self.order.push(stream.deliver(&id));
-            for child in stream.waiting.remove(&id).unwrap_or_default() {
-                let known = stream.known.get_mut(&child).expect("a waiting event is known");
+            for (position, child) in stream.waiting.remove(&id).unwrap_or_default() {
+                // One that is discarded waits no more, also if another has its id now.
+                let known = stream.known.get_mut(&child).filter(|it| it.position == position);
+                let Some(known) = known else { continue };
                 known.missing -= 1;
                 if known.missing == 0 {
                     ready.insert(known.position, child);
@@ -320,6 +348,20 @@ impl SerialMachine {
         self.streams.get(stream).map_or(0, |stream| stream.delivered)
     }
 
+    /// Position of the event `id` of a stream, if it is held.
+    pub fn held_at(&self, stream: &[u8], id: &[u8]) -> Option<u64> {
+        let known = self.streams.get(stream)?.known.get(id)?;
+        known.local.is_none().then_some(known.position)
+    }
+
+    /// Ids of the held events of a stream, in the order of the log.
+    pub fn held_ids(&self, stream: &[u8]) -> Vec<Vec<u8>> {
+        let known = self.streams.get(stream).into_iter().flat_map(|stream| &stream.known);
+        let held = known.filter(|(_, known)| known.local.is_none());
+        let held: BTreeMap<u64, &Vec<u8>> = held.map(|(id, known)| (known.position, id)).collect();
+        held.into_values().cloned().collect()
+    }
+
     /// Positions of all held events, with their undelivered parents in the order of their ids.
     pub fn held(&self) -> BTreeMap<u64, BTreeSet<Vec<u8>>> {
         let mut held = BTreeMap::new();
@@ -339,6 +381,7 @@ impl SerialRecord {
             SerialRecord::Event(event) => &event.stream,
             SerialRecord::Seal(stream) | SerialRecord::Unseal(stream) => stream,
             SerialRecord::Mark(mark) => &mark.cursor,
+            SerialRecord::Discard(discard) => &discard.stream,
         }
     }
 }
@@ -385,6 +428,23 @@ impl Stream {
         }
     }
 
+    /// What becomes of a discard of `id`.
+    fn discard_verdict(&self, id: &[u8]) -> Arrival {
+        match self.known.get(id) {
+            Some(known) if known.local.is_none() => Arrival::Discarded,
+            _ => Arrival::NotHeld { delivered: self.is_delivered(id) },
+        }
+    }
+
+    /// Forgets the event `id` if it is held. Those that wait for it wait for its id, whatever has it.
+    fn discard(&mut self, id: &[u8]) -> Arrival {
+        let verdict = self.discard_verdict(id);
+        if verdict == Arrival::Discarded {
+            self.known.remove(id);
+        }
+        verdict
+    }
+
     /// The listed parents that are not delivered.
     fn missing(&self, event: &SerialEvent) -> BTreeSet<Vec<u8>> {
         event.parents.iter().flatten().filter(|id| !self.is_delivered(id)).cloned().collect()
@@ -405,7 +465,7 @@ impl Stream {
         let parents = self.missing(&event);
         let missing = parents.len() as u32;
         for parent in parents {
-            self.waiting.entry(parent).or_default().push(event.id.clone());
+            self.waiting.entry(parent).or_default().push((position, event.id.clone()));
         }
         let (id, chained_on) = (event.id.clone(), Vec::new());
         let known = Known { event, position, local: None, chained_on, missing, is_lost };

@@ -1,6 +1,5 @@
 //! The parts of [`Stats`](crate::Stats): how much is on its way between two stages, and in the queues.
 
-use std::time::Duration;
 
 use crate::pipeline::core::Core;
 use crate::pipeline::permits::Budget;
@@ -109,11 +108,4 @@ pub(crate) fn queue_depths(core: &Core, calls: usize) -> QueueDepths {
         callbacks: core.queues.callbacks.load(Ordering::Relaxed),
         calls: calls as u64,
     }
-}
-
-/// How long the oldest held event has been held; nothing if none is, or nobody knows.
-pub(crate) fn oldest_held_age(core: &Core) -> Option<Duration> {
-    // A frame does not say when it was written, so there is nothing to go by.
-    let _ = core.counts.held.get();
-    None
 }

@@ -31,7 +31,9 @@ use crate::order::keys::{Keys, partition_of};
 use crate::order::partition::KnownAs;
 use crate::order::window::Frontier;
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
-use crate::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
+use crate::reference::{
+    Arrival, Delivery, SerialDiscard, SerialEvent, SerialMachine, SerialMark, SerialRecord,
+};
 use crate::sync::Arc;
 use crate::trimmed::facts::FACTS;
 use crate::trimmed::{self, Base, Begun, Horizon};
@@ -120,7 +122,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Records in the log: events, seals put on or taken off, and marks.
+    /// Records in the log: events, seals put on or taken off, marks, and discards.
     pub records: u64,
     /// The first global sequence that was not trimmed; 0 if nothing was. All events before it are delivered.
     pub first: u64,
@@ -138,6 +140,8 @@ pub struct VerifyReport {
     pub conflicts: u64,
     /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
     pub rejected: u64,
+    /// Events that were held, and discarded.
+    pub discarded: u64,
     /// Streams with delivered or held events, or with a seal.
     pub streams: u64,
     /// Damaged places in the log. If there are any, the derived files are not compared.
@@ -168,6 +172,8 @@ impl VerifyReport {
         match arrival {
             Arrival::Delivered | Arrival::Held(_) => {}
             Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {}
+            Arrival::NotHeld { .. } => {}
+            Arrival::Discarded => self.discarded += 1,
             Arrival::Rejected(_) if kind == RecordKind::Mark => {}
             Arrival::Duplicate => self.duplicates += 1,
             Arrival::Conflict => self.conflicts += 1,
@@ -429,6 +435,11 @@ pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialR
         RecordKind::Seal => return SerialRecord::Seal(stream),
         RecordKind::Unseal | RecordKind::Refused => return SerialRecord::Unseal(stream),
         RecordKind::Mark => return serial_mark(record),
+        RecordKind::Discard => {
+            let id = record.given_id().to_vec();
+            let reason = record.discard_reason().expect("its kind says so");
+            return SerialRecord::Discard(SerialDiscard { stream, id, reason });
+        }
     }
     let parents = record.parents().map(<[u8]>::to_vec).collect();
     SerialRecord::Event(SerialEvent {
@@ -737,6 +748,11 @@ impl Derived {
                 report,
                 format!("it counts {counted} held events, not {}", expected.len()),
             );
+        }
+        let counted: u64 = self.checkpoint.counts.iter().map(|counts| counts.discarded).sum();
+        if counted != report.discarded {
+            let expected = report.discarded;
+            self.problem(report, format!("it counts {counted} discarded events, not {expected}"));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 //! run of zeros is never a valid header of any kind: that is what lets recovery read untouched,
 //! zero-filled space as "nothing was written here".
 
-use crate::record::{MarkChange, Parents, Record, RecordKind};
+use crate::record::{DiscardReason, MarkChange, Parents, Record, RecordKind};
 
 /// Every header, frame and record starts on a multiple of this many bytes.
 pub const ALIGN: u64 = 8;
@@ -44,6 +44,7 @@ const RECORD_KIND_UNSEAL: u8 = 3;
 const RECORD_KIND_MARK: u8 = 4;
 /// Only in place of what is lost, as is [`FLAG_LOST`].
 const RECORD_KIND_REFUSED: u8 = 5;
+const RECORD_KIND_DISCARD: u8 = 6;
 
 /// Flag: the event has no listed parents; it is chained on the stream's tips.
 pub(crate) const FLAG_CHAINED: u8 = 1 << 0;
@@ -66,6 +67,11 @@ pub(crate) const MARK_LEN: usize = 16;
 const MARK_ADVANCE: u32 = 1;
 const MARK_RESET: u32 = 2;
 const MARK_REMOVE: u32 = 3;
+
+/// Bytes that a discard has as payload: why.
+pub(crate) const DISCARD_LEN: usize = 4;
+const DISCARD_DISCARDED: u32 = 1;
+const DISCARD_EXPIRED: u32 = 2;
 
 /// Bytes of the place that an event with [`FLAG_IF_LOCAL`] names.
 const IF_LOCAL_LEN: usize = 8;
@@ -321,6 +327,9 @@ pub struct FrameHeader {
     /// Everything below this position was durable when the header was made. A whole frame is
     /// therefore a proof about the log before it, which tells damage from a torn tail.
     pub floor: u64,
+    /// When the frame was made, in milliseconds since the Unix epoch, by the clock of the machine; 0 if that is
+    /// not known.
+    pub written_at: u64,
 }
 
 impl FrameHeader {
@@ -339,7 +348,7 @@ impl FrameHeader {
         header[24..28].copy_from_slice(&self.record_count.to_le_bytes());
         // 28..32: reserved, zero.
         header[32..40].copy_from_slice(&self.floor.to_le_bytes());
-        // 40..48: reserved, zero.
+        header[40..48].copy_from_slice(&self.written_at.to_le_bytes());
         let crc = frame_crc(salt, header);
         header[4..8].copy_from_slice(&crc.to_le_bytes());
     }
@@ -415,6 +424,7 @@ pub(crate) fn encode_record(fields: &RecordFields<'_>, out: &mut Vec<u8>) {
         RecordKind::Unseal => RECORD_KIND_UNSEAL,
         RecordKind::Mark => RECORD_KIND_MARK,
         RecordKind::Refused => RECORD_KIND_REFUSED,
+        RecordKind::Discard => RECORD_KIND_DISCARD,
     };
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&[RECORD_MAGIC, kind, fields.flags, 0]);
@@ -457,14 +467,25 @@ fn is_known(bytes: &[u8]) -> bool {
         let both = FLAG_CHAINED | FLAG_IF_TIPS;
         return flags & !FLAGS_KNOWN == 0 && flags & both != both && lists_parents(bytes);
     }
-    // A control record has no flags, no id and no lineage; only a mark has a payload.
-    let rest = u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(bytes[21] | flags);
+    // A control record has no flags and no lineage; only a discard has an id, and only marks and
+    // discards a payload.
+    let rest = u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(flags);
+    let has_id = bytes[21] != 0;
     rest == 0
         && match kind {
-            RECORD_KIND_SEAL | RECORD_KIND_UNSEAL => u32_at(bytes, 8) == 0,
-            RECORD_KIND_MARK => RecordLayout::mark(bytes).is_some(),
+            RECORD_KIND_SEAL | RECORD_KIND_UNSEAL => !has_id && u32_at(bytes, 8) == 0,
+            RECORD_KIND_MARK => !has_id && RecordLayout::mark(bytes).is_some(),
+            RECORD_KIND_DISCARD => has_id && RecordLayout::discard_reason(bytes).is_some(),
             _ => false,
         }
+}
+
+/// The payload of a discard.
+pub(crate) fn encode_discard(reason: DiscardReason) -> [u8; DISCARD_LEN] {
+    match reason {
+        DiscardReason::Discarded => DISCARD_DISCARDED.to_le_bytes(),
+        DiscardReason::Expired => DISCARD_EXPIRED.to_le_bytes(),
+    }
 }
 
 /// The payload of a mark. `reach` is the number of bytes of its batch before it.
@@ -509,12 +530,14 @@ pub(crate) fn is_substitute(bytes: &[u8]) -> bool {
         return false;
     }
     let (kind, flags) = (bytes[5], bytes[6]);
-    let kinds = [RECORD_KIND_SEAL, RECORD_KIND_UNSEAL, RECORD_KIND_REFUSED];
+    let kinds = [RECORD_KIND_SEAL, RECORD_KIND_UNSEAL, RECORD_KIND_REFUSED, RECORD_KIND_DISCARD];
     let is_event = kind == RECORD_KIND_EVENT && flags & !FLAG_CHAINED == FLAG_LOST;
     let is_other = kinds.contains(&kind) && flags == 0;
-    record_len(bytes) <= bytes.len() as u64
-        && usize::from(bytes[21]) <= ID_LEN_MAX
+    let is_in_bounds =
+        record_len(bytes) <= bytes.len() as u64 && usize::from(bytes[21]) <= ID_LEN_MAX;
+    is_in_bounds
         && (is_event || is_other)
+        && (kind != RECORD_KIND_DISCARD || (bytes[21] > 0 && is_known(bytes)))
 }
 
 /// The bytes of the record that `bytes` begin with; its lengths are checked, and nothing else.
@@ -573,6 +596,7 @@ impl<'a> Run<'a> {
             len: u64_at(bytes, 16),
             record_count: u32_at(bytes, 24),
             floor: u64_at(bytes, 32),
+            written_at: u64_at(bytes, 40),
         };
         if header.position != position {
             return Err(Fault::Position);
@@ -643,6 +667,7 @@ impl RecordLayout {
             RECORD_KIND_UNSEAL => RecordKind::Unseal,
             RECORD_KIND_MARK => RecordKind::Mark,
             RECORD_KIND_REFUSED => RecordKind::Refused,
+            RECORD_KIND_DISCARD => RecordKind::Discard,
             _ => RecordKind::Event,
         }
     }
@@ -707,6 +732,17 @@ impl RecordLayout {
             _ => return None,
         };
         Some((change, u32_at(payload, 8)))
+    }
+
+    /// Why a held event is given up. Nothing if this is not the payload of a discard.
+    #[inline]
+    pub(crate) fn discard_reason(bytes: &[u8]) -> Option<DiscardReason> {
+        let payload: &[u8; DISCARD_LEN] = Self::payload(bytes).try_into().ok()?;
+        match u32::from_le_bytes(*payload) {
+            DISCARD_DISCARDED => Some(DiscardReason::Discarded),
+            DISCARD_EXPIRED => Some(DiscardReason::Expired),
+            _ => None,
+        }
     }
 
     #[inline]

@@ -21,6 +21,7 @@ mod append;
 mod backup;
 mod bench;
 mod cursors;
+mod discard;
 mod graph;
 mod held;
 mod import;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Unseal(seal::Unseal),
     Trim(trim::Trim),
     Held(held::Held),
+    Discard(discard::Discard),
     Why(why::Why),
     Stat(stat::Stat),
     Verify(verify::Verify),
@@ -69,6 +71,7 @@ impl Command {
             Command::Unseal(command) => command.run(),
             Command::Trim(command) => command.run(),
             Command::Held(command) => command.run(),
+            Command::Discard(command) => command.run(),
             Command::Why(command) => command.run(),
             Command::Stat(command) => command.run(),
             Command::Verify(command) => command.run(),

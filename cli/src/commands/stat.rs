@@ -47,9 +47,9 @@ The JSON object has always the same keys; what is not known is null:
   writer                 who has the store open for writing, as \"process 1234\"
   delivered              events that can be read
   delivered_per_second   since the time before, with --watch
-  held, duplicates, conflicts, rejected, streams
+  held, duplicates, conflicts, rejected, discarded, streams
                          source follower: as of checkpoint_position
-  oldest_held_seconds    how long the oldest held event has been held
+  oldest_held_seconds    how long the oldest held event has been held; null with more than 100,000
   corrupt                damaged places that were met
   segments, log_bytes, written, durable, scanned, ordered, committed, checkpoint_position
                          lengths and positions in bytes; source follower: the log up to the

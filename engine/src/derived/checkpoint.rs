@@ -24,7 +24,7 @@ const VERSION: u32 = 6;
 /// things.
 const POSITION_MAX: u64 = 1 << 61;
 /// Fields of a partition.
-const COUNT_FIELDS: usize = 5;
+const COUNT_FIELDS: usize = 6;
 
 /// What there is up to a position of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +62,9 @@ impl Checkpoint {
         let head =
             [self.ordered, global, tips, self.log_end, u64::from(self.closed), self.forgotten];
         let counts = self.counts.iter().flat_map(|counts| {
-            let PartitionCounts { streams, held, duplicates, conflicts, rejected } = *counts;
-            [streams, held, duplicates, conflicts, rejected]
+            let PartitionCounts { streams, held, duplicates, conflicts, rejected, discarded } =
+                *counts;
+            [streams, held, duplicates, conflicts, rejected, discarded]
         });
         let lens = [self.sealed.len(), self.runs.len(), self.cursors.len()].map(|len| len as u64);
         let lists = self.sealed.iter().chain(&self.runs).copied();
@@ -97,9 +98,9 @@ impl Checkpoint {
         let frontier = Frontier { global: reader.u64()?, tips: reader.u64()? };
         let (log_end, closed, forgotten) = (reader.u64()?, reader.u64()? == 1, reader.u64()?);
         let counts = (0..PARTITION_COUNT).map(|_| {
-            let [streams, held, duplicates, conflicts, rejected] =
+            let [streams, held, duplicates, conflicts, rejected, discarded] =
                 reader.numbers(COUNT_FIELDS)?.try_into().ok()?;
-            Some(PartitionCounts { streams, held, duplicates, conflicts, rejected })
+            Some(PartitionCounts { streams, held, duplicates, conflicts, rejected, discarded })
         });
         let counts = counts.collect::<Option<Vec<_>>>()?;
         let [sealed_count, run_count, cursor_count] = reader.numbers(3)?.try_into().ok()?;
@@ -140,6 +141,7 @@ impl Checkpoint {
             sum(|counts| counts.duplicates),
             sum(|counts| counts.conflicts),
             sum(|counts| counts.rejected),
+            sum(|counts| counts.discarded),
         ];
         self.ordered <= self.log_end
             && self.log_end <= POSITION_MAX
@@ -239,8 +241,14 @@ mod tests {
     use super::*;
 
     fn checkpoint() -> Checkpoint {
-        let counts =
-            PartitionCounts { streams: 1, held: 2, duplicates: 3, conflicts: 4, rejected: 5 };
+        let counts = PartitionCounts {
+            streams: 1,
+            held: 2,
+            duplicates: 3,
+            conflicts: 4,
+            rejected: 5,
+            discarded: 6,
+        };
         Checkpoint {
             store_id: [7; 16],
             ordered: 1000,
@@ -272,12 +280,13 @@ mod tests {
     #[test]
     fn a_checkpoint_of_what_cannot_be_is_none() {
         type Change = fn(&mut Checkpoint);
-        let changes: [Change; 10] = [
+        let changes: [Change; 11] = [
             |it| it.counts[3].streams = u64::MAX,
             |it| it.counts[0].held = 1001,
             |it| (it.counts[1].duplicates, it.counts[2].duplicates) = (1 << 63, 1 << 63),
             |it| it.counts[63].conflicts = 1 << 40,
             |it| it.counts[63].rejected = u64::MAX - 2,
+            |it| it.counts[7].discarded = 1001,
             |it| it.frontier.global = 1001,
             |it| it.forgotten = it.frontier.global + 1,
             |it| it.frontier.tips = u64::MAX,

@@ -3,7 +3,7 @@
 //! What happens later stands in a later run, so the newest word on something is the first that a search
 //! finds. Merging runs that are neighbours keeps what is still true of them:
 //!
-//! * of an id that was held and then delivered, the delivery;
+//! * of an id that was held and then delivered, the delivery; of one that was discarded, that;
 //! * of a stream, its newest state;
 //! * of the watches, those whose parent is not delivered.
 //!
@@ -12,7 +12,7 @@
 //! that the state has grown [`MERGE_WIDTH`]-fold, and the number of runs grows with the logarithm.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::io;
 use std::iter::Peekable;
 use std::ops::Range;
@@ -277,8 +277,8 @@ fn of_runs<'a, I: Item + 'a>(runs: &[Arc<Run>], from: u64) -> impl Iterator<Item
     })
 }
 
-/// Keeps one of each that are the same, and of an event that was held and is delivered, the delivery. Some
-/// are left out.
+/// Keeps one of each that are the same, and of an event that was held and is delivered or discarded, the
+/// delivery or the discard: older runs can still have it as held. Some are left out.
 fn keep_known(group: &mut Vec<(usize, KnownItem)>, truth: &Truth<'_>) {
     let is_left_out = |(_, item): &(usize, KnownItem)| match KnownAs::decode(item.value) {
         KnownAs::Delivered(global) => (truth.is_left_out)(global),
@@ -295,10 +295,13 @@ fn keep_known(group: &mut Vec<(usize, KnownItem)>, truth: &Truth<'_>) {
         _ => None,
     };
     let released: Vec<u64> = group.iter().filter_map(released).collect();
+    let discarded = group.iter().filter_map(|(_, item)| KnownAs::discarded_at(item.value));
+    let discarded: HashSet<u64> = discarded.collect();
     // Ids can share a key, and one of them may still be held.
     group.retain(|(_, item)| match KnownAs::decode(item.value) {
         KnownAs::Held(position) => {
-            !released.iter().any(|&global| (truth.is_delivery)(global, position))
+            !discarded.contains(&position)
+                && !released.iter().any(|&global| (truth.is_delivery)(global, position))
         }
         _ => true,
     });

@@ -298,6 +298,7 @@ pub(crate) struct Counts {
     pub(crate) duplicates: Gauge,
     pub(crate) conflicts: Gauge,
     pub(crate) rejected: Gauge,
+    pub(crate) discarded: Gauge,
     pub(crate) corrupt: Gauge,
     pub(crate) lookups: Gauge,
     pub(crate) records_read: Gauge,
@@ -314,6 +315,7 @@ impl Counts {
             duplicates: self.duplicates.get(),
             conflicts: self.conflicts.get(),
             rejected: self.rejected.get(),
+            discarded: self.discarded.get(),
             corrupt: self.corrupt.get(),
         }
     }

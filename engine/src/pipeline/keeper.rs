@@ -138,7 +138,9 @@ pub(crate) fn build_run(
 fn is_over(watch: &WatchItem, lookup: &Lookup, keys: Keys, store_tag: u32) -> Result<bool, Fault> {
     let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
         KnownAs::Delivered(global) => Some(global),
-        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Awaited(_) => None,
+        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_) => {
+            None
+        }
     };
     if lookup.is_over(watch.position) {
         return Ok(true);

@@ -414,13 +414,14 @@ impl Orderer {
     pub(crate) fn publish_counts(&self) {
         let (mut sum, mut work, mut memory) = (PartitionCounts::default(), Work::default(), 0);
         for partition in &self.partitions {
-            let PartitionCounts { streams, held, duplicates, conflicts, rejected } =
+            let PartitionCounts { streams, held, duplicates, conflicts, rejected, discarded } =
                 partition.counts;
             sum.streams += streams;
             sum.held += held;
             sum.duplicates += duplicates;
             sum.conflicts += conflicts;
             sum.rejected += rejected;
+            sum.discarded += discarded;
             work.lookups += partition.work().lookups;
             work.records_read += partition.work().records_read;
             work.bytes_verified += partition.work().bytes_verified;
@@ -432,6 +433,7 @@ impl Orderer {
         counts.duplicates.set(sum.duplicates);
         counts.conflicts.set(sum.conflicts);
         counts.rejected.set(sum.rejected);
+        counts.discarded.set(sum.discarded);
         counts.lookups.set(work.lookups);
         counts.records_read.set(work.records_read);
         counts.bytes_verified.set(work.bytes_verified);

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use thalweg_wal::format::{BATCH_LEN_MAX, FRAME_LEN_MAX};
 use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare, SpareRequest};
 
+use crate::clock::Clock;
 use crate::error::{AppendFailure, Cause, Outcome};
 use crate::event::{Ack, Receipt};
 use crate::observe::Frame;
@@ -40,6 +41,7 @@ pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
     pub(crate) log: LogWriter,
     pub(crate) durability: Durability,
+    pub(crate) clock: Clock,
     pub(crate) requests: Receiver<Request>,
     /// Takes appends that wait for the order.
     pub(crate) committer: Sender<Commit>,
@@ -249,6 +251,7 @@ impl GroupCommit for Writer {
             let Ok(request) = self.requests.try_recv() else { break };
             self.add(request);
         }
+        self.group.frame.stamp(self.clock.millis());
         true
     }
 

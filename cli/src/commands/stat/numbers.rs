@@ -1,6 +1,6 @@
 //! What `stat` shows, from wherever it is known, and as JSON.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -10,6 +10,9 @@ use thalweg::{
 
 use super::super::View;
 use crate::{ndjson, output};
+
+/// Up to so many held events are looked at for the age of the oldest: with more, it takes too long.
+const HELD_LISTED_MAX: u64 = 100_000;
 
 /// The keys of `--json`, in this order. They are described in the help.
 #[derive(Debug, Default, Serialize)]
@@ -23,6 +26,7 @@ pub(super) struct Numbers {
     pub(super) duplicates: Option<u64>,
     pub(super) conflicts: Option<u64>,
     pub(super) rejected: Option<u64>,
+    pub(super) discarded: Option<u64>,
     pub(super) corrupt: u64,
     pub(super) streams: Option<u64>,
     pub(super) segments: u64,
@@ -178,10 +182,16 @@ impl From<CursorInfo> for Cursor {
 
 impl Numbers {
     pub(super) fn of(view: &View) -> anyhow::Result<Self> {
-        Ok(match view {
+        let mut numbers: Numbers = match view {
             View::Inside(store) => store.stats().into(),
             View::Outside(follower) => follower.stats()?.into(),
-        })
+        };
+        if numbers.held.is_some_and(|held| (1..=HELD_LISTED_MAX).contains(&held)) {
+            let now = SystemTime::now();
+            let ages = view.held()?.into_iter().filter_map(|event| event.age(now));
+            numbers.oldest_held_seconds = ages.max().map(|age| age.as_secs_f64());
+        }
+        Ok(numbers)
     }
 
     /// So many were delivered `elapsed` ago.
@@ -201,7 +211,8 @@ impl From<Stats> for Numbers {
             delivered: stats.delivered,
             delivered_per_second: None,
             held: Some(stats.held),
-            oldest_held_seconds: stats.oldest_held_age.map(|age| age.as_secs_f64()),
+            oldest_held_seconds: None,
+            discarded: Some(stats.discarded),
             duplicates: Some(stats.duplicates),
             conflicts: Some(stats.conflicts),
             rejected: Some(stats.rejected),
@@ -261,6 +272,7 @@ impl From<FollowerStats> for Numbers {
             duplicates: Some(known.duplicates),
             conflicts: Some(known.conflicts),
             rejected: Some(known.rejected),
+            discarded: Some(known.discarded),
             streams: Some(known.streams),
             checkpoint_position: Some(known.position),
             cursors: known.cursors.into_iter().map(Cursor::from).collect(),

@@ -98,12 +98,14 @@ fn order(numbers: &Numbers, group: &mut Group<'_>) {
     if let Some(rate) = numbers.delivered_per_second {
         group.line("rate", format_args!("{} a second", plural(rate, "event")));
     }
-    if let (Some(duplicates), Some(conflicts), Some(rejected)) =
-        (numbers.duplicates, numbers.conflicts, numbers.rejected)
+    if let (Some(duplicates), Some(conflicts), Some(rejected), Some(discarded)) =
+        (numbers.duplicates, numbers.conflicts, numbers.rejected, numbers.discarded)
     {
-        let [duplicates, conflicts, rejected] = [duplicates, conflicts, rejected].map(count);
-        let ignored =
-            format!("{duplicates} duplicate, {conflicts} conflicting, {rejected} rejected");
+        let [duplicates, conflicts, rejected, discarded] =
+            [duplicates, conflicts, rejected, discarded].map(count);
+        let ignored = format!(
+            "{duplicates} duplicate, {conflicts} conflicting, {rejected} rejected, {discarded} discarded"
+        );
         group.line(
             "ignored",
             match numbers.source {
