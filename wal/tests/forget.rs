@@ -220,6 +220,13 @@ fn a_header_behind_a_gap_does_not_go_down_either() {
         let has_it = reader.segments.iter().any(|segment| segment.number() == 4);
         assert_eq!(has_it, is_part, "{change:?}");
     }
+    // Nor is a lost header rebuilt so that it does.
+    let storage = store();
+    patch(&storage, 3, 0, &[0; HEADER_PAGE]);
+    rewrite_header(&storage, 4, |header| header.previous_forgotten = 49);
+    let reader = read(&storage, None).expect("reads");
+    assert_eq!(forgotten(&reader.segments), [0, 50, 71]);
+    assert!(reader.damage.iter().any(|damage| damage.segment == 3));
 }
 
 /// H6 for writers. To readers it is as if the header were lost, which the one behind it brings back.
@@ -331,7 +338,7 @@ fn a_segment_that_a_repair_makes_up_forgets_what_its_neighbours_say() {
     assert_eq!(forgotten(&open(&storage, None).expect("opens").segments)[..3], FORGOTTEN[2..]);
 }
 
-/// The bit says that there is a value, so no header has one of the two after any write of it that is cut short.
+/// H2: neither the feature alone counts, nor the value.
 #[test]
 fn an_activation_that_is_cut_short_forgets_what_was_said_before() {
     let storage = MemoryStorage::new();
