@@ -495,7 +495,7 @@ proptest! {
     #[test]
     fn forged_headers_never_panic(
         number in 1_u64..=3,
-        field in 0_usize..8,
+        field in 0_usize..10,
         value in prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), Just(MIB), Just(4096)],
     ) {
         let storage = store();
