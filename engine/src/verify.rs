@@ -21,8 +21,7 @@ use thalweg_wal::{Damage, LogReader, Mark, Record, RecordKind, Segment, name};
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks;
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
-use crate::derived::run::{DamagedRun, KnownItem, Run};
-use crate::derived::runs;
+use crate::derived::run::DamagedRun;
 use crate::error::ReadError;
 use crate::event::{EventId, Rejection};
 use crate::open::{READ_ONLY_ATTEMPTS, State, is_of, restore};
@@ -701,23 +700,6 @@ impl Derived {
                     "it knows the event at {position} as {known:?}, not as delivery {global}"
                 );
                 self.problem(report, detail);
-            }
-        }
-        self.compare_trimmed(report)
-    }
-
-    /// What the base knows of the deliveries that were trimmed, the runs know too.
-    fn compare_trimmed(&self, report: &mut VerifyReport) -> Result<(), Fault> {
-        let base_runs = self.lookup.horizon.base().map_or(&[][..], |base| &base.runs);
-        for run in base_runs {
-            for item in run.items::<KnownItem>(0) {
-                let KnownItem { key, value } = item?;
-                let known @ KnownAs::Delivered(global) = KnownAs::decode(value) else { continue };
-                let is_it =
-                    |_: &Run, item: KnownItem| (KnownAs::decode(item.value) == known).then_some(());
-                if runs::find(&self.lookup.runs, self.checkpoint.ordered, key, is_it)?.is_none() {
-                    self.problem(report, format!("it does not know the trimmed delivery {global}"));
-                }
             }
         }
         Ok(())

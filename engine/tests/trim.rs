@@ -9,7 +9,7 @@ use common::{batch_of, check, expected, hostile_event, shared};
 use proptest::prelude::*;
 use thalweg::reference::Arrival;
 use thalweg::storage::{MemoryStorage, Storage};
-use thalweg::{Ack, Event, MixedBatch, Options, Store, Trim, VerifyReport, verify_on};
+use thalweg::{Ack, Event, MixedBatch, NewEvent, Options, Store, Trim, VerifyReport, verify_on};
 use thalweg_wal::name;
 
 /// Segments as short as they can be: a filler or four, and the rest.
@@ -185,4 +185,27 @@ proptest! {
     ) {
         run(&steps, budget);
     }
+}
+
+/// The copy of a chained event, with a trimmed event among its parents that it was not chained on, stopped the store:
+/// its place in its stream is not kept.
+#[test]
+fn a_copy_of_a_chained_event_may_name_any_trimmed_event() {
+    let twins = Twins::new(0);
+    let append = |event: NewEvent| {
+        twins.append(&|| {
+            let mut batch = MixedBatch::new();
+            batch.push("s", &event).expect("within the limits");
+            batch
+        });
+    };
+    ["a", "b", "c"].into_iter().for_each(|id| append(Event::new("").id(id)));
+    (0..4).for_each(|_| twins.filler(0));
+    append(Event::new("").id("d"));
+    twins.trim(6);
+    assert_eq!(twins.trimmed.1.first(), 6);
+    for parent in ["a", "b", "c"] {
+        append(Event::new("").id("d").parents([parent]));
+    }
+    twins.check();
 }

@@ -1044,7 +1044,13 @@ impl Partition {
             let state = &self.streams[stream as usize];
             let key = self.keys.event(state.key, parent);
             let local = match self.find_known(&state.name, key, parent, lookup)? {
-                Some(KnownAs::Delivered(global)) => lookup.entry(global)?.local,
+                Some(KnownAs::Delivered(global)) => {
+                    match Lookup::or_trimmed(lookup.entry(global))? {
+                        Some(entry) => entry.local,
+                        // It was no tip any more when the log was trimmed, and the event came later.
+                        None => return Ok(false),
+                    }
+                }
                 Some(KnownAs::InHand(index)) => self.deliveries[index].local,
                 Some(KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_)) | None => {
                     return Ok(false);
