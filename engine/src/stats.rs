@@ -1,6 +1,5 @@
 //! The parts of [`Stats`](crate::Stats): how much is on its way between two stages, and in the queues.
 
-
 use crate::pipeline::core::Core;
 use crate::pipeline::permits::Budget;
 use crate::sync::Ordering;

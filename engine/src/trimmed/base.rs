@@ -249,15 +249,26 @@ impl Base {
     /// The delivery of the event `id` of `stream`, if it was before the log.
     pub(crate) fn global_of(&self, stream: &[u8], id: &[u8]) -> Result<Option<u64>, DamagedRun> {
         let key = self.keys.event(self.keys.stream(stream), id);
+        // An id that was forgotten can have come again.
+        let mut newest = None;
         let look = |_: &Run, item: KnownItem| {
             let KnownAs::Delivered(global) = KnownAs::decode(item.value) else { return None };
-            let Some(fact) = self.fact(global) else {
-                let (file, offset) = chunks::place(FACTS, global);
-                return Some(Err(DamagedRun { file, offset }));
-            };
-            fact.is_event(self.keys, stream, id).then_some(Ok(global))
+            match self.fact_of(global) {
+                Some(fact) if fact.is_event(self.keys, stream, id) => {
+                    newest = newest.max(Some(global));
+                    None
+                }
+                None if global >= self.checkpoint.forgotten => {
+                    let (file, offset) = chunks::place(FACTS, global);
+                    Some(DamagedRun { file, offset })
+                }
+                Some(_) | None => None,
+            }
         };
-        runs::find(&self.runs, self.position(), key, look)?.transpose()
+        match runs::find(&self.runs, self.position(), key, look)? {
+            Some(damaged) => Err(damaged),
+            None => Ok(newest),
+        }
     }
 
     /// What is kept of the tip at this place of a stream.

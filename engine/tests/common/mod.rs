@@ -354,6 +354,7 @@ pub fn expected(storage: &dyn Storage) -> Expected {
     let (mut records, mut arrivals) = (Vec::new(), Vec::new());
     let (mut events, mut tips) = (BTreeMap::new(), BTreeMap::new());
     for segment in &log.segments {
+        machine.forget(segment.forgotten());
         for record in segment.walk(segment.first(), segment.end()) {
             let record = record.expect("no damage");
             let (position, end) = (record.position(), record.position() + record.len());
