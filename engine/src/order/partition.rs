@@ -909,12 +909,26 @@ impl Partition {
             self.take_cold(key, is_parent, &mut released, lookup)?;
         }
         for watch in released.drain(..) {
-            if !self.is_discarded(watch.key, watch.position, lookup)? {
+            let is_over = self.is_discarded(watch.key, watch.position, lookup)?
+                || self.forgotten > 0 && !self.is_still_held(&watch, lookup)?;
+            if !is_over {
                 self.look_on(stream, watch, lookup)?;
             }
         }
         self.released = released;
         Ok(())
+    }
+
+    /// Whether the event that has a watch is held. A parent that is forgotten can come again, and meets the watches of
+    /// its children from the first time.
+    #[cold]
+    fn is_still_held(&self, watch: &Watch, lookup: &Lookup) -> Result<bool, Fault> {
+        let Some(record) = lookup.or_none(self.record(watch.position, lookup))? else {
+            return Ok(true);
+        };
+        let id = EventId::of(&record, self.store_tag);
+        let known = self.find_known(record.stream(), watch.key, &id, lookup)?;
+        Ok(known == Some(KnownAs::Held(watch.position)))
     }
 
     /// Finds the next parent that a held event has to wait for, or that there is none.
@@ -941,6 +955,10 @@ impl Partition {
     fn deliver_ready(&mut self, trigger: u32, stream: u32, lookup: &Lookup) -> Result<(), Fault> {
         while let Some(Reverse((position, key))) = self.ready.pop() {
             lookup.go_on()?;
+            // One that watched two parents, of which it had found one before that was forgotten, is there twice.
+            while self.ready.peek() == Some(&Reverse((position, key))) {
+                self.ready.pop();
+            }
             let held_as = KnownAs::Held(position).encode();
             let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
             let slot = match self.known.find(key, |value| (value == held_as).then_some(())) {

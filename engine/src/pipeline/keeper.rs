@@ -102,6 +102,7 @@ fn build(
         neighbours,
         &lookup,
         keys,
+        first,
         &trimmed,
         is_stopping,
     )
@@ -118,12 +119,13 @@ pub(crate) fn build_run(
     fresh: &Fresh,
     neighbours: &[Arc<Run>],
     lookup: &Lookup,
-    (keys, store_tag): (Keys, u32),
+    keys: (Keys, u32),
+    known_from: u64,
     is_left_out: &dyn Fn(u64) -> bool,
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Arc<Run>, BuildError> {
     // A watch that cannot be looked into stays.
-    let is_over = |watch: &WatchItem| is_over(watch, lookup, keys, store_tag).unwrap_or(false);
+    let is_over = |watch: &WatchItem| is_over(watch, lookup, keys, known_from).unwrap_or(false);
     // Nor is what is known of an id forgotten, if the delivery cannot be looked into.
     let is_delivery = |global, position| {
         lookup.is_over(position)
@@ -135,9 +137,17 @@ pub(crate) fn build_run(
 }
 
 /// Whether the parent that an event watches is delivered, so that nobody will ask for the watch.
-fn is_over(watch: &WatchItem, lookup: &Lookup, keys: Keys, store_tag: u32) -> Result<bool, Fault> {
+///
+/// A delivery before `known_from` says nothing: its id can have been forgotten before the watch was made. What that
+/// costs is a watch that stays until the event that has it is trimmed.
+fn is_over(
+    watch: &WatchItem,
+    lookup: &Lookup,
+    (keys, store_tag): (Keys, u32),
+    known_from: u64,
+) -> Result<bool, Fault> {
     let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
-        KnownAs::Delivered(global) => Some(global),
+        KnownAs::Delivered(global) => (global >= known_from).then_some(global),
         KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_) => {
             None
         }

@@ -184,6 +184,13 @@ impl Lookup {
         })
     }
 
+    /// Whether nothing is kept of a delivery that was trimmed: its id is forgotten.
+    pub(crate) fn is_forgotten(&self, global: u64) -> bool {
+        self.horizon.base().is_some_and(|base| {
+            global < base.checkpoint.forgotten && base.fact_of(global).is_none()
+        })
+    }
+
     /// Whether a held event at this position is over, whatever a run says: it is before the log, and not kept.
     pub(crate) fn is_over(&self, position: u64) -> bool {
         position < self.horizon.position

@@ -217,12 +217,15 @@ impl Reader {
             None::<()>
         };
         find_known(&self.core.lookup(), u64::MAX, key, look).map_err(Fault::from)?;
+        let mut is_trimmed = false;
         for value in in_memory.into_iter().chain(cold) {
             let KnownAs::Delivered(global) = KnownAs::decode(value) else { continue };
+            if self.lookup.is_forgotten(global) {
+                continue;
+            }
             if let Some(fact) = self.lookup.fact(global)? {
-                if fact.is_event(self.core.keys, name, id) {
-                    return Err(ReadError::Trimmed { first: self.lookup.horizon.first });
-                }
+                // An id that was forgotten can have come again.
+                is_trimmed |= fact.is_event(self.core.keys, name, id);
             } else if global < delivered {
                 let event = self.event(global)?;
                 if event.stream() == name && event.id() == id {
@@ -230,7 +233,10 @@ impl Reader {
                 }
             }
         }
-        Ok(None)
+        match is_trimmed {
+            true => Err(ReadError::Trimmed { first: self.lookup.horizon.first }),
+            false => Ok(None),
+        }
     }
 }
 

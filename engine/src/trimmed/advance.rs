@@ -244,6 +244,7 @@ impl<'a> Machine<'a> {
             neighbours,
             &self.lookup,
             truth,
+            self.forgotten.max(self.lookup.horizon.first),
             &is_lost,
             &is_stopping,
         );
