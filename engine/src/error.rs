@@ -294,7 +294,7 @@ impl fmt::Display for FlushError {
 
 impl std::error::Error for FlushError {}
 
-/// Why a stream is not known to be sealed, or its seal to be taken off.
+/// Why a stream is not known to be sealed, or its seal to be taken off, or the stream to be trimmed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SealError {
@@ -442,6 +442,11 @@ pub enum ReadError {
         /// Offset of the damage in the file, in bytes.
         offset: u64,
     },
+    /// What was asked for is trimmed away: nobody reads it any more.
+    Trimmed {
+        /// The first sequence that can be read: local for a stream, global for the whole store.
+        first: u64,
+    },
     /// The store was closed while waiting.
     Closed,
     /// The store is open for reading only, and this would write.
@@ -468,6 +473,9 @@ impl fmt::Display for ReadError {
                 "{file} is damaged at offset {offset}; it is derived from the log: rebuild it with \
                  `order --rebuild`"
             ),
+            ReadError::Trimmed { first } => {
+                write!(f, "what comes before sequence {first} is trimmed away; begin there")
+            }
             ReadError::Closed => f.write_str("the store is closed"),
             ReadError::ReadOnly => f.write_str("the store is open for reading only"),
             ReadError::Poisoned(cause) => write!(f, "the engine has stopped: {cause}"),

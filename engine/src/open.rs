@@ -1,6 +1,6 @@
 //! Opening a store: recover the log, restore the checkpoint, start the threads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -281,9 +281,12 @@ pub(crate) fn restore(
     let mut sealed = vec![Vec::new(); PARTITION_COUNT];
     checkpoint.sealed.iter().for_each(|&key| sealed[partition_of(key)].push(key));
     let partitions = checkpoint.counts.iter().zip(sealed);
-    let partitions = partitions
+    let mut partitions: Vec<Partition> = partitions
         .map(|(counts, sealed)| Partition::restore(keys, tag, *counts, ordered, sealed))
         .collect();
+    for (name, &first) in &checkpoint.firsts {
+        partitions[partition_of(keys.stream(name))].set_first(name.clone(), first);
+    }
     Ok(Some(State {
         partitions,
         cursors: Cursors::new(checkpoint.cursors.clone()),
@@ -331,6 +334,12 @@ struct Opened {
     corrupt: u64,
 }
 
+/// Where readers begin of the streams that were trimmed.
+pub(crate) fn firsts(partitions: &[Partition]) -> BTreeMap<Vec<u8>, u64> {
+    let firsts = partitions.iter().flat_map(Partition::firsts);
+    firsts.map(|(name, first)| (name.clone(), *first)).collect()
+}
+
 /// Keys of the sealed streams.
 fn sealed(partitions: &[Partition]) -> Vec<u64> {
     partitions.iter().flat_map(Partition::sealed_streams).collect()
@@ -363,6 +372,7 @@ fn start(
         ordered: state.ordered,
         delivered: state.frontier.global,
         cursors: state.cursors.at().clone(),
+        firsts: firsts(&state.partitions),
         timings: options.timings,
         wait_for_room: options.wait_for_room,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),

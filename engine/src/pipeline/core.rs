@@ -23,11 +23,14 @@ use crate::error::{Cause, ReadError};
 use crate::order::cursors::CursorChange;
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
+use crate::order::partition::FirstChange;
 use crate::pipeline::arrivals::Arrivals;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, Watermark, now};
+use crate::sync::{
+    Arc, AtomicBool, AtomicU64, EventCount, Mutex, Ordering, ReaderBiased, Watermark, now,
+};
 use crate::timings::{Recorder, Recorders};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
@@ -135,6 +138,9 @@ pub(crate) struct Core {
     /// Where the cursors of consumers are. Written by the committer, between `delivered` and `committed`: no
     /// cursor is beyond what readers see.
     pub(crate) cursors: Mutex<BTreeMap<Vec<u8>, u64>>,
+    /// Where readers of trimmed streams begin, by the names of these. Written by the committer, before
+    /// `committed`; a follower has what the checkpoint says that it began with.
+    firsts: ReaderBiased<BTreeMap<Vec<u8>, u64>>,
     /// Position up to which the newest checkpoint knows the order. Written by the keeper.
     pub(crate) checkpointed: Gauge,
 
@@ -299,6 +305,8 @@ pub(crate) struct CoreParts {
     pub(crate) delivered: u64,
     /// Where the cursors are so far.
     pub(crate) cursors: BTreeMap<Vec<u8>, u64>,
+    /// Where readers of trimmed streams begin so far.
+    pub(crate) firsts: BTreeMap<Vec<u8>, u64>,
     /// Whether to record where the time of appends goes.
     pub(crate) timings: bool,
     /// How long the committer waits for room on the disk.
@@ -334,6 +342,7 @@ impl Core {
             delivered: Watermark::new(parts.delivered),
             arrivals: Arrivals::new(parts.delivered),
             cursors: Mutex::new(parts.cursors),
+            firsts: ReaderBiased::new(parts.firsts),
             checkpointed: Gauge::new(parts.ordered),
             reopened: Gauge::new(0),
             unsealed: Gauge::new(parts.unsealed.into()),
@@ -385,6 +394,22 @@ impl Core {
                 (Some(at), None) => drop(cursors.insert(name.clone(), *at)),
                 (None, _) => drop(cursors.remove(name)),
             }
+        }
+    }
+
+    /// Local sequence at which readers of the stream `name` begin.
+    pub(crate) fn first_of(&self, name: &[u8]) -> u64 {
+        self.firsts.read().get(name).copied().unwrap_or(0)
+    }
+
+    /// Publishes where readers begin since a window.
+    pub(crate) fn set_firsts(&self, changes: &[FirstChange]) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut firsts = self.firsts.write();
+        for FirstChange { stream, first } in changes {
+            firsts.insert(stream.clone(), *first);
         }
     }
 

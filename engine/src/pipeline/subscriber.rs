@@ -246,10 +246,21 @@ impl Read {
         Read { reader: Reader::new(core), what: Range::Global, next: from, end }
     }
 
-    fn local(core: &Arc<Core>, head: u64, len: u64, range: &impl RangeBounds<u64>) -> Self {
+    /// Of a stream with this newest delivery, whose readers begin at `first`.
+    fn local(
+        core: &Arc<Core>,
+        head: u64,
+        Kept { first, len }: Kept,
+        range: &impl RangeBounds<u64>,
+    ) -> Result<Self, ReadError> {
         let (from, to) = bounds(range);
+        let from = if range.start_bound() == Bound::Unbounded { first } else { from };
+        let end = to.min(len);
+        if from < first.min(end) {
+            return Err(ReadError::Trimmed { first });
+        }
         let what = Range::Local { head, located: Vec::new() };
-        Read { reader: Reader::new(core), what, next: from, end: to.min(len) }
+        Ok(Read { reader: Reader::new(core), what, next: from, end })
     }
 
     fn read_next(&mut self) -> Result<Event, ReadError> {
@@ -290,13 +301,20 @@ impl Iterator for Read {
     }
 }
 
+/// What of a stream can be read: local sequences from `first` on, below `len`.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    first: u64,
+    len: u64,
+}
+
 /// A stream, as far as it is delivered.
 #[derive(Debug, Clone)]
 pub struct StreamView {
     core: Arc<Core>,
     name: Arc<[u8]>,
     head: u64,
-    len: u64,
+    kept: Kept,
 }
 
 impl StreamView {
@@ -307,7 +325,7 @@ impl StreamView {
             core: Arc::clone(core),
             name: name.into(),
             head,
-            len: entry.local + 1,
+            kept: Kept { first: core.first_of(name), len: entry.local + 1 },
         }))
     }
 
@@ -316,23 +334,31 @@ impl StreamView {
         &self.name
     }
 
-    /// Number of events that were delivered when the view was taken.
+    /// Number of events that were delivered when the view was taken, those that are trimmed away included.
     pub fn len(&self) -> u64 {
-        self.len
+        self.kept.len
+    }
+
+    /// Local sequence of the first event that can be read: 0, or where
+    /// [`Store::trim_stream`](crate::Store::trim_stream) has put it. Equal to [`StreamView::len`] if all are trimmed
+    /// away.
+    pub fn first(&self) -> u64 {
+        self.kept.first
     }
 
     /// Whether nothing was delivered. Such a stream has no view, so this is never so.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.kept.len == 0
     }
 
     /// The events in `range`, by local sequence, as far as the view goes. Finds them without
-    /// scanning the log: a skip list leads from the newest event to any other.
+    /// scanning the log: a skip list leads from the newest event to any other. A range without a beginning
+    /// begins at [`StreamView::first`].
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with an event that is trimmed away: [`ReadError::Trimmed`] says where it can begin. Events that cannot be read are errors in their place.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
-        Ok(Read::local(&self.core, self.head, self.len, &range))
+        Read::local(&self.core, self.head, self.kept, &range)
     }
 }

@@ -136,7 +136,8 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// An event cannot be read; the next call goes on after it. Or, while looking at events of other streams,
+    /// An event cannot be read; the next call goes on after it. What comes next in the one stream that this is for
+    /// is trimmed away; the next call goes on with what is kept. Or, while looking at events of other streams,
     /// the store was closed or its engine has stopped.
     pub fn try_next(&mut self) -> Result<Option<Event>, ReadError> {
         let delivered = self.reader.core.delivered.get();
@@ -233,7 +234,7 @@ impl Stream {
             let located = self.locate(reader, *next);
             match &located {
                 Ok(()) if !self.located.is_empty() => {}
-                Err(ReadError::Closed | ReadError::Poisoned(_)) => {}
+                Err(ReadError::Closed | ReadError::Poisoned(_) | ReadError::Trimmed { .. }) => {}
                 // There is nothing; or there is no way to what there is, but to what comes later.
                 Ok(()) | Err(_) => *next = delivered,
             }
@@ -250,6 +251,12 @@ impl Stream {
             return Ok(());
         };
         let asked = self.local.map_or_else(|| reader.first_local(head, from), Ok);
+        let first = reader.core.first_of(&self.name);
+        if asked.as_ref().is_ok_and(|&local| local < first) {
+            // Who has missed something hears so, once.
+            self.local = Some(first);
+            return Err(ReadError::Trimmed { first });
+        }
         let located = asked.and_then(|local| {
             let to = local.saturating_add(LOCATED_MAX).min(entry.local + 1);
             self.local = Some(to.max(local));
