@@ -30,6 +30,7 @@ mod restore;
 mod seal;
 mod stat;
 mod streams;
+mod trim;
 mod verify;
 mod why;
 
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     Read(read::Read),
     Streams(streams::Streams),
     Cursors(cursors::Cursors),
+    Trim(trim::Trim),
     Seal(seal::Seal),
     Unseal(seal::Unseal),
     Held(held::Held),
@@ -63,6 +65,7 @@ impl Command {
             Command::Read(command) => command.run(),
             Command::Streams(command) => command.run(),
             Command::Cursors(command) => command.run(),
+            Command::Trim(command) => command.run(),
             Command::Seal(command) => command.run(),
             Command::Unseal(command) => command.run(),
             Command::Held(command) => command.run(),

@@ -49,7 +49,8 @@ pub(crate) struct Read {
     /// Only the events of this stream
     #[arg(long, short, value_name = "STREAM", value_parser = name_argument())]
     stream: Option<NameArgument>,
-    /// Sequence of the first event, counted from 0: global, or local with --stream
+    /// Sequence of the first event, counted from 0: global, or local with --stream; 0 begins a trimmed stream
+    /// with what is kept
     #[arg(long, value_name = "N", default_value = "0", value_parser = number_argument,
           allow_negative_numbers = true)]
     from: u64,
@@ -156,7 +157,11 @@ impl Read {
             return printer.print(store.read(*next..)?, next);
         };
         match store.stream(stream)? {
-            Some(view) => printer.print(view.read(*next..)?, next),
+            Some(view) => {
+                // Who names no place begins with what is kept.
+                *next = if self.from == 0 { view.first() } else { *next };
+                printer.print(view.read(*next..)?, next)
+            }
             None if self.follow => Ok(ControlFlow::Continue(())),
             // A stream of which nothing is delivered has nothing to read yet, but is there.
             None if store.streams()?.iter().any(|known| known.name == *stream) => {
