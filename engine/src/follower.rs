@@ -31,6 +31,7 @@
 //! * *It is repaired, or replaced by a copy*: then the newest entry that was shown is not the one in the file, and the follower
 //!   stops with [`Cause::Replaced`] before it shows another.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::RangeBounds;
@@ -50,7 +51,7 @@ use crate::open::{READ_ONLY_ATTEMPTS, directory, io_error, open_read_only_on, ta
 use crate::options::Options;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::known::Table;
-use crate::order::partition::PartitionCounts;
+use crate::order::partition::{FirstChange, PartitionCounts};
 use crate::order::window::Frontier;
 use crate::pipeline::core::{Core, CoreParts, Gauge, deadline_in};
 use crate::pipeline::lookup::{Runs, Segments, segment_at};
@@ -97,6 +98,10 @@ const HEADS_STEP: usize = 1 << 16;
 /// as there: what had not been synced may be gone, and something else may come in its place.)
 ///
 /// Damage to a record of the log is an error in its place, and the rest can be read, as in a store.
+///
+/// Where the readers of a stream begin that was [trimmed](crate::Store::trim_stream), a follower knows from a checkpoint of the
+/// owner, the one that it was opened with or a newer one that it has come to look at: until then it shows events that the owner
+/// does not show any more.
 ///
 /// # Cost
 ///
@@ -527,7 +532,7 @@ impl Stage {
     fn open(storage: Arc<dyn Storage>) -> Result<Self, OpenError> {
         let begun = now();
         let mut attempts = READ_ONLY_ATTEMPTS;
-        let (log, known) = loop {
+        let (log, known, firsts) = loop {
             let checkpoint = Checkpoint::read(&*storage)?;
             let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
             let log = LogFollower::open(Arc::clone(&storage), hint)?;
@@ -539,19 +544,25 @@ impl Stage {
             let known = known.transpose()?.flatten();
             attempts -= 1;
             match known {
-                Some(known) => break (log, known),
+                Some(known) => break (log, known, own.map(|own| own.firsts.clone())),
                 // The owner has taken away what its checkpoint listed a moment ago.
                 None if attempts > 0 && Checkpoint::read(&*storage)? != checkpoint => {}
                 None => {
                     let known = Known::nothing(&storage, log.identity(), base);
-                    break (log, known);
+                    break (log, known, None);
                 }
             }
         };
-        Ok(Self::new(begun, storage, log, known))
+        Ok(Self::new(begun, storage, log, known, firsts.unwrap_or_default()))
     }
 
-    fn new(begun: Instant, storage: Arc<dyn Storage>, log: LogFollower, known: Known) -> Self {
+    fn new(
+        begun: Instant,
+        storage: Arc<dyn Storage>,
+        log: LogFollower,
+        known: Known,
+        firsts: BTreeMap<Vec<u8>, u64>,
+    ) -> Self {
         let Known { order, tips, runs, base } = known;
         let store_id = log.identity();
         let heads: Vec<Table> = (0..PARTITION_COUNT).map(|_| Table::default()).collect();
@@ -575,7 +586,8 @@ impl Stage {
             unsealed: false,
             ordered: log_end,
             delivered,
-            cursors: std::collections::BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            firsts,
             timings: false,
             queue_bytes: 0,
             wait_for_room: Duration::ZERO,
@@ -789,7 +801,8 @@ impl Stage {
         if self.head_count < self.head_count_max {
             return;
         }
-        if let Some((below, runs)) = self.newer_runs() {
+        if let Some((below, runs, firsts)) = self.newer_runs() {
+            self.core.set_firsts(&firsts);
             // What is forgotten stands in a run before.
             self.core.runs.change(|list| *list = runs);
             self.heads.iter_mut().for_each(|heads| heads.retain(|head| head >= below));
@@ -798,9 +811,10 @@ impl Stage {
         self.head_count_max = self.head_count + HEADS_STEP;
     }
 
-    /// The runs of the newest checkpoint, and the sequence below which they have all streams. Nothing if it counts more than is
+    /// The runs of the newest checkpoint, the sequence below which they have all streams, and where readers of trimmed
+    /// streams begin. Nothing if it counts more than is
     /// shown, or a file of it is not there: a later one will do.
-    fn newer_runs(&self) -> Option<(u64, Vec<Arc<Run>>)> {
+    fn newer_runs(&self) -> Option<(u64, Vec<Arc<Run>>, Vec<FirstChange>)> {
         let storage = &*self.core.storage;
         let checkpoint = Checkpoint::read(storage).ok()??;
         let below = checkpoint.frontier.global;
@@ -809,7 +823,9 @@ impl Stage {
             return None;
         }
         let runs = runs_of(storage, &checkpoint).ok()??;
-        Some((below, runs))
+        let firsts = checkpoint.firsts.into_iter();
+        let firsts = firsts.map(|(stream, first)| FirstChange { stream, first }).collect();
+        Some((below, runs, firsts))
     }
 }
 

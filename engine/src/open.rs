@@ -1,6 +1,6 @@
 //! Opening a store: recover the log, restore the checkpoint, start the threads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -371,6 +371,12 @@ struct Opened {
     corrupt: u64,
 }
 
+/// Where readers begin of the streams that were trimmed.
+pub(crate) fn firsts(partitions: &[Partition]) -> BTreeMap<Vec<u8>, u64> {
+    let firsts = partitions.iter().flat_map(Partition::firsts);
+    firsts.map(|(name, first)| (name.clone(), *first)).collect()
+}
+
 /// Keys of the sealed streams.
 fn sealed(partitions: &[Partition]) -> Vec<u64> {
     partitions.iter().flat_map(Partition::sealed_streams).collect()
@@ -405,6 +411,7 @@ fn start(
         ordered: state.ordered,
         delivered: state.frontier.global,
         cursors: state.cursors.at().clone(),
+        firsts: firsts(&state.partitions),
         timings: options.timings,
         queue_bytes: options.queue_bytes,
         wait_for_room: options.wait_for_room,

@@ -847,7 +847,7 @@ impl TryOrder<'_, '_> {
                 }
                 RecordKind::Seal | RecordKind::Unseal => self.outcome.seals += 1,
                 RecordKind::Discard => self.outcome.discards += 1,
-                RecordKind::Event | RecordKind::Mark => {}
+                RecordKind::Event | RecordKind::Mark | RecordKind::StreamTrim => {}
             }
         }
     }

@@ -206,7 +206,7 @@ impl Store {
         let mut batch = EncodedBatch::new();
         batch.push_seal(name).map_err(Refusal::Limit)?;
         let key = self.core().keys.stream(name);
-        match self.set_seal(batch, Passage::Seal(key))? {
+        match self.submit_control(batch, Passage::Seal(key))? {
             Placement::Sealed { next } => Ok(next.checked_sub(1)),
             _ => Err(SealError::Undecided),
         }
@@ -221,14 +221,41 @@ impl Store {
     pub fn unseal(&self, name: impl AsRef<[u8]>) -> Result<(), SealError> {
         let mut batch = EncodedBatch::new();
         batch.push_unseal(name.as_ref()).map_err(Refusal::Limit)?;
-        match self.set_seal(batch, Passage::Unseal)? {
+        match self.submit_control(batch, Passage::Unseal)? {
             Placement::Unsealed => Ok(()),
             _ => Err(SealError::Undecided),
         }
     }
 
-    /// What the order made of a batch that puts one seal on or takes it off.
-    fn set_seal(&self, batch: EncodedBatch, passage: Passage) -> Result<Placement, SealError> {
+    /// Has readers of the stream `name` begin at the local sequence `first`, for ever, or at the next event that is
+    /// delivered to it if `first` is beyond that. Returns where they begin now: never before an earlier trim. The
+    /// trim is a record of the log, and takes effect at its place there. Blocks until it is durable and ordered.
+    ///
+    /// From then on, a read of the stream that begins below is [`ReadError::Trimmed`], a read without a beginning
+    /// begins there, and a subscription to the stream that has not come so far says so once and goes on there. All
+    /// sequences stay as they are. Nothing is deleted: readers of the whole store, and subscriptions to sets of
+    /// streams and to prefixes, which follow its order, go on seeing the events, as does [`Store::get`].
+    ///
+    /// A trimmed stream takes its name and some 100 bytes in memory and in each checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::seal`].
+    pub fn trim_stream(&self, name: impl AsRef<[u8]>, first: u64) -> Result<u64, SealError> {
+        let mut batch = EncodedBatch::new();
+        batch.push_stream_trim(name.as_ref(), first).map_err(Refusal::Limit)?;
+        match self.submit_control(batch, Passage::Append)? {
+            Placement::Trimmed { first } => Ok(first),
+            _ => Err(SealError::Undecided),
+        }
+    }
+
+    /// What the order made of a batch that puts one seal on or takes it off, or trims a stream.
+    fn submit_control(
+        &self,
+        batch: EncodedBatch,
+        passage: Passage,
+    ) -> Result<Placement, SealError> {
         let (_, ordered) = &self.inner.unrelated;
         let receipt = ordered.submit_control(batch, passage)?.wait()?;
         Ok(receipt.placements.into_iter().next().unwrap_or(Placement::Undecided))

@@ -120,7 +120,7 @@ impl Read {
             (Some(from), _) => Ok(from),
             (None, None) => Ok(store.first()),
             (None, Some(NameArgument(stream))) => {
-                Ok(store.stream(stream)?.map_or(Ok(0), |view| view.first())?)
+                Ok(store.stream(stream)?.map_or(0, |view| view.first()))
             }
         }
     }
@@ -138,7 +138,7 @@ impl Read {
                 }
                 Some(NameArgument(stream)) => match follower.stream(stream)? {
                     Some(view) => {
-                        let next = next.get_or_insert(view.first()?);
+                        let next = next.get_or_insert(view.first());
                         printer.print(view.read(*next..)?, next)?
                     }
                     None => ControlFlow::Continue(()),
@@ -181,7 +181,11 @@ impl Read {
             return printer.print(store.read(*next..)?, next);
         };
         match store.stream(stream)? {
-            Some(view) => printer.print(view.read(*next..)?, next),
+            Some(view) => {
+                // Who names no place begins with what is kept.
+                *next = if self.from == 0 { view.first() } else { *next };
+                printer.print(view.read(*next..)?, next)
+            }
             None if self.follow => Ok(ControlFlow::Continue(())),
             // A stream of which nothing is delivered has nothing to read yet, but is there.
             None if store.streams()?.iter().any(|known| known.name == *stream) => {

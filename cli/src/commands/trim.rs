@@ -1,4 +1,4 @@
-//! `trim`: giving up the oldest part of the log.
+//! `trim`: giving up the oldest part of the log, or of one stream.
 
 use std::io::Write as _;
 
@@ -11,13 +11,18 @@ use thalweg::{KeptBy, TrimReport};
 use super::StoreArgument;
 use crate::exit::Exit;
 use crate::interrupt;
-use crate::output::{self, bytes, count, name, number_argument, plural};
+use crate::output::{
+    self, NameArgument, bytes, count, name, name_argument, number_argument, plural,
+};
 
 /// Give up the oldest part of the log
 ///
 /// Whole segments go, and their space is given back. What ordering needs of their events is kept: a child of
 /// an event that is gone is still delivered, a copy of one is still a duplicate, and no number changes.
 /// Reading what is gone is an error that says where the rest begins.
+///
+/// With --stream, only readers of that stream begin later, with its event number --before: nothing is
+/// deleted, and who reads the whole store goes on seeing the events until their segments go.
 ///
 /// Of --before and --keep, what either says goes. Nothing goes that a cursor has before it, unless
 /// --past-cursors says so, and never the segment that is written. The store must be there, and no other program
@@ -27,11 +32,16 @@ use crate::output::{self, bytes, count, name, number_argument, plural};
     verbatim_doc_comment,
     after_help = "Examples:
   thalweg trim orders --keep 10GiB
-  thalweg trim orders --before 1000000 --dry-run"
+  thalweg trim orders --before 1000000 --dry-run
+  thalweg trim orders --stream orders-42 --before 1000"
 )]
 pub(crate) struct Trim {
     #[command(flatten)]
     store: StoreArgument,
+    /// Only for the readers of this stream; --before is then a local sequence
+    #[arg(long, short, value_name = "STREAM", value_parser = name_argument(), requires = "before",
+          conflicts_with_all = ["keep", "past_cursors", "dry_run", "json"])]
+    stream: Option<NameArgument>,
     /// Give up events before this global sequence
     #[arg(long, value_name = "N", value_parser = number_argument, allow_negative_numbers = true)]
     before: Option<u64>,
@@ -51,6 +61,9 @@ pub(crate) struct Trim {
 
 impl Trim {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        if let (Some(stream), Some(before)) = (&self.stream, self.before) {
+            return trim_stream(&self.store, stream, before);
+        }
         if self.before.is_none() && self.keep.is_none() {
             bail!("say what is to go: --before N, --keep SIZE");
         }
@@ -140,4 +153,19 @@ impl Numbers {
             kept_by_cursor,
         }
     }
+}
+
+fn trim_stream(
+    store: &StoreArgument,
+    NameArgument(stream): &NameArgument,
+    before: u64,
+) -> anyhow::Result<Exit> {
+    interrupt::exit_at_once()?;
+    let store = store.open_to_change()?;
+    let first = store.trim_stream(stream, before)?;
+    store.close().context("cannot close the store")?;
+    let mut out = output::stdout();
+    writeln!(out, "readers of the stream begin at local sequence {}", count(first))?;
+    out.flush()?;
+    Ok(Exit::Done)
 }

@@ -208,6 +208,7 @@ impl Committer {
         self.core.delivered.publish(delivered);
         self.core.arrivals.publish(&ordered.heads, delivered);
         self.core.set_cursors(&ordered.cursors);
+        self.core.set_firsts(&ordered.firsts);
         self.core.committed.publish(to);
         let full = self.order.take_full();
         if !full.is_empty() {

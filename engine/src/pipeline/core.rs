@@ -24,12 +24,15 @@ use crate::observe::Observer;
 use crate::order::cursors::CursorChange;
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
+use crate::order::partition::FirstChange;
 use crate::pipeline::arrivals::Arrivals;
 use crate::pipeline::lane::QUEUE_BATCHES_MAX;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, List, Mutex, Ordering, Watermark, now};
+use crate::sync::{
+    Arc, AtomicBool, AtomicU64, EventCount, List, Mutex, Ordering, ReaderBiased, Watermark, now,
+};
 use crate::trim::KeptBy;
 use crate::trimmed::{Base, Horizon};
 
@@ -143,6 +146,9 @@ pub(crate) struct Core {
     /// Where the cursors of consumers are. Written by the committer, between `delivered` and `committed`: no
     /// cursor is beyond what readers see.
     pub(crate) cursors: Mutex<BTreeMap<Vec<u8>, u64>>,
+    /// Where readers of trimmed streams begin, by the names of these. Written by the committer, before
+    /// `committed`; a follower has what the checkpoint says that it began with.
+    firsts: ReaderBiased<BTreeMap<Vec<u8>, u64>>,
     /// Position up to which the newest checkpoint knows the order. Written by the keeper.
     pub(crate) checkpointed: Gauge,
 
@@ -349,6 +355,8 @@ pub(crate) struct CoreParts {
     pub(crate) delivered: u64,
     /// Where the cursors are so far.
     pub(crate) cursors: BTreeMap<Vec<u8>, u64>,
+    /// Where readers of trimmed streams begin so far.
+    pub(crate) firsts: BTreeMap<Vec<u8>, u64>,
     /// Whether to record where the time of each batch goes.
     pub(crate) timings: bool,
     /// Bytes of appends that are not answered, of each kind of acknowledgement.
@@ -390,6 +398,7 @@ impl Core {
             delivered: Watermark::new(parts.delivered),
             arrivals: Arrivals::new(parts.delivered),
             cursors: Mutex::new(parts.cursors),
+            firsts: ReaderBiased::new(parts.firsts),
             checkpointed: Gauge::new(parts.ordered),
             reopened: Gauge::new(0),
             unsealed: Gauge::new(parts.unsealed.into()),
@@ -455,6 +464,22 @@ impl Core {
                 (Some(at), None) => drop(cursors.insert(name.clone(), *at)),
                 (None, _) => drop(cursors.remove(name)),
             }
+        }
+    }
+
+    /// Local sequence at which readers of the stream `name` begin.
+    pub(crate) fn first_of(&self, name: &[u8]) -> u64 {
+        self.firsts.read().get(name).copied().unwrap_or(0)
+    }
+
+    /// Publishes where readers begin since a window.
+    pub(crate) fn set_firsts(&self, changes: &[FirstChange]) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut firsts = self.firsts.write();
+        for FirstChange { stream, first } in changes {
+            firsts.insert(stream.clone(), *first);
         }
     }
 

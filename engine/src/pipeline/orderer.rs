@@ -580,6 +580,7 @@ impl Orderer {
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
             cursors: self.cursors.at().clone(),
+            firsts: crate::open::firsts(&self.partitions),
             runs: Vec::new(),
         };
         self.closed_before = false;

@@ -290,15 +290,16 @@ impl Read {
         Ok(Read { reader, what: Range::Global, next: from, end })
     }
 
+    /// Of a stream with this newest delivery, of which so much is kept.
     fn local(
         core: &Arc<Core>,
         head: u64,
-        len: u64,
+        Kept { first, len }: Kept,
         range: &impl RangeBounds<u64>,
     ) -> Result<Self, ReadError> {
         let mut reader = Reader::new(core);
-        let first = reader.first_kept(head, len)?;
-        let (from, to) = bounds(range, first)?;
+        let first = first.max(reader.first_kept(head, len)?);
+        let (from, to) = bounds(range, first.min(len))?;
         let what = Range::Local { head, located: Vec::new() };
         Ok(Read { reader, what, next: from, end: to.min(len) })
     }
@@ -350,25 +351,31 @@ impl Iterator for Read {
     }
 }
 
+/// What of a stream can be read: local sequences from `first` on, below `len`.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    first: u64,
+    len: u64,
+}
+
 /// A stream, as far as it is delivered.
 #[derive(Debug, Clone)]
 pub struct StreamView {
     core: Arc<Core>,
     name: Arc<[u8]>,
     head: u64,
-    len: u64,
+    kept: Kept,
 }
 
 impl StreamView {
     /// The stream `name`, if anything of it is delivered.
     pub(crate) fn find(core: &Arc<Core>, name: &[u8]) -> Result<Option<Self>, ReadError> {
-        let head = Reader::new(core).head(name)?;
-        Ok(head.map(|(head, entry)| StreamView {
-            core: Arc::clone(core),
-            name: name.into(),
-            head,
-            len: entry.local + 1,
-        }))
+        let mut reader = Reader::new(core);
+        let Some((head, entry)) = reader.head(name)? else { return Ok(None) };
+        let len = entry.local + 1;
+        let first = core.first_of(name).max(reader.first_kept(head, len)?);
+        let (core, name) = (Arc::clone(core), name.into());
+        Ok(Some(StreamView { core, name, head, kept: Kept { first, len } }))
     }
 
     /// Name of the stream.
@@ -376,23 +383,21 @@ impl StreamView {
         &self.name
     }
 
-    /// Number of events that were delivered when the view was taken.
+    /// Number of events that were delivered when the view was taken, those that are trimmed away included.
     pub fn len(&self) -> u64 {
-        self.len
+        self.kept.len
     }
 
-    /// The first local sequence that can be read: those before it were trimmed.
-    ///
-    /// # Errors
-    ///
-    /// The order cannot be read.
-    pub fn first(&self) -> Result<u64, ReadError> {
-        Reader::new(&self.core).first_kept(self.head, self.len)
+    /// Local sequence of the first event that can be read: 0, or where [`Store::trim`](crate::Store::trim) or
+    /// [`Store::trim_stream`](crate::Store::trim_stream) has put it. Equal to [`StreamView::len`] if all are trimmed
+    /// away.
+    pub fn first(&self) -> u64 {
+        self.kept.first
     }
 
     /// Whether nothing was delivered. Such a stream has no view, so this is never so.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.kept.len == 0
     }
 
     /// The events in `range`, by local sequence, as far as the view goes. Finds them without
@@ -404,6 +409,6 @@ impl StreamView {
     /// The range begins with what was trimmed ([`ReadError::Trimmed`]). Events that cannot be read are errors in their
     /// place; if what is read is trimmed meanwhile, that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
-        Read::local(&self.core, self.head, self.len, &range)
+        Read::local(&self.core, self.head, self.kept, &range)
     }
 }

@@ -255,13 +255,15 @@ impl Stream {
             return Ok(());
         };
         let kept = reader.first_kept(head, entry.local + 1)?;
-        if self.local.map_or(from < reader.first(), |local| local < kept) && kept > 0 {
-            // The next call goes on there.
+        let has_missed = kept > 0 && self.local.is_none() && from < reader.first();
+        let from = from.max(reader.first());
+        let asked = self.local.map_or_else(|| reader.first_local(head, from), Ok);
+        let kept = kept.max(reader.core.first_of(&self.name));
+        if has_missed || asked.as_ref().is_ok_and(|&local| local < kept) {
+            // Who has missed something hears so, once, and goes on there.
             self.local = Some(kept);
             return Err(ReadError::Trimmed { first: kept });
         }
-        let from = from.max(reader.first());
-        let asked = self.local.map_or_else(|| reader.first_local(head, from), Ok);
         let located = asked.and_then(|local| {
             let to = local.saturating_add(LOCATED_MAX).min(entry.local + 1);
             self.local = Some(to.max(local));

@@ -62,6 +62,11 @@ impl SerialMachine {
         self.streams.insert(name.to_vec(), stream);
     }
 
+    /// Has the readers of a stream that was added begin there.
+    pub(crate) fn begin_readers(&mut self, name: &[u8], first: u64) {
+        self.streams.entry(name.to_vec()).or_default().first = first;
+    }
+
     /// Adds an event that is held at the beginning, and waits for this one of its parents, as they are listed. Its
     /// stream, if it is there then, is added.
     pub(crate) fn begin_held(

@@ -274,6 +274,7 @@ impl<'a> Machine<'a> {
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
             cursors: self.cursors.at().clone(),
+            firsts: crate::open::firsts(&self.partitions),
             runs: self.runs.iter().map(|run| run.extent.number).collect(),
         };
         let point = TrimPoint::before(to).expect("what is trimmed stands before a later segment");

@@ -59,6 +59,8 @@ pub enum Condition {
     Discard,
     /// No event: one that is held is, if there is one in the stream.
     DiscardHeld,
+    /// No event: the stream is trimmed, so far below what is one too many.
+    Trim(u8),
 }
 
 impl TestEvent {
@@ -84,6 +86,10 @@ impl TestEvent {
                 let cursor = format!("cursor-{}", self.stream % 3).into_bytes();
                 let change = self.mark_change(machine.order.len() as u64);
                 return (stream, SerialRecord::Mark(SerialMark { cursor, change, reach }));
+            }
+            Condition::Trim(below) => {
+                let first = (machine.delivered(&name) + 1).saturating_sub(below.into());
+                return (stream, SerialRecord::StreamTrim(name, first));
             }
             Condition::Discard | Condition::DiscardHeld => {
                 let named = format!("e{}", self.id.unwrap_or(self.payload)).into_bytes();
@@ -184,6 +190,10 @@ pub fn batch_of(events: &[TestEvent], storage: &dyn Storage) -> MixedBatch {
                 batch.push_mark(&mark.cursor, mark.change).expect("within the limits");
                 previous = None;
             }
+            SerialRecord::StreamTrim(_, first) => {
+                batch.push_stream_trim(&stream, *first).expect("within the limits");
+                previous = None;
+            }
             SerialRecord::Discard(discard) => {
                 batch
                     .push_discard(&stream, &discard.id, discard.reason)
@@ -237,6 +247,7 @@ pub fn hostile_event(streams: u8, ids: u8) -> impl Strategy<Value = TestEvent> {
         1 => Just(Condition::Unmark),
         4 => Just(Condition::Discard),
         8 => Just(Condition::DiscardHeld),
+        4 => (0..6_u8).prop_map(Condition::Trim),
     ];
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
     (0..streams, id, parents, flags, condition, 0..3_u8).prop_map(
@@ -305,6 +316,7 @@ impl Expected {
             Arrival::Sealed(next) => Placement::Sealed { next },
             Arrival::Unsealed => Placement::Unsealed,
             Arrival::Marked(at) => Placement::Marked { at },
+            Arrival::Trimmed(first) => Placement::Trimmed { first },
             Arrival::Discarded => Placement::Discarded,
             Arrival::NotHeld { delivered } => Placement::NotHeld { delivered },
         }
@@ -322,6 +334,10 @@ pub fn serial_record(record: &Record<'_>, tag: &str) -> SerialRecord {
             let cursor = mark.cursor.to_vec();
             SerialRecord::Mark(SerialMark { cursor, change: mark.change, reach })
         }
+        RecordKind::StreamTrim => SerialRecord::StreamTrim(
+            record.stream().to_vec(),
+            record.stream_trim().expect("a trim"),
+        ),
         RecordKind::Discard => SerialRecord::Discard(SerialDiscard {
             stream: record.stream().to_vec(),
             id: record.given_id().to_vec(),
@@ -417,19 +433,22 @@ pub fn check(store: &Store, expected: &Expected) {
     }
     assert!(read.next().is_none(), "more events than there should be");
 
+    let firsts = expected.machine.firsts();
     for (name, globals) in &by_stream {
         let view = store.stream(name).expect("finds").expect("is there");
         assert_eq!(view.len(), globals.len() as u64);
         let read: Vec<u64> =
             view.read(..).expect("reads").map(|event| event.expect("reads").global()).collect();
-        let kept_from = globals.partition_point(|&global| global < first);
-        assert_eq!(read, globals[kept_from..]);
-        let kept_from = kept_from as u64;
-        if kept_from > 0 {
-            let below = view.read(kept_from - 1..).map(drop);
-            assert!(matches!(below, Err(ReadError::Trimmed { first }) if first == kept_from));
+        let first_global = store.first();
+        let kept = globals.partition_point(|&global| global < first_global) as u64;
+        let first = firsts.get(name).copied().unwrap_or(0).max(kept);
+        assert_eq!(view.first(), first);
+        assert_eq!(read, globals[first as usize..]);
+        if let Some(before) = first.checked_sub(1) {
+            let trimmed = view.read(before..);
+            assert!(matches!(trimmed, Err(ReadError::Trimmed { first: at }) if at == first));
         }
-        let middle = (globals.len() as u64 / 2).max(kept_from);
+        let middle = first.max(globals.len() as u64 / 2);
         let tail: Vec<u64> = view
             .read(middle..)
             .expect("reads")

@@ -276,6 +276,12 @@ impl<'a> Appending<'a> {
                 events.push(self.mark(false));
                 continue;
             }
+            if fixed.is_none() && self.dice.once_in(20) {
+                // Of the streams, the one that nobody follows.
+                let trim = SerialRecord::StreamTrim(b"s3".to_vec(), self.dice.below(20));
+                events.push((trim, true));
+                continue;
+            }
             if fixed.is_none() && self.dice.once_in(8) {
                 let (id, reason) = (self.name(), DiscardReason::Discarded);
                 events.push((SerialRecord::Discard(SerialDiscard { stream, id, reason }), true));
@@ -385,6 +391,7 @@ fn mixed_of(records: &[Submitted]) -> MixedBatch {
             SerialRecord::Seal(stream) => batch.push_seal(stream),
             SerialRecord::Unseal(stream) => batch.push_unseal(stream),
             SerialRecord::Mark(mark) => batch.push_mark(&mark.cursor, mark.change),
+            SerialRecord::StreamTrim(stream, first) => batch.push_stream_trim(stream, *first),
             SerialRecord::Discard(discard) => {
                 batch.push_discard(&discard.stream, &discard.id, discard.reason)
             }
@@ -425,7 +432,7 @@ fn read_on(
             1 => {
                 let stream = format!("s{}", dice.below(4));
                 if let Ok(Some(view)) = store.stream(stream) {
-                    let local = dice.below(view.len());
+                    let local = dice.below(view.len()).max(view.first());
                     view.read(local..).expect("reads").for_each(|event| saw(model, event));
                 }
             }
