@@ -95,9 +95,10 @@ pub(crate) fn open_read_only_on(
     let begun = Instant::now();
     let names = storage.list().map_err(io_error("listing the store's directory"))?;
     backup::check_finished(&*storage, &names)?;
-    let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, state) = loop {
+        // An attempt that comes to nothing leaves files in it.
+        let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let checkpoint = Checkpoint::read(&*storage)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
         let log = LogReader::open(&*storage, hint)?;
