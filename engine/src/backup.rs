@@ -31,6 +31,7 @@ use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::Layout;
 use crate::derived::order_log::{self, ORDER, TIPS};
 use crate::error::{Cause, LogOpenError, OpenError};
+use crate::observe::trace;
 use crate::open::{
     READ_ONLY_ATTEMPTS, check_losses, directory, is_of, probe, restore as restore_state,
 };
@@ -298,6 +299,7 @@ pub fn backup_on(
     options: BackupOptions,
     progress: &dyn Fn(BackupProgress) -> ControlFlow<()>,
 ) -> Result<BackupReport, BackupError> {
+    let _span = trace::backing_up(&*source);
     let store_id = thalweg_wal::store_id(&*source);
     let derived = store_id.and_then(|id| Derived::plan(&*source, id));
     let checkpoint = Checkpoint::read(&*source)?;
@@ -355,6 +357,7 @@ pub(crate) fn backup_core(
     options: BackupOptions,
     progress: Watch<'_>,
 ) -> Result<BackupReport, BackupError> {
+    let _span = trace::backing_up(&*core.storage);
     // The checkpoint first: what it counts is durable, so it is below the position that is taken next.
     let derived = Derived::plan(&*core.storage, core.store_id);
     let derived = derived.filter(|derived| derived.checkpoint.store_id == core.store_id);

@@ -17,6 +17,7 @@ use crate::derived::order_log::{ORDER, TIPS};
 use crate::derived::run::{Extent, Run};
 use crate::error::{LogOpenError, OpenError};
 use crate::event::Ack;
+use crate::observe::trace;
 use crate::options::{OnDamage, Options};
 use crate::order::cursors::Cursors;
 use crate::order::keys::{Keys, PARTITION_COUNT};
@@ -54,6 +55,7 @@ pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
 
 /// Opens a store for writing on any storage.
 pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
+    let _span = trace::opening(&*storage, false);
     let begun = Instant::now();
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
@@ -99,12 +101,14 @@ pub(crate) fn open_read_only_on(
     options: Options,
     storage: Arc<dyn Storage>,
 ) -> Result<Store, OpenError> {
+    let _span = trace::opening(&*storage, true);
     let begun = Instant::now();
     let names = storage.list().map_err(io_error("listing the store's directory"))?;
     backup::check_finished(&*storage, &names)?;
-    let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, state) = loop {
+        // An attempt that comes to nothing leaves files in it.
+        let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let checkpoint = Checkpoint::read(&*storage)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
         let log = LogReader::open(&*storage, hint)?;
@@ -418,6 +422,8 @@ fn start(
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
     core.counts.corrupt.set(corrupt);
+    let unordered = log_end.saturating_sub(core.ordered.get());
+    core.observer.trace.recovered(&recovery, log_end, unordered);
     let (log, lock) = writing.unzip();
     let mut threads = Threads { writer: None, others: Vec::new(), lock };
     let started = start_threads(&core, &options, cores, state, heads, log, &mut threads);

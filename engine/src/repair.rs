@@ -32,6 +32,7 @@ use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::{KnownItem, Run, WatchItem};
 use crate::error::OpenError;
 use crate::event::{EventId, Rejection};
+use crate::observe::trace;
 use crate::open::{directory, io_error, is_of, probe, tag_of};
 use crate::order::keys::Keys;
 use crate::order::partition::KnownAs;
@@ -216,6 +217,7 @@ pub fn repair_on(
     storage: Arc<dyn Storage>,
     options: &RepairOptions,
 ) -> Result<RepairReport, OpenError> {
+    let _span = trace::repairing(&*storage);
     probe(&*storage, false)?;
     let _lock = WriteLock::acquire(&*storage)?;
     let checkpoint = Checkpoint::read(&*storage)?;

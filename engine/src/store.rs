@@ -754,8 +754,10 @@ impl Inner {
         // Out of the lock first: a callback that closes must not wait for one who waits for it.
         let threads = self.threads.lock().take();
         if let Some(threads) = threads {
+            let _span = self.core.observer.trace.closing();
             self.shut_down(threads);
             self.shut.publish(1);
+            self.core.observer.trace.closed(self.core.cause());
         }
         if !is_callback_thread() {
             let _ = self.shut.wait_for(1);

@@ -154,7 +154,8 @@ impl Committer {
                 self.give_window_back();
                 let start = now();
                 self.commit(&ordered, to)?;
-                self.core.observer.committed(start);
+                let behind = self.core.durable.get().saturating_sub(to);
+                self.core.observer.committed(start, ordered.next().global, behind);
                 self.complete(&ordered, positions.as_deref(), to);
             }
             Commit::Checkpoint { checkpoint, fresh, log, promise } => {
@@ -204,7 +205,7 @@ impl Committer {
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.publish_heads_len();
         let delivered = ordered.next().global;
-        self.core.discovery.commits(to, delivered, || self.core.observer.stage_times());
+        self.core.discovery.commits(to, delivered, &self.core.observer);
         self.core.delivered.publish(delivered);
         self.core.arrivals.publish(&ordered.heads, delivered);
         self.core.set_cursors(&ordered.cursors);
@@ -277,6 +278,7 @@ fn append(core: &Core, chunks: &mut ChunkWriter, mut bytes: &[u8]) -> io::Result
     while let Err(error) = chunks.append(&mut bytes) {
         let Some(pause) = attempts.next(&error, core.wait_for_room) else { return Err(error) };
         core.commit_retries.set(core.commit_retries.get() + 1);
+        core.observer.retried(&error);
         *core.commit_error.lock() = Some(error.to_string());
         if !core.pause(pause) {
             return Err(error);

@@ -372,6 +372,8 @@ impl Core {
         let (queues, budgets) = (Queues::new(parts.queue_bytes), Budgets::default());
         budgets.add(&queues.durable);
         budgets.add(&queues.ordered);
+        let unordered = parts.log_end.saturating_sub(parts.ordered);
+        let observer = Observer::new(&*parts.storage, parts.read_only, unordered, parts.timings);
         Core {
             storage: parts.storage,
             store_id: parts.store_id,
@@ -424,7 +426,7 @@ impl Core {
             budgets,
             callback_panics: Panics::default(),
             spin: parts.spin,
-            observer: Observer::new(parts.timings),
+            observer,
             callbacks_ended: Watermark::new(0),
             poison: OnceLock::new(),
         }
@@ -485,7 +487,11 @@ impl Core {
 
     /// Stops the engine. The first cause stands. Every waiter wakes.
     pub(crate) fn fail(&self, cause: Cause) {
-        let _ = self.poison.set(cause);
+        if self.poison.set(cause).is_ok()
+            && let Some(cause) = self.cause()
+        {
+            self.observer.failed(cause);
+        }
         self.wake_all();
         self.orderer_work.notify_all();
     }

@@ -369,8 +369,8 @@ impl Orderer {
         self.core.ordered_events.set(self.frontier.global);
         self.core.ordered.set(window.to);
         self.core.in_window.set(0);
-        self.core.observer.ordered(start);
         self.publish_counts();
+        self.core.observer.ordered(start, &self.core.counts);
         self.core.discovery.ordered(window.to, || self.core.counts.tally());
         if let Some(gate) = &self.gate {
             // Before whoever waits for the seal can hear of it.

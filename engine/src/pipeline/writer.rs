@@ -59,6 +59,8 @@ pub(crate) struct Group {
     ordered: VecDeque<Member>,
     /// Position at which the frame was written, and the end of the log behind it.
     written: (u64, u64),
+    /// What it has.
+    info: Frame,
     /// With buffered durability, when the log was synced last.
     last_sync: Instant,
 }
@@ -70,6 +72,7 @@ impl Group {
             durable: VecDeque::new(),
             ordered: VecDeque::new(),
             written: (0, 0),
+            info: Frame::default(),
             last_sync: now(),
         }
     }
@@ -78,20 +81,16 @@ impl Group {
         self.durable.len() + self.ordered.len()
     }
 
-    /// What the frame has of the requests.
-    fn records(&self) -> impl Iterator<Item = &Records> {
-        self.durable.iter().chain(&self.ordered).filter_map(|member| match &member.part {
-            Part::Records(records) => Some(records),
-            Part::Refused(_) | Part::Nothing => None,
-        })
-    }
-
-    fn batch_count(&self) -> u64 {
-        self.records().count() as u64
-    }
-
-    fn record_count(&self) -> u64 {
-        self.records().map(|records| u64::from(records.count)).sum()
+    /// What the frame has of the requests, for those who count.
+    fn frame_of(&self, bytes: u64) -> Frame {
+        let mut frame = Frame { bytes, ..Frame::default() };
+        for member in self.durable.iter().chain(&self.ordered) {
+            if let Part::Records(records) = &member.part {
+                frame.batches += 1;
+                frame.events += u64::from(records.count);
+            }
+        }
+        frame
     }
 
     fn pop(&mut self) -> Option<Member> {
@@ -276,15 +275,17 @@ impl GroupCommit for Writer {
         self.log.forget(self.core.forget_below.get());
         let appended = self.log.append(&mut self.group.frame)?;
         if let Some(segment) = appended.rolled {
+            self.core.observer.trace.rolled(segment.base());
             self.core.segments.push(segment);
             self.core.unsealed.set(0);
             self.core.trim_work.notify_all();
         }
         self.core.written.set(appended.end);
         self.group.written = (appended.position, appended.end);
-        self.core.in_frame.set(self.group.record_count());
         let bytes = appended.end - appended.position;
-        self.core.observer.wrote(Frame { batches: self.group.batch_count(), bytes }, start);
+        self.group.info = self.group.frame_of(bytes);
+        self.core.in_frame.set(self.group.info.events);
+        self.core.observer.wrote(self.group.info, start);
         Ok(())
     }
 
@@ -323,6 +324,7 @@ impl GroupCommit for Writer {
         let (_, end) = self.group.written;
         self.core.durable.publish(end);
         self.core.in_frame.set(0);
+        self.core.observer.durable(self.group.info, &self.core.queues);
     }
 
     fn acknowledge(&mut self) {
