@@ -24,6 +24,7 @@ use crate::order::cursors::CursorChange;
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
 use crate::pipeline::arrivals::Arrivals;
+use crate::pipeline::interests::Interests;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
@@ -132,6 +133,8 @@ pub(crate) struct Core {
     pub(crate) delivered: Watermark,
     /// Where those wait who want events of one stream only. Published by the committer, after `delivered`.
     pub(crate) arrivals: Arrivals,
+    /// Where those wait who follow sets of streams, or a prefix. Moved after `delivered`, too.
+    pub(crate) interests: Interests,
     /// Where the cursors of consumers are. Written by the committer, between `delivered` and `committed`: no
     /// cursor is beyond what readers see.
     pub(crate) cursors: Mutex<BTreeMap<Vec<u8>, u64>>,
@@ -331,6 +334,7 @@ impl Core {
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
             arrivals: Arrivals::new(parts.delivered),
+            interests: Interests::new(),
             cursors: Mutex::new(parts.cursors),
             checkpointed: Gauge::new(parts.ordered),
             reopened: Gauge::new(0),
@@ -478,6 +482,7 @@ impl Core {
         self.committed.fail();
         self.delivered.fail();
         self.arrivals.fail();
+        self.interests.fail();
     }
 
     /// Why a wait has ended without what was waited for.
