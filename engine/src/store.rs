@@ -420,7 +420,8 @@ impl Store {
     }
 
     /// As [`Store::subscribe`], for events of these streams only, in global order. Looks at every event of the
-    /// store: it costs reading all of them, and who waits wakes with every window that is delivered.
+    /// store: it costs reading all of them. Who waits sleeps while others are delivered, but for a moment every 65,536 events, or
+    /// when very many streams are delivered to at once.
     ///
     /// # Errors
     ///

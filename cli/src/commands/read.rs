@@ -181,11 +181,7 @@ impl Read {
             return printer.print(store.read(*next..)?, next);
         };
         match store.stream(stream)? {
-            Some(view) => {
-                // Who names no place begins with what is kept.
-                *next = if self.from == 0 { view.first() } else { *next };
-                printer.print(view.read(*next..)?, next)
-            }
+            Some(view) => printer.print(view.read(*next..)?, next),
             None if self.follow => Ok(ControlFlow::Continue(())),
             // A stream of which nothing is delivered has nothing to read yet, but is there.
             None if store.streams()?.iter().any(|known| known.name == *stream) => {

@@ -208,6 +208,7 @@ impl Committer {
         self.core.discovery.commits(to, delivered, &self.core.observer);
         self.core.delivered.publish(delivered);
         self.core.arrivals.publish(&ordered.heads, delivered);
+        self.tell_interested(ordered);
         self.core.set_cursors(&ordered.cursors);
         self.core.set_firsts(&ordered.firsts);
         self.core.committed.publish(to);
@@ -216,6 +217,20 @@ impl Committer {
             let _ = self.keeper.send(CheckpointTask::Sync(full));
         }
         Ok(())
+    }
+
+    /// Wakes those who wait for events of several streams, if there is something for them.
+    fn tell_interested(&self, ordered: &Ordered) {
+        let (first, next) = (ordered.first.global, ordered.next().global);
+        // Only taken, and lent to the names, if somebody asks for them.
+        let lookup = std::cell::OnceCell::new();
+        let name = |update: &HeadUpdate| {
+            let entry = &ordered.entries[(update.head - first) as usize];
+            let record = lookup.get_or_init(|| self.core.lookup()).record(entry.position).ok()?;
+            Some(record.stream())
+        };
+        let names = || ordered.heads.iter().map(name).collect();
+        self.core.interests.publish(first..next, ordered.heads.len(), names);
     }
 
     fn publish_heads_len(&self) {

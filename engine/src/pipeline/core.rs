@@ -26,6 +26,7 @@ use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
 use crate::order::partition::FirstChange;
 use crate::pipeline::arrivals::Arrivals;
+use crate::pipeline::interests::Interests;
 use crate::pipeline::lane::QUEUE_BATCHES_MAX;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
@@ -143,6 +144,8 @@ pub(crate) struct Core {
     pub(crate) delivered: Watermark,
     /// Where those wait who want events of one stream only. Published by the committer, after `delivered`.
     pub(crate) arrivals: Arrivals,
+    /// Where those wait who follow sets of streams, or a prefix. Moved after `delivered`, too.
+    pub(crate) interests: Interests,
     /// Where the cursors of consumers are. Written by the committer, between `delivered` and `committed`: no
     /// cursor is beyond what readers see.
     pub(crate) cursors: Mutex<BTreeMap<Vec<u8>, u64>>,
@@ -399,6 +402,7 @@ impl Core {
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
             arrivals: Arrivals::new(parts.delivered),
+            interests: Interests::new(),
             cursors: Mutex::new(parts.cursors),
             firsts: ReaderBiased::new(parts.firsts),
             checkpointed: Gauge::new(parts.ordered),
@@ -568,6 +572,7 @@ impl Core {
         self.committed.fail();
         self.delivered.fail();
         self.arrivals.fail();
+        self.interests.fail();
     }
 
     /// Why a wait has ended without what was waited for.

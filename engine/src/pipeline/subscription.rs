@@ -12,6 +12,7 @@ use crate::cursors::Cursor;
 use crate::error::ReadError;
 use crate::event::Event;
 use crate::pipeline::core::{Core, deadline_in};
+use crate::pipeline::interests::{Interest, Wants};
 use crate::pipeline::subscriber::{LOCATED_MAX, Reader};
 use crate::sync::{Arc, WaitError, Watermark};
 
@@ -72,10 +73,26 @@ pub struct Subscription {
 enum Wanted {
     All,
     Stream(Stream),
-    /// Of the streams with these names.
-    Streams(HashSet<Vec<u8>>),
-    /// Of the streams whose names begin so.
-    Prefix(Vec<u8>),
+    /// Of several streams.
+    Some(Waiting),
+}
+
+/// A place in the list of those who wait for several streams. Taken out when this is dropped.
+struct Waiting {
+    core: Arc<Core>,
+    interest: Arc<Interest>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.core.interests.remove(&self.interest);
+    }
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.interest.wants.fmt(f)
+    }
 }
 
 /// The one stream of a subscription.
@@ -117,11 +134,21 @@ impl Subscription {
     }
 
     pub(crate) fn to_streams(core: &Arc<Core>, names: HashSet<Vec<u8>>, from: Start) -> Self {
-        Self::new(core, Wanted::Streams(names), from.sequence(core))
+        Self::to_some(core, Wants::Streams(names), from)
     }
 
     pub(crate) fn to_prefix(core: &Arc<Core>, prefix: &[u8], from: Start) -> Self {
-        Self::new(core, Wanted::Prefix(prefix.to_vec()), from.sequence(core))
+        Self::to_some(core, Wants::Prefix(prefix.to_vec()), from)
+    }
+
+    fn to_some(core: &Arc<Core>, wants: Wants, from: Start) -> Self {
+        // Before the first look at what is delivered.
+        let waiting = Waiting { core: Arc::clone(core), interest: core.interests.add(wants) };
+        if core.delivered.is_failed() {
+            // Perhaps nobody has found the place when all the others failed.
+            waiting.interest.place.fail();
+        }
+        Self::new(core, Wanted::Some(waiting), from.sequence(core))
     }
 
     /// The global sequence from which on to go on: everything before that this subscription is for has been
@@ -186,7 +213,8 @@ impl Subscription {
         let core = &self.reader.core;
         match &self.wanted {
             Wanted::Stream(stream) => core.arrivals.of(stream.key),
-            Wanted::All | Wanted::Streams(_) | Wanted::Prefix(_) => &core.delivered,
+            Wanted::Some(waiting) => &waiting.interest.place,
+            Wanted::All => &core.delivered,
         }
     }
 
@@ -208,8 +236,7 @@ impl Subscription {
                 }
             })?;
             let is_wanted = match &self.wanted {
-                Wanted::Streams(names) => names.contains(event.stream()),
-                Wanted::Prefix(prefix) => event.stream().starts_with(prefix),
+                Wanted::Some(waiting) => waiting.interest.wants.wants(event.stream()),
                 Wanted::All | Wanted::Stream(_) => true,
             };
             if is_wanted {

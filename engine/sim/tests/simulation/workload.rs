@@ -10,7 +10,7 @@ use thalweg::reference::{SerialDiscard, SerialEvent, SerialMark, SerialRecord};
 use thalweg::{
     Ack, AppenderOptions, Barrier, Batch, Cause, Cursor, CursorError, DiscardReason, LogOpenError,
     MarkChange, MixedAppender, MixedBatch, OpenError, Options, ReadError, Refusal, SealError,
-    Store, StreamAppender, Subscription, Ticket,
+    Start, Store, StreamAppender, Subscription, Ticket,
 };
 
 use crate::common::to_new;
@@ -531,7 +531,12 @@ fn read_beside(disk: &Disk, model: &Model) {
 fn wait_for_own(store: &Store, model: &Model, dice: &mut Dice) {
     let stream = format!("w{}", model.batch_count()).into_bytes();
     let waiting = dice.once_in(2).then(|| {
-        let mut subscription = store.subscribe_stream(&stream, 0).expect("subscribes");
+        let subscription = match dice.below(4) {
+            0 => store.subscribe_prefix(&stream, 0),
+            1 => store.subscribe_streams([&stream[..], b"never"], Start::Now),
+            _ => store.subscribe_stream(&stream, 0),
+        };
+        let mut subscription = subscription.expect("subscribes");
         start(String::from("waiter"), move || match subscription.next() {
             None | Some(Err(ReadError::Poisoned(_))) => {}
             Some(event) => assert_eq!(event.expect("reads").local(), 0),
