@@ -61,6 +61,11 @@ impl SerialMachine {
         self.streams.insert(name.to_vec(), stream);
     }
 
+    /// Ids of the tips of a stream, by their local sequences.
+    pub(crate) fn tips_by_local(&self, stream: &[u8]) -> BTreeMap<u64, Vec<u8>> {
+        self.streams.get(stream).map_or_else(BTreeMap::new, |stream| stream.tips.clone())
+    }
+
     /// Adds an event that is held at the beginning. Its stream, if it is there then, is added.
     pub(crate) fn begin_held(&mut self, position: u64, event: SerialEvent, is_lost: bool) {
         let stream = self.streams.entry(event.stream.clone()).or_default();
