@@ -552,7 +552,7 @@ fn a_store_is_repaired_whatever_happened_to_a_segment() {
 /// The same of what is left of a store that was trimmed: no number changes, whatever was before.
 #[test]
 fn a_trimmed_store_is_repaired_whatever_happened_to_a_segment() {
-    let (trimmed, before) = trimmed_store(4, 4);
+    let (trimmed, before) = trimmed_store(6, 4);
     repair_whatever_happened(&trimmed, &before);
 }
 
@@ -812,4 +812,18 @@ fn a_repair_can_be_cut_short_at_any_operation() {
         }
         assert!(op > 8, "{what}: there are operations to fail: {op}");
     }
+}
+
+/// Of neighbours that are missing, the longer one came last. The first was made as long, so that the next that is there
+/// did not follow them, and the repair of that lost all of it.
+#[test]
+fn missing_neighbours_of_different_lengths_are_made_again() {
+    let storage = segmented_store(4, 7);
+    let before = expected(&storage);
+    let len = |place| bytes(&storage, &nth(&storage, place)).len();
+    assert!(len(5) < len(6));
+    let (first, second) = (nth(&storage, 5), nth(&storage, 6));
+    [first, second].iter().for_each(|name| storage.remove(name).expect("there"));
+    let report = repaired(&storage);
+    check_repaired(&storage, &before, &report, "neighbours");
 }
