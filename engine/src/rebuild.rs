@@ -99,7 +99,7 @@ fn count_damage(
     let log = LogReader::open(storage, hint)?;
     let mut corrupt = beyond_walks(&log).count() as u64;
     if let Some(base) = Base::open(storage, &log.store_id)? {
-        base.verify(|_, _, _| corrupt += 1);
+        base.begin(&mut |_| corrupt += 1);
     }
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
     let (mut bytes_before, mut records) = (0, 0);

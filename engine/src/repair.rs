@@ -33,7 +33,7 @@ use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::{self, item_of};
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::{KnownItem, Run, WatchItem};
-use crate::error::{OpenError, ReadError};
+use crate::error::OpenError;
 use crate::event::{EventId, Rejection};
 use crate::open::{directory, io_error, is_of, probe, tag_of};
 use crate::order::keys::Keys;
@@ -284,23 +284,14 @@ impl Start {
                 None => Ok(Start { base: None, begun: Begun::default(), heads: HashMap::new() }),
             };
         };
-        let mut wrong = None;
-        base.verify(|file, offset, detail| {
-            let detail = format!("offset {offset}: {detail}");
-            wrong.get_or_insert(Wrong { file, detail });
+        let mut first_wrong = None;
+        let begun = base.begin(&mut |wrong| {
+            first_wrong.get_or_insert(wrong);
         });
-        if let Some(wrong) = wrong {
-            return Err(refused(wrong));
-        }
-        let contradiction = |detail: String| Wrong { file: name::trimmed().to_owned(), detail };
-        let begun = base.begin(&mut |detail| {
-            wrong.get_or_insert_with(|| contradiction(detail));
-        });
-        let begun =
-            begun.map_err(|fault| refused(contradiction(ReadError::from(fault).to_string())))?;
-        match wrong {
-            Some(wrong) => Err(refused(wrong)),
-            None => {
+        match (begun, first_wrong) {
+            (_, Some(wrong)) => Err(refused(wrong)),
+            (begun, None) => {
+                let begun = begun.unwrap_or_default();
                 let ways = begun.ways.iter();
                 let heads = ways.filter_map(|(name, way)| Some((way.first()?.1, name.clone())));
                 let heads = heads.collect();

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
 use thalweg::storage::{Access, MemoryStorage, Storage};
 use thalweg::{
-    Ack, AppenderOptions, Event, MarkChange, MixedBatch, NewEvent, Placement, ReadError, Store,
+    Ack, AppenderOptions, Event, MarkChange, MixedBatch, NewEvent, Placement, ReadError, Store, Why,
 };
 use thalweg_wal::{LogReader, Record, RecordKind};
 
@@ -357,6 +357,8 @@ pub fn check(store: &Store, expected: &Expected) {
             let event = &expected.events[&delivery.position];
             assert!(trimmed(store.get(&event.stream, &event.id).map(drop)), "global {global}");
             assert!(trimmed(store.read(global as u64..).map(drop)), "global {global}");
+            let why = store.why_held(&event.stream, &event.id).expect("answers");
+            assert_eq!(why, Why::Trimmed { global: global as u64, first });
             by_stream.entry(event.stream.clone()).or_default().push(global as u64);
             continue;
         }
