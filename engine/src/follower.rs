@@ -34,25 +34,31 @@
 use std::fmt;
 use std::io;
 use std::ops::RangeBounds;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thalweg_wal::storage::{Storage, Watch};
 use thalweg_wal::{LogFollower, TrimPoint, name};
 
+use crate::cursors::CursorInfo;
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::ChunkFollower;
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::Run;
 use crate::error::{Cause, LogOpenError, OpenError, ReadError};
-use crate::open::{READ_ONLY_ATTEMPTS, tag_of, usable};
+use crate::open::{READ_ONLY_ATTEMPTS, directory, io_error, open_read_only_on, tag_of, usable};
+use crate::options::Options;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::known::Table;
+use crate::order::partition::PartitionCounts;
 use crate::order::window::Frontier;
-use crate::pipeline::core::{Core, CoreParts, deadline_in};
+use crate::pipeline::core::{Core, CoreParts, Gauge, deadline_in};
 use crate::pipeline::lookup::{Runs, Segments, segment_at};
 use crate::pipeline::subscriber::{Read, StreamView};
 use crate::pipeline::subscription::Subscription;
 use crate::pipeline::threads;
+use crate::questions::{HeldEvent, StreamInfo};
+use crate::store::Store;
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, WaitError, now};
 use crate::trimmed::Base;
@@ -126,6 +132,8 @@ pub struct Follower {
 
 struct Inner {
     core: Arc<Core>,
+    /// Damaged places that the newest answer of [`Follower::ordered_now`] has left out.
+    corrupt: Gauge,
     watch: Option<Arc<dyn Watch>>,
     /// Taken by the first close.
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -157,7 +165,8 @@ impl Follower {
             threads::spawn(&core, "thalweg-follower", None, stage, run).map_err(|source| {
                 OpenError::Io { context: String::from("starting the thread"), source }
             })?;
-        Ok(Follower { inner: Arc::new(Inner { core, watch, thread: Mutex::new(Some(thread)) }) })
+        let (corrupt, thread) = (Gauge::default(), Mutex::new(Some(thread)));
+        Ok(Follower { inner: Arc::new(Inner { core, corrupt, watch, thread }) })
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -218,6 +227,66 @@ impl Follower {
         Ok(Subscription::to_all(self.core(), from.into()))
     }
 
+    /// What is known of the store from outside. Reads the newest checkpoint, which is a small file, and orders nothing; the queues
+    /// of the process that writes, and the times of its stages, only that process knows.
+    ///
+    /// # Errors
+    ///
+    /// The checkpoint cannot be read.
+    pub fn stats(&self) -> Result<FollowerStats, ReadError> {
+        let core = self.core();
+        let checkpoint = Checkpoint::read(&*core.storage).map_err(opening)?;
+        let own = checkpoint.filter(|checkpoint| checkpoint.store_id == core.store_id);
+        // After the checkpoint: what is delivered there is nearly always shown here.
+        let delivered = core.delivered.get();
+        let segments = core.segments.snapshot();
+        Ok(FollowerStats {
+            delivered,
+            segments: segments.len() as u64,
+            log_bytes: segments.iter().map(|segment| segment.end() - segment.base()).sum(),
+            first: self.first(),
+            log_end: segments.last().map_or(0, |segment| segment.end()),
+            writer: core.storage.lock_holder(name::LOCK).unwrap_or_default(),
+            corrupt: self.inner.corrupt.get(),
+            checkpoint: own.map(|checkpoint| CheckpointStats::of(checkpoint, delivered)),
+            stopped: core.cause().map(Cause::to_string),
+        })
+    }
+
+    /// All events that are held, in the order of the log, with the parents that they wait for: the answer of
+    /// [`Store::held`](crate::Store::held), as of now.
+    ///
+    /// The follower's own order knows nothing of held events, so this puts in order, in memory, what of the log the newest
+    /// checkpoint does not count, as a store does that is open for reading only. Everything that was acknowledged before the
+    /// call is in it, also what its owner has not ordered yet; of what is being appended meanwhile, perhaps a part. Blocks for that: up to a second or
+    /// so where the owner writes checkpoints. Damaged places are left out; [`FollowerStats::corrupt`] says how many.
+    ///
+    /// # Errors
+    ///
+    /// The log or a derived file cannot be read, or a held event is damaged.
+    pub fn held(&self) -> Result<Vec<HeldEvent>, ReadError> {
+        self.ordered_now()?.held()
+    }
+
+    /// All streams, sorted by name: the answer of [`Store::streams`](crate::Store::streams), as of now, in the same way and at the same
+    /// price as [`Follower::held`]. What is delivered in it may be ahead of what the follower shows.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Follower::held`].
+    pub fn streams(&self) -> Result<Vec<StreamInfo>, ReadError> {
+        self.ordered_now()?.streams()
+    }
+
+    /// The store as it is now, with all of its log in order.
+    fn ordered_now(&self) -> Result<Store, ReadError> {
+        let storage = Arc::clone(&self.core().storage);
+        let store = open_read_only_on(Options::new(), storage).map_err(opening)?;
+        store.discovery().wait()?;
+        self.inner.corrupt.set(store.stats().corrupt);
+        Ok(store)
+    }
+
     /// Ends the thread, and every wait with [`ReadError::Closed`]. What is delivered can still be read. Blocks for the look in hand, if
     /// there is one.
     pub fn close(&self) {
@@ -243,6 +312,91 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+fn opening(error: OpenError) -> ReadError {
+    ReadError::Open(Arc::new(error))
+}
+
+/// What can be known of a store from outside, while another process may be writing it: see [`Follower::stats`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FollowerStats {
+    /// Number of events that can be read here.
+    pub delivered: u64,
+    /// Number of segments, up to that of the newest of them.
+    pub segments: u64,
+    /// Bytes of the log up to there; what is held behind it is not counted.
+    pub log_bytes: u64,
+    /// The first global sequence that was not trimmed.
+    pub first: u64,
+    /// Position of the log up to which it is read here.
+    pub log_end: u64,
+    /// Who has the store open for writing; nothing if nobody has, or the system does not tell. See [`writer_of`].
+    pub writer: Option<String>,
+    /// Number of damaged places that the newest answer to [`Follower::held`] or [`Follower::streams`] has left out.
+    pub corrupt: u64,
+    /// What the newest checkpoint says, if there is one.
+    pub checkpoint: Option<CheckpointStats>,
+    /// Why the follower has stopped, if it has.
+    pub stopped: Option<String>,
+}
+
+/// What a checkpoint says of a store, as of its position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointStats {
+    /// Position of the log up to which it counts.
+    pub position: u64,
+    /// Number of events that were delivered.
+    pub delivered: u64,
+    /// Number of events that were held.
+    pub held: u64,
+    /// Number of events that were there already when they arrived.
+    pub duplicates: u64,
+    /// Number of events whose id another event had already.
+    pub conflicts: u64,
+    /// Number of events that were rejected.
+    pub rejected: u64,
+    /// Number of held events that were discarded.
+    pub discarded: u64,
+    /// Number of streams.
+    pub streams: u64,
+    /// Where the cursors of consumers were, sorted by name; how far they are behind is by what the follower shows now. Marks that
+    /// came later are not in it.
+    pub cursors: Vec<CursorInfo>,
+}
+
+impl CheckpointStats {
+    fn of(checkpoint: Checkpoint, shown: u64) -> Self {
+        let sum = |of: fn(&PartitionCounts) -> u64| checkpoint.counts.iter().map(of).sum();
+        let info = |(name, at): (Vec<u8>, u64)| {
+            // The follower may be about to show what the checkpoint counts.
+            CursorInfo { name, at, lag: shown.saturating_sub(at) }
+        };
+        CheckpointStats {
+            position: checkpoint.ordered,
+            delivered: checkpoint.frontier.global,
+            held: sum(|counts| counts.held),
+            duplicates: sum(|counts| counts.duplicates),
+            conflicts: sum(|counts| counts.conflicts),
+            rejected: sum(|counts| counts.rejected),
+            discarded: sum(|counts| counts.discarded),
+            streams: sum(|counts| counts.streams),
+            cursors: checkpoint.cursors.into_iter().map(info).collect(),
+        }
+    }
+}
+
+/// Who has the store in the directory `path` open for writing, in words (`process 1234`); nothing if nobody has. Takes no
+/// lock, so it keeps nobody out. Where the system does not list its locks, or hides those of other containers, nothing too.
+///
+/// # Errors
+///
+/// There is no such directory, or its lock file cannot be read.
+pub fn writer_of(path: impl AsRef<Path>) -> Result<Option<String>, OpenError> {
+    let storage = directory(path.as_ref(), false)?;
+    storage.lock_holder(name::LOCK).map_err(io_error("asking who writes"))
 }
 
 /// What a look has found.
@@ -423,6 +577,7 @@ impl Stage {
             delivered,
             cursors: std::collections::BTreeMap::new(),
             timings: false,
+            queue_bytes: 0,
             wait_for_room: Duration::ZERO,
             spin: Duration::ZERO,
         });

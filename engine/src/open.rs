@@ -31,7 +31,6 @@ use crate::pipeline::keeper::Keeper;
 use crate::pipeline::lane::{ACK_KINDS, Inlet, Job, Lane, QUEUE_BATCHES_MAX, Request};
 use crate::pipeline::lookup::{Runs, Segments};
 use crate::pipeline::orderer::{CUTS_PER_SCANNER, Call, Orderer, OrdererHandle};
-use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::{self, Cores};
 use crate::pipeline::writer::{Group, Writer};
 use crate::pipeline::{callbacks, keeper, scanner};
@@ -47,8 +46,6 @@ use crate::verify::beyond_walks;
 const SPIN: Duration = Duration::from_micros(20);
 /// How often a checkpoint that is replaced under a reader's eyes is read again.
 pub(crate) const READ_ONLY_ATTEMPTS: usize = 8;
-/// Windows that the committer may have in front of it, with the one that is being ordered.
-const WINDOWS_MAX: u64 = 3;
 
 pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
     let storage: Arc<dyn Storage> = Arc::new(directory(path, options.create)?);
@@ -232,6 +229,7 @@ pub(crate) struct State {
     /// What is kept of what was trimmed.
     pub(crate) base: Option<Arc<Base>>,
     frontier: Frontier,
+    forgotten: u64,
     ordered: u64,
     /// What this comes from.
     checkpoint: Option<Checkpoint>,
@@ -272,6 +270,7 @@ impl State {
             runs,
             base: base.cloned(),
             frontier,
+            forgotten: begun.map_or(0, |begun| begun.forgotten),
             ordered: begun.map_or(first, |begun| begun.ordered),
             checkpoint: None,
             identity: store_id,
@@ -329,6 +328,7 @@ pub(crate) fn restore(
         runs,
         base: base.cloned(),
         frontier,
+        forgotten: checkpoint.forgotten,
         ordered,
         checkpoint: Some(checkpoint),
         identity: store_id,
@@ -406,6 +406,7 @@ fn start(
         delivered: state.frontier.global,
         cursors: state.cursors.at().clone(),
         timings: options.timings,
+        queue_bytes: options.queue_bytes,
         wait_for_room: options.wait_for_room,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
@@ -441,7 +442,7 @@ fn start(
         }
     };
     let Entrances { gate, callbacks, .. } = entrances;
-    let inlet = Arc::new(Inlet::new(Arc::clone(&core), gate, options.queue_bytes, callbacks));
+    let inlet = Arc::new(Inlet::new(Arc::clone(&core), gate, callbacks));
     let unrelated = |ack| MixedAppender::new(Arc::new(Lane::unrelated(Arc::clone(&inlet), ack)));
     let unrelated = (unrelated(Ack::Durable), unrelated(Ack::Ordered));
     Ok(Store::new(Inner {
@@ -452,6 +453,7 @@ fn start(
         shut: Watermark::new(0),
         threads: Mutex::new(Some(threads)),
         recovery,
+        clock: options.clock.clone(),
     }))
 }
 
@@ -492,7 +494,6 @@ fn start_threads(
     let (cuts_in, cuts) = unbounded();
     let (scanned_in, scanned) = unbounded();
     let (committer_in, commits) = sync::queue(None);
-    let windows = Arc::new(Budget::new(WINDOWS_MAX, u64::MAX));
     let (checkpoints_in, checkpoints) = unbounded();
     let (spare_requests_in, spare_requests) = unbounded();
     let (spares_in, spares) = unbounded();
@@ -510,7 +511,6 @@ fn start_threads(
         tips: state.tips,
         heads,
         commits,
-        windows: Arc::clone(&windows),
         waiting: VecDeque::new(),
         keeper: checkpoints_in,
     };
@@ -549,8 +549,8 @@ fn start_threads(
         committer: committer_in.clone(),
         opened_at: (!settled).then_some(log_end),
         gate: gate.clone(),
-        windows,
         frontier: state.frontier,
+        forgotten: state.forgotten,
         on_damage: if log.is_some() { OnDamage::Stop } else { OnDamage::Skip },
         cuts_max: options.scanners * CUTS_PER_SCANNER,
         memory_budget: usize::try_from(options.memory_budget).unwrap_or(usize::MAX),
@@ -566,6 +566,7 @@ fn start_threads(
             core: Arc::clone(core),
             log,
             durability: options.durability,
+            clock: options.clock.clone(),
             requests: requests.spinning(core.spin),
             committer: committer_in,
             preparer: spare_requests_in,

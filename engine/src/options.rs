@@ -3,11 +3,12 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thalweg_wal::SEGMENT_LEN_MIN;
 use thalweg_wal::storage::Storage;
 
+use crate::clock::Clock;
 use crate::error::{OpenError, Outcome, Refusal};
 use crate::event::Ack;
 use crate::pipeline::lane::DefaultCallback;
@@ -60,6 +61,7 @@ pub struct Options {
     /// None for what suits the machine.
     pub(crate) spin: Option<Duration>,
     pub(crate) retention: Option<Trim>,
+    pub(crate) clock: Clock,
 }
 
 /// Most threads that an option may ask for.
@@ -98,6 +100,7 @@ impl Options {
             wait_for_room: Duration::from_secs(5 * 60),
             spin: None,
             retention: None,
+            clock: Clock::of_machine(),
         }
     }
 
@@ -105,6 +108,15 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Where the time of day comes from, with which each frame of the log is stamped, and from which the ages of
+    /// held events count: for tests, and for machines whose own clock is not to be trusted. Called by the writer once
+    /// a frame, so it must not block. Default: the clock of the machine.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Clock::new(clock);
         self
     }
 
@@ -181,8 +193,8 @@ impl Options {
         self
     }
 
-    /// Whether the store records where the time of appends goes, for
-    /// [`Store::timings`]. Costs a few looks at the clock for each batch. Default: no.
+    /// Whether the store also records where the time of each batch goes, for [`Stats::timings`](crate::Stats::timings), and the
+    /// time of all threads that order. Costs a few looks at the clock for each batch. Default: no.
     #[must_use]
     pub fn timings(mut self, timings: bool) -> Self {
         self.timings = timings;

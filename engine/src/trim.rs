@@ -28,6 +28,7 @@ use crate::pipeline::orderer::{Call, OrdererHandle};
 use crate::sync::{Arc, Mutex, completion};
 use crate::trimmed::Base;
 use crate::trimmed::advance::advance;
+use crate::trimmed::facts::FACTS;
 
 /// How long to wait before more is tried to be given up, while something keeps it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Trim {
     before: Option<u64>,
     keep_bytes: Option<u64>,
+    remember: Option<u64>,
     past_cursors: bool,
     dry_run: bool,
 }
@@ -72,6 +74,23 @@ impl Trim {
     #[must_use]
     pub fn keep_bytes(mut self, bytes: u64) -> Self {
         self.keep_bytes = Some(bytes);
+        self
+    }
+
+    /// Of the events that are trimmed, remembers the newest so many, and forgets the ids of the others. Default: none is
+    /// ever forgotten.
+    ///
+    /// What is kept of an event that was trimmed, to tell that a copy of it is a duplicate and that a child of it can be
+    /// delivered, takes some 43 bytes. Where that is too much in the long run, this bounds it. An id that is
+    /// forgotten is one that was never there: an event with it is a new event, and one that lists it as a parent waits for
+    /// it. The tips of streams are never forgotten.
+    ///
+    /// What is forgotten is written into the log, at the beginning of the next segment, and holds from there on: so the
+    /// order stays a function of the log. A held event looks at its parents one after the other, as it lists
+    /// them: one that it has found to be delivered stays so, whatever is forgotten later.
+    #[must_use]
+    pub fn remember(mut self, events: u64) -> Self {
+        self.remember = Some(events);
         self
     }
 
@@ -251,6 +270,9 @@ impl Trimmer {
         let base = advance(core, self.log_id, &segment, &|_| true)?;
         debug_assert_eq!(base.frontier().global, first);
         show(core, &base);
+        if let Some(events) = trim.remember {
+            core.forget_below.set(first.saturating_sub(events));
+        }
         remove(core, &base).map_err(TrimError::io("removing what was trimmed"))?;
         Ok(report)
     }
@@ -392,7 +414,9 @@ pub(crate) fn remove_strays(storage: &dyn Storage, base: Option<&Base>) {
     for other in storage.list().unwrap_or_default() {
         let is_stray = match name::kind(&other) {
             name::Kind::FactsRun(number) => !listed.contains(&number),
-            name::Kind::Facts(_) => base.is_none(),
+            name::Kind::Facts(number) => {
+                base.is_none_or(|base| is_before(FACTS, number, base.checkpoint.forgotten))
+            }
             name::Kind::Order(number) => is_before(ORDER, number, first.global),
             name::Kind::Tips(number) => is_before(TIPS, number, first.tips),
             _ => false,

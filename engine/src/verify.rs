@@ -30,7 +30,9 @@ use crate::order::keys::{Keys, partition_of};
 use crate::order::partition::KnownAs;
 use crate::order::window::Frontier;
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
-use crate::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
+use crate::reference::{
+    Arrival, Delivery, SerialDiscard, SerialEvent, SerialMachine, SerialMark, SerialRecord,
+};
 use crate::sync::Arc;
 use crate::trimmed::facts::FACTS;
 use crate::trimmed::{self, Base, Begun, Horizon, Wrong};
@@ -119,7 +121,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Records in the log: events, seals put on or taken off, and marks.
+    /// Records in the log: events, seals put on or taken off, marks, and discards.
     pub records: u64,
     /// The first global sequence that was not trimmed; 0 if nothing was. All events before it are delivered.
     pub first: u64,
@@ -137,6 +139,8 @@ pub struct VerifyReport {
     pub conflicts: u64,
     /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
     pub rejected: u64,
+    /// Events that were held, and discarded.
+    pub discarded: u64,
     /// Streams with delivered or held events, or with a seal.
     pub streams: u64,
     /// Damaged places in the log. If there are any, the derived files are not compared.
@@ -167,6 +171,8 @@ impl VerifyReport {
         match arrival {
             Arrival::Delivered | Arrival::Held(_) => {}
             Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {}
+            Arrival::NotHeld { .. } => {}
+            Arrival::Discarded => self.discarded += 1,
             Arrival::Rejected(_) if kind == RecordKind::Mark => {}
             Arrival::Duplicate => self.duplicates += 1,
             Arrival::Conflict => self.conflicts += 1,
@@ -328,6 +334,12 @@ pub fn verify_on(
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
     let mut bytes_before = 0;
     for segment in &log.segments {
+        if is_begun {
+            if let Some(derived) = &mut derived {
+                derived.pass(segment.first(), &machine, &mut report);
+            }
+            machine.forget(segment.forgotten());
+        }
         for record in segment.walk(segment.first(), segment.end()) {
             let record = match record {
                 Ok(record) => record,
@@ -429,6 +441,11 @@ pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialR
         RecordKind::Seal => return SerialRecord::Seal(stream),
         RecordKind::Unseal | RecordKind::Refused => return SerialRecord::Unseal(stream),
         RecordKind::Mark => return serial_mark(record),
+        RecordKind::Discard => {
+            let id = record.given_id().to_vec();
+            let reason = record.discard_reason().expect("its kind says so");
+            return SerialRecord::Discard(SerialDiscard { stream, id, reason });
+        }
     }
     let parents = record.parents().map(<[u8]>::to_vec).collect();
     SerialRecord::Event(SerialEvent {
@@ -675,7 +692,8 @@ impl Derived {
             let key = keys.event(stream_key, &id);
             let partition = &self.state.partitions[partition_of(stream_key)];
             let known = partition.find_known(record.stream(), key, &id, &self.lookup)?;
-            if known != Some(KnownAs::Delivered(global)) {
+            let is_forgotten = global < self.checkpoint.forgotten;
+            if known != Some(KnownAs::Delivered(global)) && !is_forgotten {
                 let position = delivery.position;
                 let detail = format!(
                     "it knows the event at {position} as {known:?}, not as delivery {global}"
@@ -711,6 +729,14 @@ impl Derived {
                 report,
                 format!("it counts {counted} held events, not {}", expected.len()),
             );
+        }
+        let counted: u64 = self.checkpoint.counts.iter().map(|counts| counts.discarded).sum();
+        let base = self.lookup.horizon.base().map(|base| &base.checkpoint);
+        let before: u64 =
+            base.map_or(0, |begun| begun.counts.iter().map(|counts| counts.discarded).sum());
+        let expected = before + report.discarded;
+        if counted != expected {
+            self.problem(report, format!("it counts {counted} discarded events, not {expected}"));
         }
         Ok(())
     }

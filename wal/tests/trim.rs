@@ -388,6 +388,8 @@ fn no_header_makes_anybody_panic() {
         salt: 1,
         previous_end: point.previous_end,
         previous_salt: point.previous_salt,
+        forgotten: 0,
+        previous_forgotten: 0,
     };
     let endless = storage.fork();
     let mut bytes = last.encode();

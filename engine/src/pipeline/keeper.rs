@@ -90,7 +90,8 @@ fn build(
     let (storage, store_id) = (&*core.storage, core.store_id);
     let lookup = core.lookup();
     // The base knows these ids.
-    let (keys, trimmed) = ((core.keys, core.store_tag), lookup.horizon.first);
+    let (keys, first) = ((core.keys, core.store_tag), lookup.horizon.first);
+    let trimmed = |global| global < first;
     let named: Naming = name::run;
     build_run(
         storage,
@@ -101,7 +102,7 @@ fn build(
         neighbours,
         &lookup,
         keys,
-        trimmed,
+        &trimmed,
         is_stopping,
     )
 }
@@ -118,7 +119,7 @@ pub(crate) fn build_run(
     neighbours: &[Arc<Run>],
     lookup: &Lookup,
     (keys, store_tag): (Keys, u32),
-    trimmed: u64,
+    is_left_out: &dyn Fn(u64) -> bool,
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Arc<Run>, BuildError> {
     // A watch that cannot be looked into stays.
@@ -128,7 +129,7 @@ pub(crate) fn build_run(
         lookup.is_over(position)
             || lookup.entry(global).is_ok_and(|entry| entry.position == position)
     };
-    let truth = Truth { is_over: &is_over, is_delivery: &is_delivery, trimmed };
+    let truth = Truth { is_over: &is_over, is_delivery: &is_delivery, is_left_out };
     runs::build(storage, store_id, named, extent, fresh, neighbours, &truth, is_stopping)
         .inspect_err(|_| RunWriter::abandon(storage, named, extent.number))
 }
@@ -137,7 +138,9 @@ pub(crate) fn build_run(
 fn is_over(watch: &WatchItem, lookup: &Lookup, keys: Keys, store_tag: u32) -> Result<bool, Fault> {
     let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
         KnownAs::Delivered(global) => Some(global),
-        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Awaited(_) => None,
+        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_) => {
+            None
+        }
     };
     if lookup.is_over(watch.position) {
         return Ok(true);

@@ -177,7 +177,7 @@ impl Lookup {
 
     #[cold]
     fn fact_kept(&self, global: u64) -> Result<Fact, Fault> {
-        let kept = self.horizon.base().and_then(|base| base.fact(global));
+        let kept = self.horizon.base().and_then(|base| base.fact_of(global));
         kept.ok_or_else(|| {
             let (file, offset) = chunks::place(FACTS, global);
             DamagedRun { file, offset }.into()

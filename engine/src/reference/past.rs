@@ -9,8 +9,8 @@ use super::{SerialEvent, SerialMachine, Stream};
 
 /// Answers for the deliveries that were trimmed.
 pub(crate) trait Trimmed: Debug + Send + Sync {
-    /// Whether the event was delivered.
-    fn is_delivered(&self, stream: &[u8], id: &[u8]) -> bool;
+    /// Global sequence of the event, if it was delivered.
+    fn global(&self, stream: &[u8], id: &[u8]) -> Option<u64>;
 
     /// Whether the event that was delivered with this id is the same; nothing if none was.
     fn is_same(&self, event: &SerialEvent) -> Option<bool>;
@@ -19,15 +19,14 @@ pub(crate) trait Trimmed: Debug + Send + Sync {
 /// What was delivered to a stream before the machine began: nothing, if it began with the log.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Past {
-    pub(super) delivered: u64,
     /// Local sequences of the tips that there were.
     tips: HashMap<Vec<u8>, u64>,
     known: Option<(Vec<u8>, Arc<dyn Trimmed>)>,
 }
 
 impl Past {
-    pub(super) fn is_delivered(&self, id: &[u8]) -> bool {
-        self.known.as_ref().is_some_and(|(stream, trimmed)| trimmed.is_delivered(stream, id))
+    pub(super) fn global(&self, id: &[u8]) -> Option<u64> {
+        self.known.as_ref().and_then(|(stream, trimmed)| trimmed.global(stream, id))
     }
 
     pub(super) fn is_same(&self, event: &SerialEvent) -> Option<bool> {
@@ -40,9 +39,10 @@ impl Past {
 }
 
 impl SerialMachine {
-    /// A machine that begins where so many events are delivered, and the cursors are there.
-    pub(crate) fn begin(first: u64, cursors: BTreeMap<Vec<u8>, u64>) -> Self {
-        SerialMachine { first, cursors, ..SerialMachine::default() }
+    /// A machine that begins where so many events are delivered, the ids of so many are forgotten, and the
+    /// cursors are there.
+    pub(crate) fn begin(first: u64, forgotten: u64, cursors: BTreeMap<Vec<u8>, u64>) -> Self {
+        SerialMachine { first, forgotten, cursors, ..SerialMachine::default() }
     }
 
     /// Adds a stream as it is at the beginning, with its tips by their local sequences.
@@ -56,8 +56,9 @@ impl SerialMachine {
     ) {
         let places = tips.iter().map(|(&local, id)| (id.clone(), local)).collect();
         let known = (delivered > 0).then(|| (name.to_vec(), Arc::clone(trimmed)));
-        let past = Past { delivered, tips: places, known };
-        let stream = Stream { past, tips, delivered, sealed, ..Stream::default() };
+        let past = Past { tips: places, known };
+        let forgotten = self.forgotten;
+        let stream = Stream { past, tips, delivered, sealed, forgotten, ..Stream::default() };
         self.streams.insert(name.to_vec(), stream);
     }
 
@@ -66,9 +67,16 @@ impl SerialMachine {
         self.streams.get(stream).map_or_else(BTreeMap::new, |stream| stream.tips.clone())
     }
 
-    /// Adds an event that is held at the beginning. Its stream, if it is there then, is added.
-    pub(crate) fn begin_held(&mut self, position: u64, event: SerialEvent, is_lost: bool) {
+    /// Adds an event that is held at the beginning, and waits for this one of its parents, as they are listed. Its
+    /// stream, if it is there then, is added.
+    pub(crate) fn begin_held(
+        &mut self,
+        position: u64,
+        event: SerialEvent,
+        waits_for: usize,
+        is_lost: bool,
+    ) {
         let stream = self.streams.entry(event.stream.clone()).or_default();
-        stream.take(position, event, is_lost);
+        stream.hold(position, event, waits_for, is_lost);
     }
 }

@@ -156,7 +156,7 @@ impl Base {
                 Err(wrong) => return Ok(Err(wrong)),
             }
         }
-        let count = (0, checkpoint.frontier.global);
+        let count = (checkpoint.forgotten, checkpoint.frontier.global);
         let facts = match chunks::open_to_read(FACTS, store_id, storage, count) {
             Ok(facts) => facts.reader(),
             Err((name, source)) if !is_missing_or_wrong(&source) => {
@@ -245,7 +245,15 @@ impl Base {
         self.kept(position)?.1
     }
 
-    /// What is kept of a delivery.
+    /// What is kept of a delivery, or of a tip that is forgotten otherwise.
+    pub(crate) fn fact_of(&self, global: u64) -> Option<Fact> {
+        if global < self.checkpoint.forgotten {
+            return self.fact_at(self.entry(global)?.position);
+        }
+        self.fact(global)
+    }
+
+    /// What is kept of a delivery that is not forgotten.
     pub(crate) fn fact(&self, global: u64) -> Option<Fact> {
         Fact::decode(global, self.facts.item(global)?)
     }
@@ -253,15 +261,26 @@ impl Base {
     /// The delivery of the event `id` of `stream`, if it was before the log.
     pub(crate) fn global_of(&self, stream: &[u8], id: &[u8]) -> Result<Option<u64>, DamagedRun> {
         let key = self.keys.event(self.keys.stream(stream), id);
+        // An id that was forgotten can have come again.
+        let mut newest = None;
         let look = |_: &Run, item: KnownItem| {
             let KnownAs::Delivered(global) = KnownAs::decode(item.value) else { return None };
-            let Some(fact) = self.fact(global) else {
-                let (file, offset) = chunks::place(FACTS, global);
-                return Some(Err(DamagedRun { file, offset }));
-            };
-            fact.is_event(self.keys, stream, id).then_some(Ok(global))
+            match self.fact_of(global) {
+                Some(fact) if fact.is_event(self.keys, stream, id) => {
+                    newest = newest.max(Some(global));
+                    None
+                }
+                None if global >= self.checkpoint.forgotten => {
+                    let (file, offset) = chunks::place(FACTS, global);
+                    Some(DamagedRun { file, offset })
+                }
+                Some(_) | None => None,
+            }
         };
-        runs::find(&self.runs, self.position(), key, look)?.transpose()
+        match runs::find(&self.runs, self.position(), key, look)? {
+            Some(damaged) => Err(damaged),
+            None => Ok(newest),
+        }
     }
 
     /// What is kept of the tip at this place of a stream.
@@ -312,8 +331,9 @@ impl Base {
         let extent = Extent { number: 1, from: 0, to: self.position() };
         let never = |_: &_| false;
         // Their ids are found where they are.
-        let trimmed = self.frontier().global;
-        let truth = Truth { is_over: &never, is_delivery: &|_, _| false, trimmed };
+        let is_left_out = |global| global < self.frontier().global;
+        let is_delivery = |_, _| false;
+        let truth = Truth { is_over: &never, is_delivery: &is_delivery, is_left_out: &is_left_out };
         let run = runs::build(
             target,
             store_id,
@@ -336,7 +356,7 @@ impl Base {
     /// Verifies every checksum of the facts and of the runs that is looked at only when it is needed; the rest was
     /// verified by the opening.
     pub(super) fn verify(&self, wrong: &mut dyn FnMut(Wrong)) {
-        for global in 0..self.frontier().global {
+        for global in self.checkpoint.forgotten..self.frontier().global {
             if self.fact(global).is_none() {
                 wrong(Wrong::damaged(chunks::place(FACTS, global)));
             }

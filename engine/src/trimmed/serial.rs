@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks;
-use crate::derived::order_log::{NONE, ORDER, TIPS};
-use crate::derived::run::KnownItem;
+use crate::derived::order_log::{Entry, NONE, ORDER, TIPS};
+use crate::derived::run::{DamagedRun, KnownItem, WatchItem};
 use crate::event::EventId;
 use crate::open::tag_of;
 use crate::order::cold::{for_each_stream, held_positions};
@@ -72,21 +73,44 @@ impl Base {
         })?;
         streams.retain(|stream| stream.sealed || stream.delivered + stream.held > 0);
         let first = self.frontier().global;
-        let machine = SerialMachine::begin(first, self.checkpoint.cursors.clone());
+        let Checkpoint { forgotten, cursors, .. } = &self.checkpoint;
+        let machine = SerialMachine::begin(first, *forgotten, cursors.clone());
         let mut begun = Begun { machine, ways: HashMap::new() };
         for stream in &streams {
             self.begin_stream(stream, tag, &mut begun, wrong)?;
         }
+        let watched = self.watched()?;
         for record in self.all_held() {
+            // As many parents are before that one, in bytes.
+            let at = watched.get(&record.position()).copied().unwrap_or(0);
+            let before = |index: &usize| {
+                record.parents().take(*index).map(|parent| 1 + parent.len()).sum::<usize>() < at
+            };
+            let waits_for = (0..).take_while(before).count();
             let serial = serial_record(&record, &self.checkpoint.store_id);
             if let SerialRecord::Event(event) = serial {
-                begun.machine.begin_held(record.position(), event, record.is_lost());
+                let is_lost = record.is_lost();
+                begun.machine.begin_held(record.position(), event, waits_for, is_lost);
             }
         }
         self.compare_held(&held_positions(&partitions, &lookup)?, wrong);
         self.compare_counts(&streams, &begun.machine, wrong);
         self.compare_known(wrong)?;
         Ok(begun)
+    }
+
+    /// By the position of a held event, where the parent that it watches stands in its list, in bytes.
+    fn watched(&self) -> Result<HashMap<u64, usize>, DamagedRun> {
+        let mut watched = HashMap::new();
+        for run in &self.runs {
+            for item in run.items::<WatchItem>(0) {
+                let item = item?;
+                // Events only look on: the last is what counts.
+                let at = watched.entry(item.position).or_insert(0);
+                *at = (*at).max(item.parent_at as usize);
+            }
+        }
+        Ok(watched)
     }
 
     /// Sees what the base has, and nothing of the log.
@@ -130,7 +154,7 @@ impl Base {
             let place = entry.map(|entry| (entry.position, entry.local));
             let is_sound = record.position() == tip.position
                 && place == Some((tip.position, tip.local))
-                && self.fact_at(tip.position) == global.and_then(|global| self.fact(global));
+                && self.fact_at(tip.position) == global.and_then(|global| self.fact_of(global));
             if !is_sound {
                 wrong(format!("tip {} of stream {shown} is another event", tip.local));
             }
@@ -217,6 +241,7 @@ impl Base {
     /// Every delivery that was trimmed is known by the runs, once.
     fn compare_known(&self, wrong: &mut dyn FnMut(String)) -> Result<(), Fault> {
         let first = self.frontier().global;
+        let is_tip = |entry: Entry| self.fact_at(entry.position).is_some();
         // All were found in the facts, so this is no length from nowhere.
         let mut is_known = vec![false; first as usize];
         for run in &self.runs {
@@ -231,7 +256,11 @@ impl Base {
                 }
             }
         }
-        if let Some(global) = is_known.iter().position(|known| !known) {
+        let is_missing = |(global, known): (u64, &bool)| {
+            !known
+                && (global >= self.checkpoint.forgotten || self.entry(global).is_some_and(is_tip))
+        };
+        if let Some(global) = (0..).zip(&is_known).position(is_missing) {
             wrong(format!("it does not know delivery {global}"));
         }
         Ok(())
@@ -239,9 +268,9 @@ impl Base {
 }
 
 impl Trimmed for Base {
-    fn is_delivered(&self, stream: &[u8], id: &[u8]) -> bool {
+    fn global(&self, stream: &[u8], id: &[u8]) -> Option<u64> {
         // Whoever begins a machine has verified what this looks at.
-        self.global_of(stream, id).is_ok_and(|global| global.is_some())
+        self.global_of(stream, id).ok().flatten()
     }
 
     fn is_same(&self, event: &SerialEvent) -> Option<bool> {
@@ -249,6 +278,6 @@ impl Trimmed for Base {
         let digest = u128::from_le_bytes(event.payload.as_slice().try_into().ok()?);
         let listed = event.parents.as_ref();
         let listed = listed.map(|listed| listed.iter().map(Vec::as_slice).collect());
-        Some(self.fact(global)?.has(self.keys, digest, listed))
+        Some(self.fact_of(global)?.has(self.keys, digest, listed))
     }
 }

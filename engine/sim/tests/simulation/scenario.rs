@@ -2,7 +2,7 @@
 //! recovery everything that it ever said has to be so.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thalweg::storage::Storage;
 use thalweg::{Durability, LogOpenError, OpenError, Options, Store, verify_on};
@@ -97,6 +97,7 @@ pub fn options(dice: &mut Dice) -> Options {
         .scanners(1 + dice.below(2) as usize)
         .orderers(orderers)
         .pin(false)
+        .clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
         .wait_for_room(Duration::from_secs([0, 1, 300][dice.below(3) as usize]))
         .memory_budget([0, 30_000, 1 << 30][dice.below(3) as usize])
         .queue_bytes([1, 10_000, 64 << 20][dice.below(3) as usize])
