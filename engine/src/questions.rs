@@ -65,6 +65,13 @@ pub enum Why {
         /// Its place in its stream.
         local: u64,
     },
+    /// It was delivered, and was trimmed since. What its place in its stream was is not kept.
+    Trimmed {
+        /// Its place in the whole store.
+        global: u64,
+        /// The first global sequence that was not trimmed.
+        first: u64,
+    },
     /// It waits.
     Held(WhyHeld),
     /// It was held, and is discarded: it will never be delivered. Nobody has appended another event with its id
@@ -274,9 +281,10 @@ impl Asked<'_> {
 
     fn why(&self, id: &[u8]) -> Result<Why, Unanswered> {
         match self.find(id)? {
-            Some(KnownAs::Delivered(global)) => {
-                Ok(Why::Delivered { global, local: self.view.lookup.entry(global)?.local })
-            }
+            Some(KnownAs::Delivered(global)) => match self.view.lookup.horizon.first {
+                first if global < first => Ok(Why::Trimmed { global, first }),
+                _ => Ok(Why::Delivered { global, local: self.view.lookup.entry(global)?.local }),
+            },
             Some(KnownAs::Held(position)) => {
                 let missing = self.missing_parents(position)?;
                 let roots = Ancestry::of(self, position)?.roots(self.view)?;

@@ -13,6 +13,7 @@ use crate::discovery::{DiscoveryProgress, DiscoveryReport};
 use crate::error::{CloseError, OpenError};
 use crate::open::{directory, probe};
 use crate::options::Options;
+use crate::trimmed::Base;
 use crate::verify::beyond_walks;
 
 /// How often progress is reported.
@@ -39,8 +40,8 @@ pub enum RebuildProgress {
 ///
 /// The order that comes out is the one that was there: it is a function of the log. In a damaged
 /// log it would not be, since events after a lost one would get other numbers, and the derived
-/// files are the only evidence of the old ones; so the log is verified first, and nothing is
-/// thrown away if there is damage: the report then counts it.
+/// files are the only evidence of the old ones; so the log is verified first, with what is kept of trimmed events, and
+/// nothing is thrown away if there is damage: the report then counts it.
 ///
 /// `progress` is called about ten times a second; when it breaks, the rebuild ends, and the next
 /// opening of the store goes on. The report is that of the [discovery](crate::Discovery) of the whole log; the
@@ -87,7 +88,7 @@ pub fn rebuild(
     }
 }
 
-/// Damaged places in the log; nothing if the count was interrupted.
+/// Damaged places in the log and in what is kept of trimmed events; nothing if the count was interrupted.
 fn count_damage(
     storage: &dyn Storage,
     progress: &dyn Fn(RebuildProgress) -> ControlFlow<()>,
@@ -97,6 +98,9 @@ fn count_damage(
     let hint = Checkpoint::read(storage)?.and_then(|checkpoint| checkpoint.tail_hint(storage));
     let log = LogReader::open(storage, hint)?;
     let mut corrupt = beyond_walks(&log).count() as u64;
+    if let Some(base) = Base::open(storage, &log.store_id)? {
+        base.begin(&mut |_| corrupt += 1);
+    }
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
     let (mut bytes_before, mut records) = (0, 0);
     let mut asked = Instant::now();

@@ -11,7 +11,10 @@
 //! has. Where it does not, or where there is no evidence, a repair would give events other numbers than
 //! readers may have seen, and is refused unless that is accepted.
 //!
-//! It takes memory for all that was ever delivered: as much as [`verify`](crate::verify), and 48 bytes for
+//! Where the beginning of the log was trimmed, all this begins with what is kept of it. That itself cannot be
+//! repaired: nothing else says what it says.
+//!
+//! It takes memory for all that was delivered and not trimmed: as much as [`verify`](crate::verify), and 48 bytes for
 //! each delivery.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -36,8 +39,10 @@ use crate::observe::trace;
 use crate::open::{directory, io_error, is_of, probe, tag_of};
 use crate::order::keys::Keys;
 use crate::order::partition::KnownAs;
+use crate::order::window::Frontier;
 use crate::reference::{Arrival, SerialMachine, SerialRecord};
 use crate::sync::Arc;
+use crate::trimmed::{self, Base, Begun, Wrong};
 use crate::verify::{arrive, serial_record};
 
 /// How often the order is tried again with something more that a lost record may have been.
@@ -203,7 +208,8 @@ pub struct RepairReport {
 /// # Errors
 ///
 /// As for [`Options::open`](crate::Options::open), but not for damage; a report that is not
-/// [done](RepairReport::is_done) is no error.
+/// [done](RepairReport::is_done) is no error. Damage to what is kept of trimmed events is one, and nothing is
+/// changed then: it can only be put back.
 pub fn repair(path: impl AsRef<Path>, options: &RepairOptions) -> Result<RepairReport, OpenError> {
     repair_on(Arc::new(directory(path.as_ref(), false)?), options)
 }
@@ -225,7 +231,8 @@ pub fn repair_on(
     let first_look = Survey::open(&*storage, hint, &[])?;
     let store_id = first_look.store_id;
     let checkpoint = checkpoint.filter(|checkpoint| is_of(&checkpoint.store_id, &store_id));
-    let evidence = Evidence::read(&*storage, &store_id, checkpoint);
+    let start = Start::open(&*storage, &store_id)?;
+    let evidence = Evidence::read(&*storage, &store_id, checkpoint, start.base.as_ref());
     let delivered = evidence.delivered(&|global| global < evidence.certain());
     let mut survey = match delivered.is_empty() {
         true => first_look,
@@ -249,7 +256,7 @@ pub fn repair_on(
     }
     let stretches = survey.stretches()?;
     report.lost = stretches.iter().map(|stretch| stretch.from..stretch.to).collect();
-    let mut repair = Repair::new(&survey, evidence, &stretches)?;
+    let mut repair = Repair::new(&survey, evidence, &stretches, &start)?;
     let losses = repair.find_losses(&mut report)?;
     if options.dry_run || (report.unproven.is_some() && !options.accept_renumbering) {
         return Ok(report);
@@ -262,9 +269,56 @@ pub fn repair_on(
     Ok(report)
 }
 
+/// What a repair begins with, where the log does.
+#[derive(Debug)]
+struct Start {
+    /// What is kept of what was trimmed.
+    base: Option<Arc<Base>>,
+    begun: Begun,
+    /// Names of the streams that had deliveries, by the global sequence of the last.
+    heads: HashMap<u64, Vec<u8>>,
+}
+
+impl Start {
+    /// Verifies all of it.
+    fn open(storage: &dyn Storage, store_id: &[u8; 16]) -> Result<Self, OpenError> {
+        let refused = |wrong: Wrong| wrong.refusal(storage);
+        let Some(base) = Base::open(storage, store_id)? else {
+            return match trimmed::missing(storage) {
+                Some(wrong) => Err(refused(wrong)),
+                None => Ok(Start { base: None, begun: Begun::default(), heads: HashMap::new() }),
+            };
+        };
+        let mut first_wrong = None;
+        let begun = base.begin(&mut |wrong| {
+            first_wrong.get_or_insert(wrong);
+        });
+        match (begun, first_wrong) {
+            (_, Some(wrong)) => Err(refused(wrong)),
+            (begun, None) => {
+                let begun = begun.unwrap_or_default();
+                let ways = begun.ways.iter();
+                let heads = ways.filter_map(|(name, way)| Some((way.first()?.1, name.clone())));
+                let heads = heads.collect();
+                Ok(Start { base: Some(base), begun, heads })
+            }
+        }
+    }
+
+    /// Whether the event was delivered and trimmed.
+    fn is_trimmed(&self, stream: &[u8], id: &[u8]) -> bool {
+        let base = self.base.as_ref();
+        base.is_some_and(|base| base.global_of(stream, id).is_ok_and(|global| global.is_some()))
+    }
+}
+
 /// What is known of the order beside the log.
 #[derive(Debug, Default)]
 struct Evidence {
+    /// What is kept of the deliveries before the first entry.
+    base: Option<Arc<Base>>,
+    /// Global sequence of the first entry.
+    first: u64,
     /// Entries of the order log; nothing where one is damaged.
     entries: Vec<Option<Entry>>,
     /// Bytes of the chunks of the tips log.
@@ -274,8 +328,18 @@ struct Evidence {
 }
 
 impl Evidence {
-    fn read(storage: &dyn Storage, store_id: &[u8; 16], checkpoint: Option<Checkpoint>) -> Self {
-        let mut evidence = Evidence::default();
+    fn read(
+        storage: &dyn Storage,
+        store_id: &[u8; 16],
+        checkpoint: Option<Checkpoint>,
+        base: Option<&Arc<Base>>,
+    ) -> Self {
+        let first = base.map_or_else(Frontier::default, |base| base.frontier());
+        let begins = base.map_or(0, |base| base.position());
+        // One of before the trim says nothing of what is left.
+        let checkpoint = checkpoint.filter(|checkpoint| checkpoint.ordered >= begins);
+        let base = base.cloned();
+        let mut evidence = Evidence { base, first: first.global, ..Evidence::default() };
         let chunk = |layout, number| {
             let is_ours = |identity: &[u8; 16]| is_of(identity, store_id);
             chunks::read_chunk(storage, layout, number, &is_ours)
@@ -292,13 +356,17 @@ impl Evidence {
             name::Kind::Tips(number) => Some(number),
             _ => None,
         };
-        for number in 0..count(order_of).min(u64::from(u32::MAX)) {
+        let begins = first.global / ORDER.chunk_items;
+        for number in begins..count(order_of).min(u64::from(u32::MAX)) {
             let Some(bytes) = chunk(ORDER, number) else {
                 // What is behind a chunk that is not there says nothing of the numbers in between.
                 break;
             };
             for index in 0..ORDER.chunk_items {
                 let global = number * ORDER.chunk_items + index;
+                if global < first.global {
+                    continue;
+                }
                 let entry =
                     item_of(&bytes, ORDER, index).and_then(|item| Entry::read(global, item));
                 evidence.entries.push(entry);
@@ -307,8 +375,9 @@ impl Evidence {
         while evidence.entries.last().is_some_and(Option::is_none) {
             evidence.entries.pop();
         }
-        evidence.tips =
-            (0..count(tips_of).min(1 << 20)).map(|number| chunk(TIPS, number)).collect();
+        let begins = first.tips / TIPS.chunk_items;
+        let tips = |number| if number < begins { None } else { chunk(TIPS, number) };
+        evidence.tips = (0..count(tips_of).min(1 << 20)).map(tips).collect();
         if let Some(checkpoint) = &checkpoint {
             let open = |&number| Run::open(storage, &checkpoint.store_id, name::run, number).ok();
             evidence.runs = checkpoint.runs.iter().filter_map(open).collect();
@@ -320,43 +389,48 @@ impl Evidence {
     /// So many entries the checkpoint counts, that are there.
     fn certain(&self) -> usize {
         let count = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.frontier.global);
-        (count as usize).min(self.entries.len())
+        (count.saturating_sub(self.first) as usize).min(self.entries.len())
     }
 
-    /// Positions of the deliveries that are `wanted`, by their global sequence, up to the first that does not
+    /// Positions of the deliveries that are `wanted`, by their indices, up to the first that does not
     /// follow from those before it.
     fn delivered(&self, wanted: &dyn Fn(usize) -> bool) -> Vec<u64> {
-        let is_sound = |global: &usize| *global < self.certain() || self.follows(*global);
-        let sound =
-            (0..self.entries.len()).take_while(|global| wanted(*global) && is_sound(global));
-        sound.filter_map(|global| self.entries[global]).map(|entry| entry.position).collect()
+        let is_sound = |index: &usize| *index < self.certain() || self.follows(*index);
+        let sound = (0..self.entries.len()).take_while(|index| wanted(*index) && is_sound(index));
+        sound.filter_map(|index| self.entries[index]).map(|entry| entry.position).collect()
     }
 
     /// Whether an entry continues its stream.
-    fn follows(&self, global: usize) -> bool {
-        let Some(entry) = self.entries[global] else { return false };
-        match entry.previous {
-            NONE => entry.local == 0,
-            previous if previous >= global as u64 => false,
-            previous => {
-                self.entries[previous as usize].is_none_or(|before| before.local + 1 == entry.local)
+    fn follows(&self, index: usize) -> bool {
+        let Some(entry) = self.entries[index] else { return false };
+        let is_before = |before: Entry| before.local + 1 == entry.local;
+        match (entry.previous, entry.previous.checked_sub(self.first)) {
+            (NONE, _) => entry.local == 0,
+            (_, Some(previous)) if previous >= index as u64 => false,
+            (_, Some(previous)) => self.entries[previous as usize].is_none_or(is_before),
+            (previous, None) => {
+                let base = self.base.as_ref();
+                base.and_then(|base| base.entry(previous)).is_some_and(is_before)
             }
         }
     }
 
     /// Leaves out what is behind the checkpoint and is not of this log: what a crash has left may be.
     fn keep_sound(&mut self, extents: &[Stretch]) {
+        let is_held =
+            |position: u64| self.base.as_ref().is_some_and(|base| base.held(position).is_some());
         let is_there = |position: u64| {
             extents.iter().any(|extent| (extent.from..extent.to).contains(&position))
+                || is_held(position)
         };
         let certain = self.certain();
         let mut sound = certain;
-        for global in certain..self.entries.len() {
-            let is_here = self.entries[global].is_some_and(|entry| is_there(entry.position));
-            if !is_here || !self.follows(global) {
+        for index in certain..self.entries.len() {
+            let is_here = self.entries[index].is_some_and(|entry| is_there(entry.position));
+            if !is_here || !self.follows(index) {
                 break;
             }
-            sound = global + 1;
+            sound = index + 1;
         }
         self.entries.truncate(sound);
     }
@@ -383,11 +457,13 @@ impl Evidence {
     /// Position up to which the order is known.
     fn known_to(&self) -> u64 {
         let newest = self.entries.iter().flatten().map(|entry| entry.position + 1).max();
+        let begins = self.base.as_ref().map_or(0, |base| base.position());
+        let end = self.first + self.entries.len() as u64;
         let checkpoint = self.checkpoint.as_ref();
         let ordered = checkpoint
-            .filter(|checkpoint| self.entries.len() as u64 >= checkpoint.frontier.global)
+            .filter(|checkpoint| end >= checkpoint.frontier.global)
             .map(|checkpoint| checkpoint.ordered);
-        newest.unwrap_or(0).max(ordered.unwrap_or(0))
+        newest.unwrap_or(0).max(ordered.unwrap_or(0)).max(begins)
     }
 }
 
@@ -407,6 +483,7 @@ struct OfStream {
 
 struct Repair<'a> {
     survey: &'a Survey,
+    start: &'a Start,
     evidence: Evidence,
     builder: LossBuilder,
     new: Vec<Stretch>,
@@ -419,13 +496,14 @@ impl<'a> Repair<'a> {
         survey: &'a Survey,
         mut evidence: Evidence,
         stretches: &[Stretch],
+        start: &'a Start,
     ) -> Result<Self, OpenError> {
         evidence.keep_sound(&survey.extents()?);
         let mut builder = LossBuilder::new(survey.losses.as_deref());
         stretches.iter().for_each(|stretch| builder.lose(stretch.from, stretch.to));
         let identity = evidence.checkpoint.as_ref().map_or(survey.store_id, |known| known.store_id);
         let (tag, keys) = (tag_of(&survey.store_id), Keys::new(&identity));
-        Ok(Repair { survey, evidence, builder, new: stretches.to_vec(), tag, keys })
+        Ok(Repair { survey, start, evidence, builder, new: stretches.to_vec(), tag, keys })
     }
 
     fn is_lost(&self, position: u64) -> bool {
@@ -436,7 +514,10 @@ impl<'a> Repair<'a> {
     fn record(&self, position: u64) -> Option<Record<'_>> {
         let segments = &self.survey.segments;
         let after = segments.partition_point(|segment| segment.base() <= position);
-        let segment = segments.get(after.checked_sub(1)?)?;
+        let Some(before) = after.checked_sub(1) else {
+            return self.start.base.as_ref()?.held(position);
+        };
+        let segment = &segments[before];
         segment.record(position).ok().filter(|_| position < segment.end())
     }
 
@@ -495,8 +576,8 @@ impl<'a> Repair<'a> {
 
     /// Puts substitutes in the place of all deliveries that are lost.
     fn stand_in_for_deliveries(&mut self, report: &mut RepairReport) {
-        for mut stream in self.streams_with_losses() {
-            let name = self.name_streams(&mut stream);
+        for (root, mut stream) in self.streams_with_losses() {
+            let name = self.name_stream(root, &mut stream);
             self.find_ids(&name, &mut stream);
             self.add_substitutes(&name, &stream);
             let lost = stream.into_iter().filter(|delivery| delivery.is_lost);
@@ -512,45 +593,46 @@ impl<'a> Repair<'a> {
         report.lost_events.sort_by_key(|event| event.global);
     }
 
-    /// All deliveries of each stream that has lost one.
-    fn streams_with_losses(&self) -> Vec<Vec<OfStream>> {
-        let entries = &self.evidence.entries;
-        // Global sequence of the first delivery of its stream, for each.
+    /// All deliveries of each stream that has lost one, by the global sequence of the first of them, or of the last
+    /// that was trimmed.
+    fn streams_with_losses(&self) -> BTreeMap<u64, Vec<OfStream>> {
+        let (first, entries) = (self.evidence.first, &self.evidence.entries);
         let mut roots = vec![NONE; entries.len()];
         let mut affected = HashSet::new();
-        for (global, entry) in entries.iter().enumerate() {
+        for (index, entry) in entries.iter().enumerate() {
             let Some(entry) = entry else { continue };
-            roots[global] = match entry.previous {
-                NONE => global as u64,
-                previous => roots.get(previous as usize).copied().unwrap_or(NONE),
+            roots[index] = match (entry.previous, entry.previous.checked_sub(first)) {
+                (NONE, _) => first + index as u64,
+                (_, Some(before)) => roots.get(before as usize).copied().unwrap_or(NONE),
+                (previous, None) => previous,
             };
-            if self.is_lost(entry.position) && roots[global] != NONE {
-                affected.insert(roots[global]);
+            if self.is_lost(entry.position) && roots[index] != NONE {
+                affected.insert(roots[index]);
             }
         }
         let mut streams: BTreeMap<u64, Vec<OfStream>> = BTreeMap::new();
         let mut lost = HashSet::new();
         let mut newest = 0;
-        for (global, entry) in entries.iter().enumerate() {
+        for (global, (root, entry)) in (first..).zip(roots.into_iter().zip(entries)) {
             let Some(entry) = *entry else { continue };
             let is_late = entry.position < newest;
             newest = newest.max(entry.position);
-            if !affected.contains(&roots[global]) {
+            if !affected.contains(&root) {
                 continue;
             }
-            let (global, is_lost) = (global as u64, self.is_lost(entry.position));
+            let is_lost = self.is_lost(entry.position);
             if is_lost {
                 lost.insert(global);
             }
             let (id, known_by, key, found) = (None, KnownBy::Nothing, None, None);
             let delivery = OfStream { global, entry, is_lost, is_late, id, known_by, key, found };
-            streams.entry(roots[global as usize]).or_default().push(delivery);
+            streams.entry(root).or_default().push(delivery);
         }
         let keys = self.keys_of(&lost);
         for delivery in streams.values_mut().flatten() {
             delivery.key = keys.get(&delivery.global).copied();
         }
-        streams.into_values().collect()
+        streams
     }
 
     /// Keys of the ids of these deliveries, as the runs have them.
@@ -569,7 +651,7 @@ impl<'a> Repair<'a> {
     }
 
     /// Name of the stream of these deliveries; reads what the lost ones still say.
-    fn name_streams(&self, stream: &mut [OfStream]) -> Vec<u8> {
+    fn name_stream(&self, root: u64, stream: &mut [OfStream]) -> Vec<u8> {
         for delivery in stream.iter_mut().filter(|delivery| delivery.is_lost) {
             delivery.found = self.survey.unverified(delivery.entry.position);
         }
@@ -583,7 +665,8 @@ impl<'a> Repair<'a> {
             delivery.key == Some(self.keys.event(self.keys.stream(&found.stream), &id))
         };
         let said = |delivery: &OfStream| delivery.found.as_ref().map(|found| found.stream.clone());
-        name.or_else(|| stream.iter().find(is_proven).and_then(said))
+        name.or_else(|| self.start.heads.get(&root).cloned())
+            .or_else(|| stream.iter().find(is_proven).and_then(said))
             .or_else(|| stream.iter().find_map(said))
             .unwrap_or_else(|| {
                 let first = stream.first().map_or(0, |delivery| delivery.entry.position);
@@ -628,6 +711,9 @@ impl<'a> Repair<'a> {
                     if stream[at].known_by == KnownBy::DamagedBytes {
                         stream[at].known_by = KnownBy::Proof;
                     }
+                    continue;
+                }
+                if self.start.is_trimmed(name, parent) {
                     continue;
                 }
                 if let Some(at) = self.who_is(parent, stream_key, &stream[..index]) {
@@ -676,10 +762,12 @@ impl<'a> Repair<'a> {
         let id_of = |delivery: &OfStream| {
             delivery.id.clone().unwrap_or_else(|| self.made_id(delivery.entry.position))
         };
-        let mut delivered: HashMap<Vec<u8>, u64> = HashMap::new();
-        let mut tips: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut tips = self.start.begun.machine.tips_by_local(name);
+        let mut delivered: HashMap<Vec<u8>, u64> =
+            tips.iter().map(|(&local, id)| (id.clone(), local)).collect();
         let mut substitutes = Vec::new();
-        let mut previous: Option<Vec<u8>> = None;
+        // The newest delivery of a stream is always a tip.
+        let mut previous = tips.values().next_back().cloned();
         for delivery in stream {
             let (local, id) = (delivery.entry.local, id_of(delivery));
             let is_chained = delivery.entry.lineage != Lineage::Listed;
@@ -693,7 +781,10 @@ impl<'a> Repair<'a> {
                     let listed = found.and_then(|found| found.parents.clone());
                     let is_sound = |parents: &Vec<Vec<u8>>| {
                         delivery.known_by == KnownBy::Proof
-                            && parents.iter().all(|parent| delivered.contains_key(parent))
+                            && parents.iter().all(|parent| {
+                                delivered.contains_key(parent)
+                                    || self.start.is_trimmed(name, parent)
+                            })
                     };
                     let assumed = || {
                         let taken = tips.iter().filter(|(tip, _)| {
@@ -737,7 +828,7 @@ impl<'a> Repair<'a> {
         let losses = Arc::new(self.builder.build(self.survey.store_id));
         let mut run = TryOrder {
             repair: self,
-            machine: SerialMachine::default(),
+            machine: self.start.begun.machine.clone(),
             next: 0,
             fixes: Vec::new(),
             outcome: Outcome::default(),
@@ -776,7 +867,8 @@ impl<'a> Repair<'a> {
 
 /// Events that can be read and have other numbers than the evidence has for them.
 fn renumbered(entries: &[Option<Entry>], machine: &SerialMachine) -> u64 {
-    let now: HashMap<u64, (u64, u64)> = (0..)
+    let first = machine.first;
+    let now: HashMap<u64, (u64, u64)> = (first..)
         .zip(&machine.order)
         .map(|(global, delivery)| (delivery.position, (global, delivery.local)))
         .collect();
@@ -784,7 +876,7 @@ fn renumbered(entries: &[Option<Entry>], machine: &SerialMachine) -> u64 {
         let Some(entry) = entry else { return false };
         now.get(&entry.position).is_some_and(|&numbers| numbers != (global, entry.local))
     };
-    (0..).zip(entries).filter(|&entry| is_other(entry)).count() as u64
+    (first..).zip(entries).filter(|&entry| is_other(entry)).count() as u64
 }
 
 /// Of the cursors that were elsewhere at the checkpoint, those that marks behind it have not brought back.
@@ -841,6 +933,11 @@ struct TryOrder<'r, 'a> {
 }
 
 impl TryOrder<'_, '_> {
+    /// Global sequence of the next entry.
+    fn next_global(&self) -> u64 {
+        self.repair.evidence.first + self.next as u64
+    }
+
     fn prepare(&mut self) {
         for record in self.repair.builder.build(self.repair.survey.store_id).substitutes() {
             match record.kind() {
@@ -919,7 +1016,7 @@ impl TryOrder<'_, '_> {
             Arrival::Delivered if is_next => false,
             Arrival::Rejected(Rejection::Previous) if is_next && self.discard_namesake() => false,
             _ if is_next => {
-                self.broken_at = Some(self.next as u64);
+                self.broken_at = Some(self.next_global());
                 false
             }
             Arrival::Delivered => {
@@ -1034,11 +1131,13 @@ impl TryOrder<'_, '_> {
     fn put_last(&mut self, range: Range<u64>, stream: Vec<u8>, substitute: Substitute) {
         let Range { start, end } = range;
         let builder = &self.repair.builder;
+        // What is recorded of before the log, nobody comes by.
+        let start = start.max(self.repair.start.base.as_ref().map_or(0, |base| base.position()));
         let within =
             builder.stretches().iter().rev().filter(|lost| lost.from < end && lost.to > start);
         let mut places = within.flat_map(|lost| {
             let (from, to) = (lost.from.max(start), lost.to.min(end));
-            (1..=(to - from) / PLACE_LEN).map(move |back| to - back * PLACE_LEN)
+            (1..=to.saturating_sub(from) / PLACE_LEN).map(move |back| to - back * PLACE_LEN)
         });
         let taken: Vec<u64> = self.fixes.iter().map(Fix::from).collect();
         let free = places.find(|&at| !builder.has(at) && !taken.contains(&at));
@@ -1062,7 +1161,7 @@ impl TryOrder<'_, '_> {
                         || entry.lineage == Lineage::Unlisted
                         || chained_on == delivery.chained_on);
                 if !same {
-                    self.broken_at = Some(self.next as u64);
+                    self.broken_at = Some(self.next_global());
                 }
             }
             self.next += 1;
@@ -1074,7 +1173,7 @@ impl TryOrder<'_, '_> {
     fn miss(&mut self, position: u64) {
         let entry = self.repair.evidence.entries.get(self.next).copied().flatten();
         if entry.is_some_and(|entry| entry.position <= position) && self.broken_at.is_none() {
-            self.broken_at = Some(self.next as u64);
+            self.broken_at = Some(self.next_global());
         }
     }
 

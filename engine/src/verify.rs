@@ -35,7 +35,7 @@ use crate::reference::{
 };
 use crate::sync::Arc;
 use crate::trimmed::facts::FACTS;
-use crate::trimmed::{self, Base, Begun, Horizon};
+use crate::trimmed::{self, Base, Begun, Horizon, Wrong};
 
 /// Most problems that a report lists; the rest is only counted.
 const PROBLEMS_MAX: usize = 100;
@@ -216,7 +216,8 @@ impl VerifyReport {
     }
 
     /// Something of what is kept of the trimmed events is wrong.
-    fn wrong_base(&mut self, file: String, offset: Option<u64>, detail: String) {
+    fn wrong_base(&mut self, wrong: Wrong) {
+        let Wrong { file, offset, detail } = wrong;
         self.add(Problem { file, offset, position: None, detail, remedy: Remedy::Restore });
     }
 
@@ -494,7 +495,7 @@ impl Start {
             },
             Err(wrong) => wrong,
         };
-        report.wrong_base(wrong.file, None, wrong.detail);
+        report.wrong_base(wrong);
         Ok(Start::Lost)
     }
 
@@ -523,16 +524,7 @@ impl Start {
         };
         (report.first, report.begins) = (base.frontier().global, base.position());
         report.kept_records = base.record_count();
-        let before = report.problem_count;
-        base.verify(|file, offset, detail| report.wrong_base(file, Some(offset), detail));
-        if report.problem_count > before {
-            return None;
-        }
-        let file = || name::trimmed().to_owned();
-        let begun = base.begin(&mut |detail| report.wrong_base(file(), None, detail));
-        begun
-            .map_err(|fault| report.wrong_base(file(), None, ReadError::from(fault).to_string()))
-            .ok()
+        base.begin(&mut |wrong| report.wrong_base(wrong))
     }
 }
 

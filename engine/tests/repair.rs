@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use common::{Expected, Rng, append_every_kind, expected, flip, shared};
 use disk::{Disk, Fault};
+use thalweg::reference::Delivery;
 use thalweg::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
 use thalweg::{
     Ack, BackupOptions, BackupProgress, Event, KnownBy, LogOpenError, LostEvent, MarkChange,
-    MixedBatch, OpenError, Options, ReadError, RepairOptions, RepairReport, Store, Unproven,
+    MixedBatch, OpenError, Options, ReadError, RepairOptions, RepairReport, Store, Trim, Unproven,
     backup_on, repair_on, restore_on, verify_on,
 };
-use thalweg_wal::name;
+use thalweg_wal::{LogReader, name};
 
 fn open(storage: &MemoryStorage) -> Result<Store, OpenError> {
     Options::new().orderers(1).scanners(1).open_on(shared(storage))
@@ -63,6 +64,22 @@ fn segmented_store(seed: u64, segments: u64) -> MemoryStorage {
     }
     assert!(segment_numbers(&storage).len() as u64 >= segments, "{:?}", storage.list());
     storage
+}
+
+/// A closed store that was trimmed, of which so many segments are left, and what all of its log came to.
+fn trimmed_store(seed: u64, left: usize) -> (MemoryStorage, Expected) {
+    let storage = segmented_store(seed, left as u64 + 3);
+    let before = expected(&storage);
+    let log = LogReader::open(&storage, None).expect("opens");
+    let begins = log.segments[log.segments.len() - left].base();
+    let set_off = before.order.iter().position(|delivery| delivery.position >= begins);
+    let first = set_off.expect("something is left") as u64;
+    let store = open(&storage).expect("opens");
+    let report = store.trim(&Trim::new().before(first).past_cursors()).expect("trims");
+    assert_eq!((report.first, report.segments > 0), (first, true));
+    store.close().expect("closes");
+    assert_eq!(segment_numbers(&storage).len(), left, "{:?}", storage.list());
+    (storage, before)
 }
 
 fn replace_all(storage: &MemoryStorage, other: &MemoryStorage) {
@@ -232,7 +249,8 @@ fn check_numbers(store: &Store, before: &Expected, nameless: &[u64]) -> BTreeSet
     let _ = store.wait_committed(store.durable_end());
     let mut lost = BTreeSet::new();
     let mut read = store.read(..before.order.len() as u64).expect("reads");
-    for (global, delivery) in (0..).zip(&before.order) {
+    let first = store.first();
+    for (global, delivery) in (first..).zip(&before.order[first as usize..]) {
         let event = match read.next().expect("as many as before") {
             Ok(event) => event,
             Err(ReadError::Damage(_)) => {
@@ -372,6 +390,38 @@ fn a_flipped_bit_in_any_record_costs_that_record_alone() {
     }
 }
 
+/// What was trimmed is no loss, and tells of parents, tips and held events as if it were there.
+#[test]
+fn a_flipped_bit_in_a_record_of_a_trimmed_store_costs_that_record_alone() {
+    let (storage, before) = trimmed_store(3, 3);
+    let first = read_only(&storage).first();
+    let log = LogReader::open(&storage, None).expect("opens");
+    let begins = log.segments[0].base();
+    let (mut rng, mut which) = (Rng::from_env(), Rng::from_env());
+    let left = before.records.iter().filter(|(place, _)| place.start >= begins);
+    for (place, _) in left.filter(|_| which.once_in(3)) {
+        let damaged = storage.fork();
+        let after = log.segments.partition_point(|segment| segment.base() <= place.start);
+        let offset = place.start + rng.below(place.end - place.start);
+        let in_segment = offset - log.segments[after - 1].base();
+        flip(&damaged, &nth(&damaged, after), in_segment, 1 << rng.below(8));
+        let report = repaired(&damaged);
+        let what = format!("{place:?} at {offset}");
+        let is_it = |(_, delivery): &(u64, &Delivery)| delivery.position == place.start;
+        let delivered: Vec<u64> =
+            (0..).zip(&before.order).filter(is_it).map(|(global, _)| global).collect();
+        let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
+        assert_eq!(lost, delivered, "{what}");
+        for event in &report.lost_events {
+            let known = &before.events[&event.position];
+            assert_eq!(event.stream, known.stream, "{what}");
+            assert!(event.id.as_ref().is_none_or(|id| *id == known.id), "{what}: {event:?}");
+        }
+        check_repaired(&damaged, &before, &report, &what);
+        assert_eq!(read_only(&damaged).first(), first, "{what}");
+    }
+}
+
 #[test]
 fn a_store_that_is_whole_is_left_alone() {
     let storage = closed_store(2, 10);
@@ -396,8 +446,15 @@ fn used(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
 }
 
-fn cut(storage: &MemoryStorage, number: u64, len: impl Fn(usize) -> usize) {
-    let name = name::segment(number);
+/// Name of a segment, by its place among those that are there.
+fn nth(storage: &MemoryStorage, place: usize) -> String {
+    let mut numbers = segment_numbers(storage);
+    numbers.sort_unstable();
+    name::segment(numbers[place - 1])
+}
+
+fn cut(storage: &MemoryStorage, place: usize, len: impl Fn(usize) -> usize) {
+    let name = nth(storage, place);
     let bytes = bytes(storage, &name);
     put(storage, &name, &bytes[..len(used(&bytes))]);
 }
@@ -408,96 +465,77 @@ fn another_store() -> MemoryStorage {
 
 /// What happens, whether writers refuse the store for it, and whether anything is lost by it.
 const HARMS: [(&str, Harm, bool, bool); 21] = [
-    ("a copy of a header", |s, rng| flip(s, &name::segment(2), rng.below(80), 4), true, false),
-    ("a header page", |s, _| overwrite(s, &name::segment(2), 0, &[7; HEADER_PAGE]), true, false),
-    (
-        "the header page of the first",
-        |s, _| overwrite(s, &name::segment(1), 0, &[0; 4096]),
-        true,
-        false,
-    ),
-    (
-        "the header page of the last",
-        |s, _| overwrite(s, &name::segment(4), 0, &[7; 4096]),
-        true,
-        true,
-    ),
-    ("a frame header", |s, _| flip(s, &name::segment(3), 4096 + 17, 1), false, false),
-    ("a frame header of the last", |s, _| flip(s, &name::segment(4), 4096 + 17, 1), false, false),
+    ("a copy of a header", |s, rng| flip(s, &nth(s, 2), rng.below(80), 4), true, false),
+    ("a header page", |s, _| overwrite(s, &nth(s, 2), 0, &[7; HEADER_PAGE]), true, false),
+    ("the header page of the first", |s, _| overwrite(s, &nth(s, 1), 0, &[0; 4096]), true, false),
+    ("the header page of the last", |s, _| overwrite(s, &nth(s, 4), 0, &[7; 4096]), true, true),
+    ("a frame header", |s, _| flip(s, &nth(s, 3), 4096 + 17, 1), false, false),
+    ("a frame header of the last", |s, _| flip(s, &nth(s, 4), 4096 + 17, 1), false, false),
     (
         "a stretch of noise",
-        |s, rng| overwrite(s, &name::segment(2), 5000, &[rng.below(255) as u8 + 1; 900]),
+        |s, rng| overwrite(s, &nth(s, 2), 5000, &[rng.below(255) as u8 + 1; 900]),
         false,
         true,
     ),
-    ("a stretch of zeros", |s, _| overwrite(s, &name::segment(3), 4096, &[0; 1500]), false, true),
+    ("a stretch of zeros", |s, _| overwrite(s, &nth(s, 3), 4096, &[0; 1500]), false, true),
     (
         "all of a segment in zeros",
-        |s, _| put(s, &name::segment(2), &vec![0; bytes(s, &name::segment(2)).len()]),
+        |s, _| put(s, &nth(s, 2), &vec![0; bytes(s, &nth(s, 2)).len()]),
         true,
         true,
     ),
     (
         "all of the last segment in zeros",
-        |s, _| put(s, &name::segment(4), &vec![0; bytes(s, &name::segment(4)).len()]),
+        |s, _| put(s, &nth(s, 4), &vec![0; bytes(s, &nth(s, 4)).len()]),
         true,
         true,
     ),
     (
         "the end of the last segment",
         |s, _| {
-            let end = used(&bytes(s, &name::segment(4)));
-            overwrite(s, &name::segment(4), end - 700, &[0; 700]);
+            let end = used(&bytes(s, &nth(s, 4)));
+            overwrite(s, &nth(s, 4), end - 700, &[0; 700]);
         },
         true,
         true,
     ),
-    (
-        "the first segment is missing",
-        |s, _| s.remove(&name::segment(1)).expect("there"),
-        true,
-        true,
-    ),
-    (
-        "one in the middle is missing",
-        |s, _| s.remove(&name::segment(2)).expect("there"),
-        true,
-        true,
-    ),
+    ("the first segment is missing", |s, _| s.remove(&nth(s, 1)).expect("there"), true, true),
+    ("one in the middle is missing", |s, _| s.remove(&nth(s, 2)).expect("there"), true, true),
     (
         "two neighbours are missing",
-        |s, _| (2..=3).for_each(|n| s.remove(&name::segment(n)).expect("there")),
+        |s, _| (0..2).for_each(|_| s.remove(&nth(s, 2)).expect("there")),
         true,
         true,
     ),
-    ("the last segment is missing", |s, _| s.remove(&name::segment(4)).expect("there"), true, true),
+    ("the last segment is missing", |s, _| s.remove(&nth(s, 4)).expect("there"), true, true),
     ("one is cut", |s, _| cut(s, 2, |used| used * 2 / 3), true, true),
     ("the last is cut", |s, _| cut(s, 4, |used| used - 333), true, true),
     (
         "two are swapped",
         |s, _| {
-            let (one, other) = (bytes(s, &name::segment(2)), bytes(s, &name::segment(3)));
-            put(s, &name::segment(2), &other);
-            put(s, &name::segment(3), &one);
+            let (second, third) = (nth(s, 2), nth(s, 3));
+            let (one, other) = (bytes(s, &second), bytes(s, &third));
+            put(s, &second, &other);
+            put(s, &third, &one);
         },
         true,
         false,
     ),
     (
         "one is there twice",
-        |s, _| put(s, &name::segment(5), &bytes(s, &name::segment(3))),
+        |s, _| put(s, &name::segment(segment_numbers(s)[3] + 1), &bytes(s, &nth(s, 3))),
         true,
         false,
     ),
     (
         "one is renamed",
-        |s, _| s.rename(&name::segment(2), &name::segment(77)).expect("renames"),
+        |s, _| s.rename(&nth(s, 2), &name::segment(77)).expect("renames"),
         true,
         false,
     ),
     (
         "one is of another store",
-        |s, _| put(s, &name::segment(3), &bytes(&another_store(), &name::segment(3))),
+        |s, _| put(s, &nth(s, 3), &bytes(&another_store(), &name::segment(3))),
         true,
         true,
     ),
@@ -508,7 +546,17 @@ const HARMS: [(&str, Harm, bool, bool); 21] = [
 #[test]
 fn a_store_is_repaired_whatever_happened_to_a_segment() {
     let whole = segmented_store(4, 4);
-    let before = expected(&whole);
+    repair_whatever_happened(&whole, &expected(&whole));
+}
+
+/// The same of what is left of a store that was trimmed: no number changes, whatever was before.
+#[test]
+fn a_trimmed_store_is_repaired_whatever_happened_to_a_segment() {
+    let (trimmed, before) = trimmed_store(6, 4);
+    repair_whatever_happened(&trimmed, &before);
+}
+
+fn repair_whatever_happened(whole: &MemoryStorage, before: &Expected) {
     for (what, harm, is_refused, is_costly) in HARMS {
         let storage = whole.fork();
         harm(&storage, &mut Rng(5));
@@ -524,7 +572,7 @@ fn a_store_is_repaired_whatever_happened_to_a_segment() {
             assert!(is_named && error.to_string().contains("`repair`"), "{what}: {error}");
         }
         let reader = read_only(&storage);
-        let unreadable = check_numbers(&reader, &before, &[]);
+        let unreadable = check_numbers(&reader, before, &[]);
         assert!(unreadable.len() < before.order.len(), "{what}: nothing can be read");
         assert_eq!(!unreadable.is_empty(), is_costly, "{what}");
         drop(reader);
@@ -552,7 +600,7 @@ fn a_store_is_repaired_whatever_happened_to_a_segment() {
             });
             assert!(in_log || kept == Some(true) || used(bytes) == 0, "{what}: {file}");
         }
-        check_repaired(&storage, &before, &report, what);
+        check_repaired(&storage, before, &report, what);
     }
 }
 
@@ -764,4 +812,18 @@ fn a_repair_can_be_cut_short_at_any_operation() {
         }
         assert!(op > 8, "{what}: there are operations to fail: {op}");
     }
+}
+
+/// Of neighbours that are missing, the longer one came last. The first was made as long, so that the next that is there
+/// did not follow them, and the repair of that lost all of it.
+#[test]
+fn missing_neighbours_of_different_lengths_are_made_again() {
+    let storage = segmented_store(4, 7);
+    let before = expected(&storage);
+    let len = |place| bytes(&storage, &nth(&storage, place)).len();
+    assert!(len(5) < len(6));
+    let (first, second) = (nth(&storage, 5), nth(&storage, 6));
+    [first, second].iter().for_each(|name| storage.remove(name).expect("there"));
+    let report = repaired(&storage);
+    check_repaired(&storage, &before, &report, "neighbours");
 }

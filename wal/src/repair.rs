@@ -265,11 +265,15 @@ impl Survey {
         };
         let (len, end) = match next {
             Some(next) => {
-                // The first of several have all that is left over.
-                let behind = (next.number - number - 1).checked_mul(SEGMENT_LEN_MIN);
-                let room = next.base.checked_sub(base).zip(behind);
-                let len = room.and_then(|(room, behind)| room.checked_sub(behind));
-                let len = len.ok_or_else(unusable)?.min(SEGMENT_LEN_MAX);
+                // The last of several have all that is left over: there the next one says where its frames
+                // ended, and that is behind the shortest that can have been before it.
+                let behind = next.number - number - 1;
+                let room = next.base.checked_sub(base).ok_or_else(unusable)?;
+                let shortest = behind.checked_mul(SEGMENT_LEN_MIN);
+                let len_max = shortest.and_then(|behind| room.checked_sub(behind));
+                let longest = behind.saturating_mul(SEGMENT_LEN_MAX);
+                let len_min = room.saturating_sub(longest).max(SEGMENT_LEN_MIN);
+                let len = len_max.ok_or_else(unusable)?.min(SEGMENT_LEN_MAX).min(len_min);
                 (len, base + len)
             }
             None => {

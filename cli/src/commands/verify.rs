@@ -109,6 +109,15 @@ impl Verify {
                     plural(report.lost_events, "delivered event")
                 )?;
             }
+            if report.first > 0 {
+                writeln!(
+                    out,
+                    "trimmed: the events before {}, up to position {}; kept of them: {}",
+                    count(report.first),
+                    count(report.begins),
+                    plural(report.kept_records, "record")
+                )?;
+            }
             writeln!(out, "{}", summary(report))?;
         }
         Ok(out.flush()?)
@@ -144,6 +153,9 @@ struct Report<'a> {
     problem_count: u64,
     problems: Vec<Listed<'a>>,
     records: u64,
+    first: u64,
+    begins: u64,
+    kept_records: u64,
     delivered: u64,
     held: u64,
     duplicates: u64,
@@ -181,6 +193,9 @@ impl<'a> Report<'a> {
             problem_count: report.problem_count,
             problems: report.problems.iter().map(listed).collect(),
             records: report.records,
+            first: report.first,
+            begins: report.begins,
+            kept_records: report.kept_records,
             delivered: report.delivered,
             held: report.held,
             duplicates: report.duplicates,

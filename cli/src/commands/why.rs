@@ -21,7 +21,7 @@ const ROOTS_SHOWN: usize = 20;
 /// A STREAM or ID that starts with a double quote or with {"base64": is read as JSON, as `held`
 /// and `read --format ids` print names that a terminal could not show.
 ///
-/// Exit code 0 if the event is delivered, held or discarded, 1 if the store does not know it.
+/// Exit code 0 if the event is delivered, trimmed since, held or discarded, 1 if the store does not know it.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Why {
@@ -74,6 +74,12 @@ impl Why {
                 count(*global),
                 count(*local)
             ),
+            Answer::Trimmed { global, first } => format!(
+                "{id} of stream {stream} was delivered, as event {} of the store, and was trimmed since: what is \
+                 left begins with event {}.\n",
+                count(*global),
+                count(*first)
+            ),
             Answer::Held(held) => explain(&id, held),
             Answer::Discarded { position, reason } => {
                 let why = match reason {
@@ -99,6 +105,10 @@ impl Why {
             Answer::Delivered { global, local } => {
                 let place =
                     format!(",\"state\":\"delivered\",\"global\":{global},\"local\":{local}");
+                line.extend_from_slice(place.as_bytes());
+            }
+            Answer::Trimmed { global, first } => {
+                let place = format!(",\"state\":\"trimmed\",\"global\":{global},\"first\":{first}");
                 line.extend_from_slice(place.as_bytes());
             }
             Answer::Held(held) => write_held(&mut line, held),

@@ -67,6 +67,11 @@ impl SerialMachine {
         self.streams.entry(name.to_vec()).or_default().first = first;
     }
 
+    /// Ids of the tips of a stream, by their local sequences.
+    pub(crate) fn tips_by_local(&self, stream: &[u8]) -> BTreeMap<u64, Vec<u8>> {
+        self.streams.get(stream).map_or_else(BTreeMap::new, |stream| stream.tips.clone())
+    }
+
     /// Adds an event that is held at the beginning, and waits for this one of its parents, as they are listed. Its
     /// stream, if it is there then, is added.
     pub(crate) fn begin_held(

@@ -20,10 +20,11 @@ use crate::derived::chunks::{self, ChunkReader};
 use crate::derived::order_log::{Entry, Lineage, NONE};
 use crate::derived::run::{DamagedRun, Extent, KnownItem, Run};
 use crate::derived::runs::{self, BuildError, Fresh, Truth};
-use crate::error::{LogOpenError, OpenError};
+use crate::error::{LogOpenError, OpenError, ReadError};
 use crate::order::keys::Keys;
 use crate::order::partition::KnownAs;
 use crate::order::window::Frontier;
+use crate::pipeline::lookup::Fault;
 use crate::sync::{Arc, Snapshot};
 use crate::trimmed::facts::{FACT_LEN, FACTS, Fact};
 
@@ -55,21 +56,32 @@ pub(crate) struct Base {
 pub(crate) struct Wrong {
     /// Name of the file.
     pub(crate) file: String,
+    /// Offset there, where one place is concerned.
+    pub(crate) offset: Option<u64>,
     pub(crate) detail: String,
 }
 
 impl Wrong {
-    fn base(detail: &str) -> Self {
-        Wrong { file: name::trimmed().to_owned(), detail: detail.to_owned() }
+    /// Of the file of the base itself.
+    pub(crate) fn base(detail: impl Into<String>) -> Self {
+        Wrong { file: name::trimmed().to_owned(), offset: None, detail: detail.into() }
     }
 
     fn needed(file: String) -> Self {
-        Wrong { file, detail: String::from("it is missing or damaged") }
+        Wrong { file, offset: None, detail: String::from("it is missing or damaged") }
+    }
+
+    fn damaged((file, offset): (String, u64)) -> Self {
+        Wrong { file, offset: Some(offset), detail: String::from("the checksum does not match") }
     }
 
     /// The error of whoever cannot go on without it.
     pub(crate) fn refusal(self, storage: &dyn Storage) -> OpenError {
-        let Wrong { file, detail } = self;
+        let Wrong { file, offset, detail } = self;
+        let detail = match offset {
+            Some(offset) => format!("offset {offset}: {detail}"),
+            None => detail,
+        };
         LogOpenError::Trimmed { file: storage.describe(&file), detail }.into()
     }
 }
@@ -96,13 +108,13 @@ impl Base {
         loop {
             let opened = match Trimmed::open(storage) {
                 Ok(opened) => opened,
-                Err(LogOpenError::Trimmed { detail, .. }) => return Ok(Err(Wrong::base(&detail))),
+                Err(LogOpenError::Trimmed { detail, .. }) => return Ok(Err(Wrong::base(detail))),
                 Err(error) => return Err(error.into()),
             };
             let Some(file) = opened else { return Ok(Ok(None)) };
             let point = file.point();
             let base = match file.verify_body() {
-                Err(LogOpenError::Trimmed { detail, .. }) => Err(Wrong::base(&detail)),
+                Err(LogOpenError::Trimmed { detail, .. }) => Err(Wrong::base(detail)),
                 Err(error) => return Err(error.into()),
                 Ok(()) if file.store_id() != *store_id => {
                     Err(Wrong::base("it belongs to another store"))
@@ -343,18 +355,32 @@ impl Base {
 
     /// Verifies every checksum of the facts and of the runs that is looked at only when it is needed; the rest was
     /// verified by the opening.
-    pub(crate) fn verify(&self, mut wrong: impl FnMut(String, u64, String)) {
+    pub(super) fn verify(&self, wrong: &mut dyn FnMut(Wrong)) {
         for global in self.checkpoint.forgotten..self.frontier().global {
             if self.fact(global).is_none() {
-                let (file, offset) = chunks::place(FACTS, global);
-                wrong(file, offset, format!("the checksum of fact {global} does not match"));
+                wrong(Wrong::damaged(chunks::place(FACTS, global)));
             }
         }
         for run in &self.runs {
             if let Err(damaged) = run.verify() {
-                let detail = String::from("the checksum does not match");
-                wrong(damaged.file, damaged.offset, detail);
+                wrong(damaged.into());
             }
+        }
+    }
+}
+
+impl From<DamagedRun> for Wrong {
+    fn from(DamagedRun { file, offset }: DamagedRun) -> Self {
+        Wrong::damaged((file, offset))
+    }
+}
+
+impl From<Fault> for Wrong {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Run(damaged) => damaged.into(),
+            Fault::Trimmed(_) => Wrong::base("its state leads to what it does not have"),
+            other => Wrong::base(ReadError::from(other).to_string()),
         }
     }
 }

@@ -19,5 +19,5 @@ pub(crate) mod base;
 pub(crate) mod facts;
 pub(crate) mod serial;
 
-pub(crate) use self::base::{Base, Horizon, missing};
+pub(crate) use self::base::{Base, Horizon, Wrong, missing};
 pub(crate) use self::serial::Begun;

@@ -16,7 +16,7 @@ use crate::order::tips::Tip;
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
 use crate::reference::{SerialEvent, SerialMachine, SerialRecord, Trimmed};
 use crate::sync::Arc;
-use crate::trimmed::base::{Base, Horizon};
+use crate::trimmed::base::{Base, Horizon, Wrong};
 use crate::verify::serial_record;
 
 /// A machine at the beginning of a log.
@@ -39,12 +39,22 @@ struct Kept {
 }
 
 impl Base {
-    /// The serial machine at the beginning of the log. Says what does not fit together, and goes on.
-    ///
-    /// # Errors
-    ///
-    /// A run is damaged, or the state leads to what is not kept.
-    pub(crate) fn begin(self: &Arc<Self>, wrong: &mut dyn FnMut(String)) -> Result<Begun, Fault> {
+    /// The serial machine at the beginning of the log. Verifies everything that is kept, says what is damaged or does
+    /// not fit together, and goes on if that is possible.
+    pub(crate) fn begin(self: &Arc<Self>, wrong: &mut dyn FnMut(Wrong)) -> Option<Begun> {
+        let mut is_whole = true;
+        self.verify(&mut |damaged| {
+            is_whole = false;
+            wrong(damaged);
+        });
+        if !is_whole {
+            return None;
+        }
+        let begun = self.begin_verified(&mut |detail| wrong(Wrong::base(detail)));
+        begun.map_err(|fault| wrong(fault.into())).ok()
+    }
+
+    fn begin_verified(self: &Arc<Self>, wrong: &mut dyn FnMut(String)) -> Result<Begun, Fault> {
         let tag = tag_of(&self.checkpoint.store_id);
         let partition = |index| self.checkpoint.partition(index, self.keys, tag);
         let partitions: Vec<Partition> = (0..PARTITION_COUNT).map(partition).collect();

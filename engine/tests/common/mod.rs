@@ -16,7 +16,7 @@ use thalweg::reference::{
 use thalweg::storage::{Access, MemoryStorage, Storage};
 use thalweg::{
     Ack, AppenderOptions, DiscardReason, Event, MarkChange, MixedBatch, NewEvent, Placement,
-    ReadError, Store,
+    ReadError, Store, Why,
 };
 use thalweg_wal::{LogReader, Record, RecordKind};
 
@@ -415,6 +415,8 @@ pub fn check(store: &Store, expected: &Expected) {
                 assert!(trimmed(store.get(&event.stream, &event.id).map(drop)), "global {global}");
             }
             assert!(trimmed(store.read(global as u64..).map(drop)), "global {global}");
+            let why = store.why_held(&event.stream, &event.id).expect("answers");
+            assert_eq!(why, Why::Trimmed { global: global as u64, first });
             by_stream.entry(event.stream.clone()).or_default().push(global as u64);
             continue;
         }
