@@ -12,7 +12,7 @@
 use std::io;
 use std::ops::Range;
 
-use thalweg_wal::storage::Storage;
+use thalweg_wal::storage::{MappedFile, Storage};
 use thalweg_wal::{Record, TrimPoint, TrimWriter, Trimmed, name};
 
 use crate::derived::checkpoint::Checkpoint;
@@ -124,6 +124,11 @@ impl Base {
     /// Position at which the log begins.
     pub(crate) fn position(&self) -> u64 {
         self.checkpoint.ordered
+    }
+
+    /// The file that says so.
+    pub(crate) fn file(&self) -> &Arc<MappedFile> {
+        self.file.file()
     }
 
     /// The first segment of the log, and what was before it.
