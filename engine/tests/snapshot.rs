@@ -257,10 +257,14 @@ proptest! {
 
 /// A closed store of some segments, of which the oldest are trimmed; and what it was before that.
 fn trimmed_source(seed: u64) -> (MemoryStorage, Expected) {
-    let storage = MemoryStorage::new();
-    let store = open(&storage, u64::MAX);
+    trimmed_source_of(&MemoryStorage::new(), seed)
+}
+
+/// As [`trimmed_source`], made of what `whole` then has.
+fn trimmed_source_of(whole: &MemoryStorage, seed: u64) -> (MemoryStorage, Expected) {
+    let store = open(whole, u64::MAX);
     let mut rng = Rng(seed);
-    for number in 0..9 {
+    for number in 0..12 {
         append_every_kind(&store, &mut rng, 1, 12);
         let mut batch = MixedBatch::new();
         for _ in 0..40 {
@@ -276,20 +280,38 @@ fn trimmed_source(seed: u64) -> (MemoryStorage, Expected) {
     append_every_kind(&store, &mut rng, 2, 12);
     store.wait_committed(store.durable_end()).expect("ordered");
     store.close().expect("closes");
-    let log = expected(&storage);
+    let (storage, log) = (whole.fork(), expected(whole));
+    // With a run each, so that the next trim makes one of four and takes their names away.
     let store = open(&storage, u64::MAX);
-    let third = Trim::new().before(log.order.len() as u64 / 3);
-    let report = store.trim(&third).expect("trims");
-    assert!(report.segments > 0, "{report:?}");
+    for bytes in [9, 8, 7].map(|segments| segments * SEGMENT_BYTES) {
+        let report = store.trim(&Trim::new().keep_bytes(bytes)).expect("trims");
+        assert!(report.segments > 0, "{report:?}");
+    }
     store.close().expect("closes");
     (storage, log)
 }
 
-/// The source loses a segment between any two operations of the copy, and another some operations later, and so on.
-/// The copy has the log as it was when it was begun, and the base that belongs to it.
+/// The source, what it comes to when so many fillers are appended, and where it ends then.
+fn growing_source(seed: u64) -> (MemoryStorage, Vec<(u64, Expected)>) {
+    let whole = MemoryStorage::new();
+    let source = trimmed_source_of(&whole, seed).0;
+    let store = open(&whole, u64::MAX);
+    let mut logs = Vec::new();
+    for number in 0..=GROWTH {
+        logs.push((store.durable_end(), expected(&whole)));
+        store.submit(filler(number), Ack::Ordered).expect("accepted").wait().expect("stored");
+    }
+    (source, logs)
+}
+
+/// Fillers that are appended while a copy is made: some segments.
+const GROWTH: u64 = 12;
+
+/// The source loses segments between any two operations of the copy, and others some operations later, and so on, while its
+/// log grows. The copy has the log as it was at one moment, and the base that belongs to it.
 fn trimmed_meanwhile(begin: Begin, running: bool) {
-    let (source, log) = trimmed_source(31);
-    let delivered = log.order.len() as u64;
+    let (source, logs) = growing_source(31);
+    let delivered = logs[0].1.order.len() as u64;
     let from = options().open_read_only_on(shared(&source)).expect("opens").first();
     let mut firsts = std::collections::BTreeSet::new();
     let (mut op, mut with_trims) = (0, 0);
@@ -299,10 +321,20 @@ fn trimmed_meanwhile(begin: Begin, running: bool) {
         let store = options().open_on(Arc::new(hooked.clone())).expect("opens");
         let trimming = store.clone();
         hooked.call(move |now: u64| {
-            if now >= op && (now - op).is_multiple_of(9) {
-                let next = Trim::new().before(trimming.first() + delivered / 7).past_cursors();
-                trimming.trim(&next).expect("trims");
+            if now < op || !(now - op).is_multiple_of(9) {
+                return;
             }
+            let trims = (now - op) / 9;
+            for number in (4 * trims..).take(4) {
+                if number < GROWTH {
+                    let ticket = trimming.submit(filler(number), Ack::Ordered).expect("accepted");
+                    ticket.wait().expect("stored");
+                }
+            }
+            // All but the last segment, also what was not there a moment ago; or step by step.
+            let keep = if op % 2 == 0 { 0 } else { 6_u64.saturating_sub(trims) };
+            let trim = Trim::new().keep_bytes(keep * SEGMENT_BYTES).past_cursors();
+            trimming.trim(&trim).expect("trims");
         });
         let target = MemoryStorage::new();
         let hooked_target = Arc::new(hooked.beside(&target));
@@ -315,8 +347,14 @@ fn trimmed_meanwhile(begin: Begin, running: bool) {
         let report = report.unwrap_or_else(|error| panic!("{begin:?}, trimmed at {op}: {error}"));
         assert_eq!(report.damaged, 0);
         is_good(&target, &report);
+        // One from the frontier goes on behind the last segment, so it does not end where its source did.
+        let is_it = |(end, log): &&(u64, Expected)| match begin {
+            Begin::Frontier => log.order.len() as u64 == report.backup.first,
+            _ => *end == report.backup.position,
+        };
+        let (_, log) = logs.iter().find(is_it).expect("the log of one moment");
         let copy = options().open_on(shared(&target)).expect("opens");
-        check(&copy, &log);
+        check(&copy, log);
         assert_eq!(copy.first(), report.backup.first);
         assert!(copy.first() >= from);
         firsts.insert(copy.first());
