@@ -40,7 +40,8 @@ use std::thread;
 use std::time::Duration;
 
 use self::contenders::{Contender, Mix, Turns};
-use self::report::{Machine, Row};
+pub(crate) use self::report::Machine;
+use self::report::Row;
 use self::window::{Barrier, Sample, is_side_by_side};
 use crate::Failure;
 

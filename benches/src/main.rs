@@ -4,6 +4,7 @@
 //! ```text
 //! thalweg-benches scale DIR EVENTS STREAMS [chain|reversed|shuffled [MEMORY_MIB]]
 //! thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]
+//! thalweg-benches consumers [OPTION VALUE]...
 //! ```
 //!
 //! `scale` appends EVENTS events of about 100 bytes over STREAMS streams, waits until they are
@@ -13,7 +14,11 @@
 //! wrong answer fails.
 //!
 //! `locks` compares the engine's reader-biased lock with its peers; see the module of that name.
+//!
+//! `consumers` measures how soon subscribers and followers see an event, and how fast they catch up; see the
+//! module of that name, and `consumers --help`.
 
+mod consumers;
 mod locks;
 
 // The engine's own files, as in `loom-tests`: the lock is private to the engine, and a copy would
@@ -28,11 +33,12 @@ use std::time::{Duration, Instant};
 
 use thalweg::{AppenderOptions, Event, MixedBatch, Options, Store};
 
-type Failure = Box<dyn std::error::Error>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str =
     "usage: thalweg-benches scale DIR EVENTS STREAMS [chain|reversed|shuffled [MEMORY_MIB]]
-       thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]";
+       thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]
+       thalweg-benches consumers [OPTION VALUE]...";
 
 /// Events of one batch.
 const BATCH_EVENTS: usize = 1024;
@@ -58,6 +64,11 @@ fn main() -> ExitCode {
             Load::parse(events, streams, options).and_then(|load| scale(dir.as_ref(), load))
         }
         ["locks", ref options @ ..] => locks::run(options),
+        ["consumers", ref options @ ..] => consumers(options),
+        // `consumers` starts this one.
+        [consumers::follow::CHILD, ref words @ ..] => {
+            consumers::follow::child(&contenders(), words)
+        }
         _ => Err(USAGE.into()),
     };
     match result {
@@ -67,6 +78,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn contenders() -> [consumers::Contender; 1] {
+    // All crates of the workspace have one version.
+    [consumers::thalweg::contender(env!("CARGO_PKG_VERSION"))]
+}
+
+fn consumers(words: &[&str]) -> Result<(), Failure> {
+    if words == ["--help"] {
+        print!("{}", consumers::USAGE);
+        return Ok(());
+    }
+    let options = consumers::Options::parse(words)?;
+    let sync_us = fdatasync_us(&options.dir.join("consumers"))?;
+    let machine = locks::Machine::look().json();
+    let machine = format!("{{{machine},\"fdatasync_p50_us\":{sync_us}}}");
+    consumers::run(&options, &contenders(), &machine)
 }
 
 /// What `scale` appends, and to what kind of store.

@@ -66,15 +66,28 @@ pub(crate) fn bytes(len: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// A duration to three digits: `8.21 ms`, `3.50 s`, `12 min 3 s`.
+/// A duration to about three digits: `82.1 µs`, `8.21 ms`, `3.50 s`, `12 min 3 s`.
 pub(crate) fn duration(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
-    if seconds < 1.0 {
+    if seconds < 0.001 {
+        format!("{:.1} µs", seconds * 1e6)
+    } else if seconds < 1.0 {
         format!("{:.2} ms", seconds * 1000.0)
     } else if seconds < 120.0 {
         format!("{seconds:.2} s")
     } else {
         format!("{} min {} s", elapsed.as_secs() / 60, elapsed.as_secs() % 60)
+    }
+}
+
+/// How old something is, in the unit in which `discard` takes it that leaves a small number.
+pub(crate) fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", count(seconds / 86_400)),
     }
 }
 
@@ -220,9 +233,13 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
+        assert_eq!(duration(Duration::from_nanos(82_140)), "82.1 µs");
         assert_eq!(duration(Duration::from_micros(1234)), "1.23 ms");
         assert_eq!(duration(Duration::from_millis(61_500)), "61.50 s");
         assert_eq!(duration(Duration::from_secs(723)), "12 min 3 s");
+        let ages = [0, 119, 120, 7_199, 7_200, 172_799, 172_800, 86_400_000];
+        let ages = ages.map(|seconds| age(Duration::from_secs(seconds)));
+        assert_eq!(ages, ["0s", "119s", "2m", "119m", "2h", "47h", "2d", "1,000d"]);
         assert_eq!(per_second(100, Duration::ZERO), 0);
         assert_eq!(per_second(100, Duration::from_millis(500)), 200);
     }

@@ -3,11 +3,13 @@
 //! Kill it at any point and run it again: nothing is counted twice, and nothing is left out.
 //!
 //! ```sh
-//! cargo run -p thalweg --example projection -- /tmp/accounts
+//! cargo run -p thalweg --example projection                    # once, and nothing is kept
+//! cargo run -p thalweg --example projection -- /tmp/accounts   # again and again
 //! ```
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thalweg::{Ack, AppenderOptions, Batch, Event, Placement, Store};
@@ -20,19 +22,25 @@ const EVENTS_MAX: usize = 100;
 type Sums = BTreeMap<String, i64>;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args().nth(1).ok_or("usage: projection STORE")?;
+    let temporary = tempfile::tempdir()?;
+    let given = std::env::args().nth(1).map(PathBuf::from);
+    println!("{}", run(&given.unwrap_or_else(|| temporary.path().join("store")))?);
+    Ok(())
+}
+
+/// Brings the projection up to date, pays something in, and does so again.
+pub fn run(path: &Path) -> Result<String, Box<dyn Error>> {
     let store = Store::open(path)?;
     let before: i64 = project(&store)?.values().sum();
     let paid = pay(&store)?;
     let after: i64 = project(&store)?.values().sum();
-    println!("{before} before, {paid} paid in, {after} now");
     for cursor in store.cursors() {
         let name = String::from_utf8_lossy(&cursor.name);
         println!("cursor {name} is at {}, {} events behind", cursor.at, cursor.lag);
     }
     assert_eq!(before + paid, after);
     store.close()?;
-    Ok(())
+    Ok(format!("{before} before, {paid} paid in, {after} now"))
 }
 
 /// Somebody pays something into some accounts. Returns how much.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::ReadError;
 use crate::pipeline::core::{Core, deadline_in};
 use crate::sync::{Arc, WaitError};
-use crate::timings::{Recorders, StageTimes};
+use crate::timings::StageTimes;
 
 /// A handle on the discovery of a store: how far it is, and what it has come to. Cheap to clone, for any
 /// thread. It does not keep the store open.
@@ -79,6 +79,8 @@ pub struct DiscoveryReport {
     pub conflicts: u64,
     /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
     pub rejected: u64,
+    /// Events that were held, and discarded.
+    pub discarded: u64,
     /// Damaged places in the log. A store that is open for reading leaves each of them out, and goes on
     /// behind it.
     pub corrupt: u64,
@@ -174,12 +176,13 @@ pub(crate) struct Tally {
     pub(crate) duplicates: u64,
     pub(crate) conflicts: u64,
     pub(crate) rejected: u64,
+    pub(crate) discarded: u64,
     pub(crate) corrupt: u64,
 }
 
 impl Tally {
     fn events(&self) -> u64 {
-        self.held + self.duplicates + self.conflicts + self.rejected
+        self.held + self.duplicates + self.conflicts + self.rejected + self.discarded
     }
 }
 
@@ -243,7 +246,12 @@ impl Discovering {
     }
 
     /// The window up to `to` is about to be readable, with so many deliveries up to it.
-    pub(crate) fn commits(&self, to: u64, delivered: u64, timings: Option<&Recorders>) {
+    pub(crate) fn commits(
+        &self,
+        to: u64,
+        delivered: u64,
+        stages: impl FnOnce() -> Option<StageTimes>,
+    ) {
         if self.end.get().is_some() {
             return;
         }
@@ -252,8 +260,7 @@ impl Discovering {
             let _ = self.first_delivery.set(elapsed);
         }
         if to >= self.to {
-            let stages = timings.map(Recorders::stage_times);
-            let _ = self.end.set(End { elapsed, delivered, stages });
+            let _ = self.end.set(End { elapsed, delivered, stages: stages() });
         }
     }
 
@@ -265,7 +272,7 @@ impl Discovering {
         let before = self.before.get().copied().unwrap_or_default();
         let now = self.after.get().copied().unwrap_or_else(|| core.counts.tally());
         let scanned = (delivered + now.events()).saturating_sub(before.events());
-        let stages = || core.timings.as_ref().map(Recorders::stage_times);
+        let stages = || core.observer.stage_times();
         DiscoveryReport {
             bytes: self.to - self.from,
             scanned,
@@ -274,6 +281,7 @@ impl Discovering {
             duplicates: now.duplicates - before.duplicates.min(now.duplicates),
             conflicts: now.conflicts - before.conflicts.min(now.conflicts),
             rejected: now.rejected - before.rejected.min(now.rejected),
+            discarded: now.discarded - before.discarded.min(now.discarded),
             corrupt: now.corrupt - before.corrupt.min(now.corrupt),
             elapsed: end.map_or_else(|| self.begun.elapsed(), |end| end.elapsed),
             first_delivery: self.first_delivery.get().copied(),
@@ -308,7 +316,7 @@ mod tests {
         assert_eq!(state.after.get(), state.before.get());
         // What comes later is not counted.
         state.ordered(600, || Tally { held: 9, ..Tally::default() });
-        state.commits(600, 9, None);
+        state.commits(600, 9, || None);
         assert_eq!(state.after.get(), state.before.get());
         assert!(state.first_delivery.get().is_none());
     }

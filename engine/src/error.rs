@@ -333,6 +333,48 @@ impl From<AppendFailure> for SealError {
     }
 }
 
+/// Why held events are not known to be discarded.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum DiscardError {
+    /// Nothing was stored.
+    Refused(Refusal),
+    /// The discards are not stored, or not known to be.
+    Failed(AppendFailure),
+    /// They are stored, but the store was closed, or its engine stopped, before they were ordered. The next
+    /// opening orders them.
+    Undecided,
+    /// It is not known what is held.
+    Held(ReadError),
+}
+
+impl fmt::Display for DiscardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DiscardError::Refused(refusal) => refusal.fmt(f),
+            DiscardError::Failed(failure) => failure.fmt(f),
+            DiscardError::Undecided => f.write_str(
+                "it is stored, but the store was closed, or its engine stopped, before it was ordered",
+            ),
+            DiscardError::Held(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DiscardError {}
+
+impl From<Refusal> for DiscardError {
+    fn from(refusal: Refusal) -> Self {
+        DiscardError::Refused(refusal)
+    }
+}
+
+impl From<AppendFailure> for DiscardError {
+    fn from(failure: AppendFailure) -> Self {
+        DiscardError::Failed(failure)
+    }
+}
+
 /// Why a cursor is not known to be where it was to go.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -4,7 +4,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use thalweg_wal::{EncodedBatch, EventFields, LimitError, Lineage, MarkChange, Record, Segment};
+use thalweg_wal::{
+    DiscardReason, EncodedBatch, EventFields, LimitError, Lineage, MarkChange, Record, Segment,
+};
 
 use crate::cursors::Cursor;
 use crate::error::ReadError;
@@ -266,7 +268,7 @@ impl Extend<NewEvent> for Batch {
 }
 
 /// Events of any number of streams, in one order, that become durable together or not at all; and
-/// seals on streams and marks of consumers between them.
+/// seals on streams, marks of consumers and discards of held events between them.
 ///
 /// Events are encoded as they are added, so the batch holds no copy of what was given to it.
 #[derive(Debug, Clone, Default)]
@@ -312,7 +314,20 @@ impl MixedBatch {
         self.encoded.push_mark(cursor.as_ref(), change)
     }
 
-    /// Number of events, of seals put on or taken off, and of marks. Each has a placement.
+    /// Discards the event `id` of `stream`, if it is held at this place of the log: it will never be
+    /// delivered, and its id is free again, for an event that is then a new one. Events that wait for it
+    /// go on waiting. The placement is [`Placement::Discarded`] or [`Placement::NotHeld`]. On an error the
+    /// batch is as it was.
+    pub fn push_discard(
+        &mut self,
+        stream: impl AsRef<[u8]>,
+        id: impl AsRef<[u8]>,
+        reason: DiscardReason,
+    ) -> Result<(), LimitError> {
+        self.encoded.push_discard(stream.as_ref(), id.as_ref(), reason)
+    }
+
+    /// Number of events, of seals put on or taken off, of marks, and of discards. Each has a placement.
     pub fn len(&self) -> usize {
         self.encoded.count() as usize
     }
@@ -358,7 +373,7 @@ pub struct Receipt {
     pub placements: Vec<Placement>,
 }
 
-/// What the order made of an event, of a seal, or of a mark.
+/// What the order made of an event, of a seal, of a mark, or of a discard.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Placement {
@@ -399,6 +414,15 @@ pub enum Placement {
     Marked {
         /// Where the cursor is now: where the mark took it, or beyond; nowhere if it was taken away.
         at: Option<u64>,
+    },
+    /// The event was held, and is discarded: it will never be delivered. The answer to
+    /// [`MixedBatch::push_discard`].
+    Discarded,
+    /// The event is not held at this place of the log, so nothing has changed. The answer to
+    /// [`MixedBatch::push_discard`].
+    NotHeld {
+        /// Whether it is delivered; otherwise the stream has no such event.
+        delivered: bool,
     },
     /// It is durable, but the store was closed, or its engine stopped, before it was ordered. The
     /// next opening orders it.

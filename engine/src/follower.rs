@@ -25,6 +25,8 @@
 //!   there alone; while fewer are there than the follower has shown, because they were taken away, the follower waits.
 //! * *It removes a chunk and makes it again*: see [`ChunkFollower`].
 //! * *It removes runs*: those in hand stay mapped. Newer ones are taken when many streams are in memory.
+//! * *It trims the log*: what was shown stays mapped until the follower has seen that (`Stage::mind_trim`), and goes then. A
+//!   follower that has not come so far yet goes on where the log begins now.
 //! * *It cuts a torn tail*: no entry names anything there.
 //! * *It is repaired, or replaced by a copy*: then the newest entry that was shown is not the one in the file, and the follower
 //!   stops with [`Cause::Replaced`] before it shows another.
@@ -32,25 +34,31 @@
 use std::fmt;
 use std::io;
 use std::ops::RangeBounds;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thalweg_wal::storage::{Storage, Watch};
-use thalweg_wal::{LogFollower, name};
+use thalweg_wal::{LogFollower, TrimPoint, name};
 
+use crate::cursors::CursorInfo;
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::ChunkFollower;
 use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::Run;
 use crate::error::{Cause, LogOpenError, OpenError, ReadError};
-use crate::open::{READ_ONLY_ATTEMPTS, tag_of, usable};
+use crate::open::{READ_ONLY_ATTEMPTS, directory, io_error, open_read_only_on, tag_of, usable};
+use crate::options::Options;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::known::Table;
+use crate::order::partition::PartitionCounts;
 use crate::order::window::Frontier;
-use crate::pipeline::core::{Core, CoreParts, deadline_in};
+use crate::pipeline::core::{Core, CoreParts, Gauge, deadline_in};
 use crate::pipeline::lookup::{Runs, Segments, segment_at};
 use crate::pipeline::subscriber::{Read, StreamView};
 use crate::pipeline::subscription::Subscription;
 use crate::pipeline::threads;
+use crate::questions::{HeldEvent, StreamInfo};
+use crate::store::Store;
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, WaitError, now};
 use crate::trimmed::Base;
@@ -66,6 +74,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// ... and when nothing has been for a while.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// How often a follower looks whether the log was trimmed.
+const TRIM_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long looks may fail before the follower stops.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After so many more streams in memory, the follower looks for a newer checkpoint.
@@ -122,6 +132,8 @@ pub struct Follower {
 
 struct Inner {
     core: Arc<Core>,
+    /// Damaged places that the newest answer of [`Follower::ordered_now`] has left out.
+    corrupt: Gauge,
     watch: Option<Arc<dyn Watch>>,
     /// Taken by the first close.
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -153,11 +165,17 @@ impl Follower {
             threads::spawn(&core, "thalweg-follower", None, stage, run).map_err(|source| {
                 OpenError::Io { context: String::from("starting the thread"), source }
             })?;
-        Ok(Follower { inner: Arc::new(Inner { core, watch, thread: Mutex::new(Some(thread)) }) })
+        let (corrupt, thread) = (Gauge::default(), Mutex::new(Some(thread)));
+        Ok(Follower { inner: Arc::new(Inner { core, corrupt, watch, thread }) })
     }
 
     fn core(&self) -> &Arc<Core> {
         &self.inner.core
+    }
+
+    /// The first global sequence that was not trimmed, as far as the follower has seen. Never blocks.
+    pub fn first(&self) -> u64 {
+        self.core().horizon().first
     }
 
     /// Number of events that can be read now: one past the global sequence of the newest. Never blocks.
@@ -183,7 +201,9 @@ impl Follower {
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with what was trimmed ([`ReadError::Trimmed`]); one without a beginning begins with the first
+    /// event that was not. Events that cannot be read are errors in their place; if what is read is trimmed meanwhile,
+    /// that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Read::global(self.core(), &range)
     }
@@ -205,6 +225,66 @@ impl Follower {
     /// None now; the subscription reports its own.
     pub fn subscribe(&self, from: u64) -> Result<Subscription, ReadError> {
         Ok(Subscription::to_all(self.core(), from.into()))
+    }
+
+    /// What is known of the store from outside. Reads the newest checkpoint, which is a small file, and orders nothing; the queues
+    /// of the process that writes, and the times of its stages, only that process knows.
+    ///
+    /// # Errors
+    ///
+    /// The checkpoint cannot be read.
+    pub fn stats(&self) -> Result<FollowerStats, ReadError> {
+        let core = self.core();
+        let checkpoint = Checkpoint::read(&*core.storage).map_err(opening)?;
+        let own = checkpoint.filter(|checkpoint| checkpoint.store_id == core.store_id);
+        // After the checkpoint: what is delivered there is nearly always shown here.
+        let delivered = core.delivered.get();
+        let segments = core.segments.snapshot();
+        Ok(FollowerStats {
+            delivered,
+            segments: segments.len() as u64,
+            log_bytes: segments.iter().map(|segment| segment.end() - segment.base()).sum(),
+            first: self.first(),
+            log_end: segments.last().map_or(0, |segment| segment.end()),
+            writer: core.storage.lock_holder(name::LOCK).unwrap_or_default(),
+            corrupt: self.inner.corrupt.get(),
+            checkpoint: own.map(|checkpoint| CheckpointStats::of(checkpoint, delivered)),
+            stopped: core.cause().map(Cause::to_string),
+        })
+    }
+
+    /// All events that are held, in the order of the log, with the parents that they wait for: the answer of
+    /// [`Store::held`](crate::Store::held), as of now.
+    ///
+    /// The follower's own order knows nothing of held events, so this puts in order, in memory, what of the log the newest
+    /// checkpoint does not count, as a store does that is open for reading only. Everything that was acknowledged before the
+    /// call is in it, also what its owner has not ordered yet; of what is being appended meanwhile, perhaps a part. Blocks for that: up to a second or
+    /// so where the owner writes checkpoints. Damaged places are left out; [`FollowerStats::corrupt`] says how many.
+    ///
+    /// # Errors
+    ///
+    /// The log or a derived file cannot be read, or a held event is damaged.
+    pub fn held(&self) -> Result<Vec<HeldEvent>, ReadError> {
+        self.ordered_now()?.held()
+    }
+
+    /// All streams, sorted by name: the answer of [`Store::streams`](crate::Store::streams), as of now, in the same way and at the same
+    /// price as [`Follower::held`]. What is delivered in it may be ahead of what the follower shows.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Follower::held`].
+    pub fn streams(&self) -> Result<Vec<StreamInfo>, ReadError> {
+        self.ordered_now()?.streams()
+    }
+
+    /// The store as it is now, with all of its log in order.
+    fn ordered_now(&self) -> Result<Store, ReadError> {
+        let storage = Arc::clone(&self.core().storage);
+        let store = open_read_only_on(Options::new(), storage).map_err(opening)?;
+        store.discovery().wait()?;
+        self.inner.corrupt.set(store.stats().corrupt);
+        Ok(store)
     }
 
     /// Ends the thread, and every wait with [`ReadError::Closed`]. What is delivered can still be read. Blocks for the look in hand, if
@@ -232,6 +312,91 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+fn opening(error: OpenError) -> ReadError {
+    ReadError::Open(Arc::new(error))
+}
+
+/// What can be known of a store from outside, while another process may be writing it: see [`Follower::stats`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FollowerStats {
+    /// Number of events that can be read here.
+    pub delivered: u64,
+    /// Number of segments, up to that of the newest of them.
+    pub segments: u64,
+    /// Bytes of the log up to there; what is held behind it is not counted.
+    pub log_bytes: u64,
+    /// The first global sequence that was not trimmed.
+    pub first: u64,
+    /// Position of the log up to which it is read here.
+    pub log_end: u64,
+    /// Who has the store open for writing; nothing if nobody has, or the system does not tell. See [`writer_of`].
+    pub writer: Option<String>,
+    /// Number of damaged places that the newest answer to [`Follower::held`] or [`Follower::streams`] has left out.
+    pub corrupt: u64,
+    /// What the newest checkpoint says, if there is one.
+    pub checkpoint: Option<CheckpointStats>,
+    /// Why the follower has stopped, if it has.
+    pub stopped: Option<String>,
+}
+
+/// What a checkpoint says of a store, as of its position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointStats {
+    /// Position of the log up to which it counts.
+    pub position: u64,
+    /// Number of events that were delivered.
+    pub delivered: u64,
+    /// Number of events that were held.
+    pub held: u64,
+    /// Number of events that were there already when they arrived.
+    pub duplicates: u64,
+    /// Number of events whose id another event had already.
+    pub conflicts: u64,
+    /// Number of events that were rejected.
+    pub rejected: u64,
+    /// Number of held events that were discarded.
+    pub discarded: u64,
+    /// Number of streams.
+    pub streams: u64,
+    /// Where the cursors of consumers were, sorted by name; how far they are behind is by what the follower shows now. Marks that
+    /// came later are not in it.
+    pub cursors: Vec<CursorInfo>,
+}
+
+impl CheckpointStats {
+    fn of(checkpoint: Checkpoint, shown: u64) -> Self {
+        let sum = |of: fn(&PartitionCounts) -> u64| checkpoint.counts.iter().map(of).sum();
+        let info = |(name, at): (Vec<u8>, u64)| {
+            // The follower may be about to show what the checkpoint counts.
+            CursorInfo { name, at, lag: shown.saturating_sub(at) }
+        };
+        CheckpointStats {
+            position: checkpoint.ordered,
+            delivered: checkpoint.frontier.global,
+            held: sum(|counts| counts.held),
+            duplicates: sum(|counts| counts.duplicates),
+            conflicts: sum(|counts| counts.conflicts),
+            rejected: sum(|counts| counts.rejected),
+            discarded: sum(|counts| counts.discarded),
+            streams: sum(|counts| counts.streams),
+            cursors: checkpoint.cursors.into_iter().map(info).collect(),
+        }
+    }
+}
+
+/// Who has the store in the directory `path` open for writing, in words (`process 1234`); nothing if nobody has. Takes no
+/// lock, so it keeps nobody out. Where the system does not list its locks, or hides those of other containers, nothing too.
+///
+/// # Errors
+///
+/// There is no such directory, or its lock file cannot be read.
+pub fn writer_of(path: impl AsRef<Path>) -> Result<Option<String>, OpenError> {
+    let storage = directory(path.as_ref(), false)?;
+    storage.lock_holder(name::LOCK).map_err(io_error("asking who writes"))
 }
 
 /// What a look has found.
@@ -353,6 +518,8 @@ struct Stage {
     head_count: usize,
     /// With so many, a newer checkpoint is worth a look.
     head_count_max: usize,
+    /// When to look whether the log was trimmed.
+    next_trim_look: Instant,
 }
 
 impl Stage {
@@ -410,6 +577,7 @@ impl Stage {
             delivered,
             cursors: std::collections::BTreeMap::new(),
             timings: false,
+            queue_bytes: 0,
             wait_for_room: Duration::ZERO,
             spin: Duration::ZERO,
         });
@@ -428,6 +596,7 @@ impl Stage {
             heads,
             head_count: 0,
             head_count_max: HEADS_STEP,
+            next_trim_look: begun + TRIM_LOOK_EVERY,
         }
     }
 
@@ -465,6 +634,8 @@ impl Stage {
 
     /// Shows what has come to stand in the order log.
     fn look(&mut self) -> Result<Found, Failure> {
+        self.mind_trim()?;
+        let begins = self.core.horizon().position;
         let count = self.order.count();
         // The newest that is shown is looked at again, if it stands in the same file.
         let again = u64::from(!count.is_multiple_of(ORDER.chunk_items));
@@ -486,7 +657,7 @@ impl Stage {
         // What is not there cannot be shown: after a loss of power, entries can have outlived records that were not
         // synced yet. An owner that recovers writes other ones in their place.
         while let Some(entry) = new.get(taken)
-            && self.log.reach(entry.position)?
+            && (entry.position < begins || self.log.reach(entry.position)?)
             && self.reach_tips(entry)?
         {
             taken += 1;
@@ -541,10 +712,60 @@ impl Stage {
 
     /// Hands the readers the segments that were added.
     fn show_segments(&self) {
-        let shown = self.core.segments.snapshot().len();
-        for segment in &self.log.segments()[shown..] {
+        let shown = self.core.segments.snapshot().last().map_or(0, |segment| segment.number());
+        for segment in self.log.segments().iter().filter(|segment| segment.number() > shown) {
             self.core.segments.push(Arc::clone(segment));
         }
+    }
+
+    /// Lets go of what was trimmed, so that its space is given back. What was trimmed before it was shown, is not
+    /// shown any more.
+    fn mind_trim(&mut self) -> Result<(), Failure> {
+        if now() < self.next_trim_look {
+            return Ok(());
+        }
+        self.next_trim_look = now() + TRIM_LOOK_EVERY;
+        let storage = Arc::clone(&self.core.storage);
+        let Some(point) = TrimPoint::read(&*storage).map_err(Failure::Files)? else {
+            return Ok(());
+        };
+        if point.position <= self.core.horizon().position {
+            return Ok(());
+        }
+        let base = match Base::open(&*storage, &self.log.store_id()) {
+            Ok(Some(base)) => base,
+            // It was replaced meanwhile, and what it lists removed: the next look finds the newer one.
+            Ok(None) => return Ok(()),
+            Err(OpenError::Log(error)) => return Err(Failure::Files(error)),
+            Err(_) => return Ok(()),
+        };
+        let Frontier { global, tips } = base.frontier();
+        if global > self.order.count() {
+            self.order.skip_to(global);
+            self.newest = None;
+            self.heads.iter_mut().for_each(|heads| heads.retain(|_| false));
+            self.head_count = 0;
+            let runs = base.runs.clone();
+            self.core.runs.change(|list| *list = runs);
+        }
+        if tips > self.tips.count() {
+            self.tips.skip_to(tips);
+        }
+        let position = base.position();
+        // As the owner does: it is there before anything goes.
+        self.core.bases.change(|bases| *bases = vec![base]);
+        self.log.let_go(position);
+        self.core.segments.change(|segments| {
+            let last = segments.pop();
+            segments.retain(|segment| segment.limit() > position);
+            segments.extend(last);
+        });
+        self.core.order.retire(global);
+        self.core.tips.retire(tips);
+        if global > self.core.delivered.get() {
+            self.core.delivered.publish(global);
+        }
+        Ok(())
     }
 
     fn update_head(&mut self, global: u64, entry: &Entry) {

@@ -141,7 +141,8 @@
 //!   [`Store::subscribe_prefix`]: from somewhere on, for ever, blocking;
 //! * [`Store::wait_for`]: blocks until something can be read;
 //! * [`Store::get`]: one delivered event by its id;
-//! * [`Store::held`] and [`Store::why_held`]: what is not delivered, and why;
+//! * [`Store::held`] and [`Store::why_held`]: what is not delivered, and why; [`Store::discard`] and
+//!   [`Store::expire_held`] give it up;
 //! * [`Store::open_follower`]: all but the last two in another process, while this one writes, and
 //!   whatever becomes of it.
 //!
@@ -241,12 +242,15 @@ struct Readme;
 
 mod backup;
 mod barrier;
+mod clock;
 mod cursors;
 mod derived;
+mod discards;
 mod discovery;
 mod error;
 mod event;
 mod follower;
+mod observe;
 mod open;
 mod options;
 mod order;
@@ -255,6 +259,7 @@ mod questions;
 mod rebuild;
 pub mod reference;
 mod repair;
+mod stats;
 mod store;
 #[allow(dead_code, unused_imports)]
 mod sync;
@@ -269,15 +274,17 @@ pub use backup::{
 };
 pub use barrier::Barrier;
 pub use cursors::{Cursor, CursorInfo};
+pub use discards::{DiscardFate, DiscardReport, DiscardedEvent};
 pub use discovery::{Discovery, DiscoveryProgress, DiscoveryReport};
 pub use error::{
-    AppendFailure, BatchRefused, Cause, CloseError, CursorError, FlushError, LogOpenError,
-    MixedBatchRefused, OpenError, Outcome, ReadError, Refusal, SealError, SubmitError,
+    AppendFailure, BatchRefused, Cause, CloseError, CursorError, DiscardError, FlushError,
+    LogOpenError, MixedBatchRefused, OpenError, Outcome, ReadError, Refusal, SealError,
+    SubmitError,
 };
 pub use event::{
     Ack, Batch, Event, MixedBatch, NewEvent, OwnedEvent, Placement, Receipt, Rejection,
 };
-pub use follower::Follower;
+pub use follower::{CheckpointStats, Follower, FollowerStats, writer_of};
 pub use options::{AppenderOptions, Durability, Options};
 pub use pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 pub use pipeline::subscriber::{Read, StreamView};
@@ -287,8 +294,9 @@ pub use rebuild::{RebuildProgress, rebuild};
 pub use repair::{
     KnownBy, LostEvent, MovedCursor, RepairOptions, RepairReport, Unproven, repair, repair_on,
 };
+pub use stats::{Backlog, QueueDepth, QueueDepths, Waiting};
 pub use store::{Stats, Store};
-pub use thalweg_wal::{Damage, LimitError, MarkChange, storage};
+pub use thalweg_wal::{Damage, DiscardReason, LimitError, MarkChange, storage};
 pub use timings::{Histogram, StageTimes, Timings};
 pub use trim::{KeptBy, Trim, TrimError, TrimReport};
 pub use verify::{Problem, Remedy, VerifyProgress, VerifyReport, verify, verify_on};

@@ -32,14 +32,13 @@ use crate::pipeline::keeper::Keeper;
 use crate::pipeline::lane::{ACK_KINDS, Inlet, Job, Lane, QUEUE_BATCHES_MAX, Request};
 use crate::pipeline::lookup::{Runs, Segments};
 use crate::pipeline::orderer::{CUTS_PER_SCANNER, Call, Orderer, OrdererHandle};
-use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::{self, Cores};
 use crate::pipeline::writer::{Group, Writer};
 use crate::pipeline::{callbacks, keeper, scanner};
 use crate::store::{Inner, Store, Threads};
 use crate::sync::mpmc::{Sender, unbounded};
 use crate::sync::{self, Arc, Mutex, Watermark};
-use crate::trim;
+use crate::trim::{self, Trim, Trimmer};
 use crate::trimmed::Base;
 use crate::verify::beyond_walks;
 
@@ -48,8 +47,6 @@ use crate::verify::beyond_walks;
 const SPIN: Duration = Duration::from_micros(20);
 /// How often a checkpoint that is replaced under a reader's eyes is read again.
 pub(crate) const READ_ONLY_ATTEMPTS: usize = 8;
-/// Windows that the committer may have in front of it, with the one that is being ordered.
-const WINDOWS_MAX: u64 = 3;
 
 pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
     let storage: Arc<dyn Storage> = Arc::new(directory(path, options.create)?);
@@ -65,7 +62,8 @@ pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Sto
     backup::forget(&*storage).map_err(io_error("removing the manifest of a backup"))?;
     let checkpoint = Checkpoint::read(&*storage)?;
     let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
-    let log_options = LogOptions { create: options.create, segment_len_max: options.segment_bytes };
+    let log_options =
+        LogOptions { create: options.create, segment_len_max: options.segment_len_max() };
     check_losses(&*storage, checkpoint.as_ref())?;
     let OpenedLog { writer, store_id, losses, segments, tail, .. } =
         LogWriter::open(Arc::clone(&storage), log_options, hint)?;
@@ -219,9 +217,15 @@ pub(crate) fn probe(storage: &dyn Storage, create: bool) -> Result<(), OpenError
     let path = storage.describe("");
     match names.iter().find(|name| name::kind(name) == name::Kind::Unknown) {
         Some(example) => Err(LogOpenError::NotAStore { path, example: example.clone() }.into()),
-        None if create || kinds().any(name::Kind::is_derived) => Ok(()),
+        // What is left of a store that has lost its log: the log says so.
+        None if create || kinds().any(is_left_of_a_store) => Ok(()),
         None => Err(LogOpenError::Missing { path }.into()),
     }
+}
+
+fn is_left_of_a_store(kind: name::Kind) -> bool {
+    use name::Kind::{Facts, FactsRun, Trimmed};
+    kind.is_derived() || matches!(kind, Facts(_) | FactsRun(_) | Trimmed)
 }
 
 pub(crate) fn io_error(context: &str) -> impl FnOnce(io::Error) -> OpenError {
@@ -245,6 +249,7 @@ pub(crate) struct State {
     /// What is kept of what was trimmed.
     pub(crate) base: Option<Arc<Base>>,
     frontier: Frontier,
+    forgotten: u64,
     ordered: u64,
     /// What this comes from.
     checkpoint: Option<Checkpoint>,
@@ -285,6 +290,7 @@ impl State {
             runs,
             base: base.cloned(),
             frontier,
+            forgotten: begun.map_or(0, |begun| begun.forgotten),
             ordered: begun.map_or(first, |begun| begun.ordered),
             checkpoint: None,
             identity: store_id,
@@ -342,6 +348,7 @@ pub(crate) fn restore(
         runs,
         base: base.cloned(),
         frontier,
+        forgotten: checkpoint.forgotten,
         ordered,
         checkpoint: Some(checkpoint),
         identity: store_id,
@@ -419,14 +426,27 @@ fn start(
         delivered: state.frontier.global,
         cursors: state.cursors.at().clone(),
         timings: options.timings,
+        queue_bytes: options.queue_bytes,
         wait_for_room: options.wait_for_room,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
     core.counts.corrupt.set(corrupt);
     let (log, lock) = writing.unzip();
     let mut threads = Threads { writer: None, others: Vec::new(), lock };
-    let entrances = match start_threads(&core, &options, cores, state, heads, log, &mut threads) {
-        Ok(entrances) => entrances,
+    let started = start_threads(&core, &options, cores, state, heads, log, &mut threads);
+    let started = started.and_then(|entrances| {
+        let calls = entrances.calls.clone();
+        let orderer = OrdererHandle { calls, core: Arc::clone(&core) };
+        let trimmer = Arc::new(Trimmer::new(orderer, log_id));
+        if let Some(retention) = options.retention.filter(|_| !core.read_only) {
+            let stage = (Arc::clone(&trimmer), retention);
+            let run = |(trimmer, retention): &mut (Arc<Trimmer>, Trim)| trimmer.keep_to(retention);
+            threads.others.push(threads::spawn(&core, "thalweg-trimmer", None, stage, run)?);
+        }
+        Ok((entrances, trimmer))
+    });
+    let (entrances, trimmer) = match started {
+        Ok(started) => started,
         Err(error) => {
             // The ways into the pipeline are gone, so all that were started end. They do so before the
             // lock is given back.
@@ -441,19 +461,19 @@ fn start(
             });
         }
     };
-    let Entrances { gate, callbacks, calls } = entrances;
-    let inlet = Arc::new(Inlet::new(Arc::clone(&core), gate, options.queue_bytes, callbacks));
+    let Entrances { gate, callbacks, .. } = entrances;
+    let inlet = Arc::new(Inlet::new(Arc::clone(&core), gate, callbacks));
     let unrelated = |ack| MixedAppender::new(Arc::new(Lane::unrelated(Arc::clone(&inlet), ack)));
     let unrelated = (unrelated(Ack::Durable), unrelated(Ack::Ordered));
     Ok(Store::new(Inner {
-        orderer: OrdererHandle { calls, core: Arc::clone(&core) },
+        trimmer,
         core,
         inlet,
         unrelated,
-        trimming: Mutex::new(log_id),
         shut: Watermark::new(0),
         threads: Mutex::new(Some(threads)),
         recovery,
+        clock: options.clock.clone(),
     }))
 }
 
@@ -494,7 +514,6 @@ fn start_threads(
     let (cuts_in, cuts) = unbounded();
     let (scanned_in, scanned) = unbounded();
     let (committer_in, commits) = sync::queue(None);
-    let windows = Arc::new(Budget::new(WINDOWS_MAX, u64::MAX));
     let (checkpoints_in, checkpoints) = unbounded();
     let (spare_requests_in, spare_requests) = unbounded();
     let (spares_in, spares) = unbounded();
@@ -512,7 +531,6 @@ fn start_threads(
         tips: state.tips,
         heads,
         commits,
-        windows: Arc::clone(&windows),
         waiting: VecDeque::new(),
         keeper: checkpoints_in,
     };
@@ -551,8 +569,8 @@ fn start_threads(
         committer: committer_in.clone(),
         opened_at: (!settled).then_some(log_end),
         gate: gate.clone(),
-        windows,
         frontier: state.frontier,
+        forgotten: state.forgotten,
         on_damage: if log.is_some() { OnDamage::Stop } else { OnDamage::Skip },
         cuts_max: options.scanners * CUTS_PER_SCANNER,
         memory_budget: usize::try_from(options.memory_budget).unwrap_or(usize::MAX),
@@ -568,6 +586,7 @@ fn start_threads(
             core: Arc::clone(core),
             log,
             durability: options.durability,
+            clock: options.clock.clone(),
             requests: requests.spinning(core.spin),
             committer: committer_in,
             preparer: spare_requests_in,

@@ -3,16 +3,18 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thalweg_wal::SEGMENT_LEN_MIN;
 use thalweg_wal::storage::Storage;
 
+use crate::clock::Clock;
 use crate::error::{OpenError, Outcome, Refusal};
 use crate::event::Ack;
 use crate::pipeline::lane::DefaultCallback;
 use crate::pipeline::threads::SINGLE_THREADS;
 use crate::store::Store;
+use crate::trim::Trim;
 
 /// What a completed append survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +60,8 @@ pub struct Options {
     pub(crate) wait_for_room: Duration,
     /// None for what suits the machine.
     pub(crate) spin: Option<Duration>,
+    pub(crate) retention: Option<Trim>,
+    pub(crate) clock: Clock,
 }
 
 /// Most threads that an option may ask for.
@@ -95,6 +99,8 @@ impl Options {
             timings: false,
             wait_for_room: Duration::from_secs(5 * 60),
             spin: None,
+            retention: None,
+            clock: Clock::of_machine(),
         }
     }
 
@@ -102,6 +108,15 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Where the time of day comes from, with which each frame of the log is stamped, and from which the ages of
+    /// held events count: for tests, and for machines whose own clock is not to be trusted. Called by the writer once
+    /// a frame, so it must not block. Default: the clock of the machine.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Clock::new(clock);
         self
     }
 
@@ -178,11 +193,22 @@ impl Options {
         self
     }
 
-    /// Whether the store records where the time of appends goes, for
-    /// [`Store::timings`]. Costs a few looks at the clock for each batch. Default: no.
+    /// Whether the store also records where the time of each batch goes, for [`Stats::timings`](crate::Stats::timings), and the
+    /// time of all threads that order. Costs a few looks at the clock for each batch. Default: no.
     #[must_use]
     pub fn timings(mut self, timings: bool) -> Self {
         self.timings = timings;
+        self
+    }
+
+    /// Keeps the store to these limits while it is open: a thread of its own trims it whenever a segment has been
+    /// filled, and tries again each second while something keeps it from that
+    /// ([`Stats::kept_by`](crate::Stats::kept_by), [`Stats::trim_error`](crate::Stats::trim_error)). Default: nothing is ever trimmed.
+    ///
+    /// With [`Trim::keep_bytes`], segments are no longer than a quarter of that, but at least 1 MiB.
+    #[must_use]
+    pub fn retention(mut self, retention: Trim) -> Self {
+        self.retention = Some(retention);
         self
     }
 
@@ -245,6 +271,12 @@ impl Options {
     pub fn open_read_only_on(self, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
         self.check()?;
         crate::open::open_read_only_on(self, storage)
+    }
+
+    /// Bytes of a segment, at most.
+    pub(crate) fn segment_len_max(&self) -> u64 {
+        let of_retention = self.retention.as_ref().map_or(u64::MAX, Trim::segment_len_max);
+        self.segment_bytes.min(of_retention.max(SEGMENT_LEN_MIN))
     }
 
     fn check(&self) -> Result<(), OpenError> {

@@ -1,14 +1,18 @@
 //! Questions about the state of the machine, answered by the orderer between two windows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
+use thalweg_wal::{DiscardReason, FrameTimes, Segment};
+
+use crate::clock;
 use crate::error::ReadError;
 use crate::event::EventId;
 use crate::order::cold::{for_each_stream, held_positions};
 use crate::order::keys::partition_of;
 use crate::order::partition::{KnownAs, Partition};
-use crate::pipeline::lookup::{Fault, Lookup};
-use crate::sync::Promise;
+use crate::pipeline::lookup::{Fault, Lookup, segment_at};
+use crate::sync::{Arc, Promise};
 
 /// An event that is stored and waits for parents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +25,17 @@ pub struct HeldEvent {
     pub position: u64,
     /// The listed parents that are not delivered, each once, in the order of the list.
     pub missing: Vec<Vec<u8>>,
+    /// When it was appended, by the clock of the machine that did; nothing if nobody knows, since an older
+    /// version of the store did.
+    pub since: Option<SystemTime>,
+}
+
+impl HeldEvent {
+    /// How long it has been held at the time `now`, if it is known since when; zero if that is later, since a
+    /// clock has gone back.
+    pub fn age(&self, now: SystemTime) -> Option<Duration> {
+        self.since.map(|since| now.duration_since(since).unwrap_or(Duration::ZERO))
+    }
 }
 
 /// A stream, in numbers.
@@ -52,6 +67,14 @@ pub enum Why {
     },
     /// It waits.
     Held(WhyHeld),
+    /// It was held, and is discarded: it will never be delivered. Nobody has appended another event with its id
+    /// since, or that was not taken.
+    Discarded {
+        /// Position of the event in the log, in bytes.
+        position: u64,
+        /// Why it is discarded.
+        reason: DiscardReason,
+    },
 }
 
 /// What a held event waits for.
@@ -160,6 +183,7 @@ pub(crate) fn answer(
 fn held_events(view: View<'_>) -> Result<Vec<HeldEvent>, Unanswered> {
     let View { partitions, lookup, .. } = view;
     let mut events = Vec::new();
+    let mut times = Times { segments: &lookup.segments, current: None };
     for position in held_positions(partitions, lookup)? {
         view.go_on()?;
         let Some(record) = lookup.or_none(lookup.record(position))? else { continue };
@@ -171,9 +195,28 @@ fn held_events(view: View<'_>) -> Result<Vec<HeldEvent>, Unanswered> {
             id: EventId::of(&record, store_tag).to_vec(),
             position,
             missing: asked.missing_parents(position)?,
+            since: times.at(position),
         });
     }
     Ok(events)
+}
+
+/// When the records at rising positions were written.
+struct Times<'a> {
+    segments: &'a [Arc<Segment>],
+    /// The segment of the last answer, by its number, and its frames.
+    current: Option<(u64, FrameTimes<'a>)>,
+}
+
+impl Times<'_> {
+    fn at(&mut self, position: u64) -> Option<SystemTime> {
+        let segment = segment_at(self.segments, position)?;
+        let times = match &mut self.current {
+            Some((number, times)) if *number == segment.number() => times,
+            current => &mut current.insert((segment.number(), segment.frame_times())).1,
+        };
+        clock::at_millis(times.at(position)?)
+    }
 }
 
 fn streams(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<StreamInfo>, Fault> {
@@ -240,8 +283,14 @@ impl Asked<'_> {
                 let waiting = self.waiting_behind(position)?;
                 Ok(Why::Held(WhyHeld { missing, roots, waiting }))
             }
-            // Nothing is in hand between two windows.
-            Some(KnownAs::InHand(_) | KnownAs::Awaited(_)) | None => Ok(Why::Unknown),
+            // Nothing is in hand between two windows, and who looks an id up passes the others.
+            Some(KnownAs::InHand(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_)) | None => {
+                let partition = self.partition();
+                let key = partition.keys.event(self.stream_key, id);
+                let found = partition.find_discarded(self.stream, key, id, self.view.lookup)?;
+                Ok(found
+                    .map_or(Why::Unknown, |(position, reason)| Why::Discarded { position, reason }))
+            }
         }
     }
 

@@ -171,6 +171,9 @@ pub struct RepairReport {
     pub kept_refused: u64,
     /// Seals put on and taken off again in place of lost ones.
     pub seals: u64,
+    /// Discards in place of lost ones. One that is lost, and of which nothing in the order tells, leaves its event
+    /// held.
+    pub discards: u64,
     /// Cursors that are not where the newest checkpoint has them. Of marks that are lost behind it nothing is
     /// known.
     pub cursors: Vec<MovedCursor>,
@@ -456,6 +459,7 @@ impl<'a> Repair<'a> {
             }
             report.kept_refused = outcome.kept_refused.len() as u64;
             report.seals = outcome.seals;
+            report.discards = outcome.discards;
             report.cursors = outcome.cursors;
             report.unproven = outcome.unproven;
             break;
@@ -478,7 +482,13 @@ impl<'a> Repair<'a> {
         }
         let delivered: HashSet<u64> =
             self.evidence.entries.iter().flatten().map(|entry| entry.position).collect();
-        held.into_iter().filter(|position| !delivered.contains(position)).collect()
+        let known = self.evidence.runs.iter().flat_map(|run| run.items::<KnownItem>(0));
+        let discarded = known.map_while(Result::ok);
+        let discarded: HashSet<u64> =
+            discarded.filter_map(|item| KnownAs::discarded_at(item.value)).collect();
+        let is_held =
+            |position: &u64| !delivered.contains(position) && !discarded.contains(position);
+        held.into_iter().filter(is_held).collect()
     }
 
     /// Puts substitutes in the place of all deliveries that are lost.
@@ -730,6 +740,7 @@ impl<'a> Repair<'a> {
             fixes: Vec::new(),
             outcome: Outcome::default(),
             is_sealed_compared: false,
+            namesake: None,
             moved: BTreeMap::new(),
             broken_at: None,
         };
@@ -804,6 +815,7 @@ struct Outcome {
     unproven: Option<Unproven>,
     kept_refused: BTreeSet<u64>,
     seals: u64,
+    discards: u64,
     cursors: Vec<MovedCursor>,
     /// Something was added that concerns records from before it was known.
     is_tried_again: bool,
@@ -817,6 +829,9 @@ struct TryOrder<'r, 'a> {
     fixes: Vec<Fix>,
     outcome: Outcome,
     is_sealed_compared: bool,
+    /// The newest event that was in conflict with one that is held, if only events that are tied to it have come since:
+    /// where the two are, their stream, and their id.
+    namesake: Option<(Range<u64>, Vec<u8>, Vec<u8>)>,
     /// Cursors that were elsewhere at the checkpoint: where, and whether they are further down now.
     moved: BTreeMap<Vec<u8>, (Option<u64>, bool)>,
     /// First global sequence at which the order is another.
@@ -831,6 +846,7 @@ impl TryOrder<'_, '_> {
                     self.outcome.kept_refused.insert(record.position());
                 }
                 RecordKind::Seal | RecordKind::Unseal => self.outcome.seals += 1,
+                RecordKind::Discard => self.outcome.discards += 1,
                 RecordKind::Event | RecordKind::Mark => {}
             }
         }
@@ -846,6 +862,7 @@ impl TryOrder<'_, '_> {
             && is_known
             && self.broken_at.is_none()
         {
+            self.discard_before(record);
             let serial = serial_record(record, store_id);
             if self.mind(record, &serial) {
                 return ControlFlow::Continue(());
@@ -861,13 +878,21 @@ impl TryOrder<'_, '_> {
             let verdict = self.machine.peek(record.position(), &serial);
             if verdict == Arrival::Rejected(Rejection::Sealed) {
                 let stream = record.stream().to_vec();
-                self.put_last_before(record.position(), stream, Substitute::Unseal);
+                self.put_last(0..record.position(), stream, Substitute::Unseal);
                 if self.outcome.is_tried_again {
                     return ControlFlow::Break(());
                 }
             }
         }
-        arrive(&mut self.machine, record, store_id);
+        self.note_namesake(record);
+        if arrive(&mut self.machine, record, store_id) != Arrival::Conflict
+            && !record.is_with_previous()
+        {
+            self.namesake = None;
+        }
+        if is_known && self.broken_at.is_none() && self.discard_surplus(record.position()) {
+            return ControlFlow::Break(());
+        }
         self.compare();
         self.miss(record.position());
         ControlFlow::Continue(())
@@ -886,10 +911,11 @@ impl TryOrder<'_, '_> {
         let stream = record.stream().to_vec();
         match self.machine.peek(position, serial) {
             Arrival::Rejected(Rejection::Sealed) if is_next => {
-                self.put_last_before(position, stream, Substitute::Unseal);
+                self.put_last(0..position, stream, Substitute::Unseal);
                 false
             }
             Arrival::Delivered if is_next => false,
+            Arrival::Rejected(Rejection::Previous) if is_next && self.discard_namesake() => false,
             _ if is_next => {
                 self.broken_at = Some(self.next as u64);
                 false
@@ -910,6 +936,82 @@ impl TryOrder<'_, '_> {
         }
     }
 
+    /// If `record` is delivered, and the machine holds another event with its id, that one was discarded.
+    fn discard_before(&mut self, record: &Record<'_>) {
+        let position = record.position();
+        let entry = self.repair.evidence.entries.get(self.next).copied().flatten();
+        let is_next = entry.is_some_and(|entry| entry.position == position);
+        if !is_next || self.broken_at.is_some() {
+            return;
+        }
+        let id = self.repair.id_of(record);
+        if let Some(held) = self.machine.held_at(record.stream(), &id) {
+            self.put_discard(held, position, record.stream().to_vec(), id);
+        }
+    }
+
+    /// Notes which event, if it is held, has the id of `record`.
+    fn note_namesake(&mut self, record: &Record<'_>) {
+        if record.kind() == RecordKind::Event {
+            let id = self.repair.id_of(record);
+            if let Some(held) = self.machine.held_at(record.stream(), &id) {
+                self.namesake = Some((held..record.position(), record.stream().to_vec(), id));
+            }
+        }
+    }
+
+    /// An event was taken that is tied to others, the first of which is in conflict now with an event that is
+    /// held: so that was discarded. Whether there is one.
+    fn discard_namesake(&mut self) -> bool {
+        let Some((between, stream, id)) = self.namesake.take() else { return false };
+        self.put_last(between, stream, Substitute::Discard { id });
+        self.outcome.is_tried_again
+    }
+
+    /// Finds the events that the machine has now delivered after they were held, and that were not: they were
+    /// discarded before `trigger`. Or before the event that has their id since, and was delivered in their
+    /// place. Whether there are any; then all is tried again.
+    fn discard_surplus(&mut self, trigger: u64) -> bool {
+        let entries = &self.repair.evidence.entries;
+        let mut surplus = Vec::new();
+        for (index, delivery) in self.machine.order.iter().enumerate().skip(self.next) {
+            let entry = entries.get(index).copied();
+            let is_as_it_was = match entry {
+                Some(Some(entry)) => entry.position == delivery.position,
+                // Nothing is known of it.
+                Some(None) => true,
+                None => false,
+            };
+            let is_lost = self.repair.builder.has(delivery.position);
+            if is_as_it_was || is_lost || delivery.position >= trigger {
+                continue;
+            }
+            let was_delivered = |entry: &Entry| entry.position == delivery.position;
+            let Some(record) = self.repair.record(delivery.position) else { continue };
+            let id = self.repair.id_of(&record);
+            let successor = entry.flatten().filter(|entry| entry.position > delivery.position);
+            let successor = successor.filter(|entry| {
+                let other = self.repair.record(entry.position);
+                other.is_some_and(|other| {
+                    other.stream() == record.stream() && self.repair.id_of(&other) == id
+                })
+            });
+            if !entries.iter().flatten().any(was_delivered) {
+                let before = successor.map_or(trigger, |entry| entry.position);
+                surplus.push((delivery.position, before, record.stream().to_vec(), id));
+            }
+        }
+        for (held, before, stream, id) in surplus {
+            self.put_discard(held, before, stream, id);
+        }
+        self.outcome.is_tried_again
+    }
+
+    /// Has the event at `held` be discarded between there and `before`, if something is lost there.
+    fn put_discard(&mut self, held: u64, before: u64, stream: Vec<u8>, id: Vec<u8>) {
+        self.put_last(held..before, stream, Substitute::Discard { id });
+    }
+
     /// Has what is lost right before `position` be something that was refused.
     fn refuse_before(&mut self, position: u64, stream: &[u8]) -> bool {
         let builder = &self.repair.builder;
@@ -925,14 +1027,16 @@ impl TryOrder<'_, '_> {
         true
     }
 
-    /// Puts a control record into what is lost before `position`, as late as there is room, and has all of it
+    /// Puts a control record into what is lost within `range`, as late as there is room, and has all of it
     /// tried again.
-    fn put_last_before(&mut self, position: u64, stream: Vec<u8>, substitute: Substitute) {
+    fn put_last(&mut self, range: Range<u64>, stream: Vec<u8>, substitute: Substitute) {
+        let Range { start, end } = range;
         let builder = &self.repair.builder;
-        let before = builder.stretches().iter().rev().filter(|lost| lost.from < position);
-        let mut places = before.flat_map(|lost| {
-            let to = lost.to.min(position);
-            (1..=(to - lost.from) / PLACE_LEN).map(move |back| to - back * PLACE_LEN)
+        let within =
+            builder.stretches().iter().rev().filter(|lost| lost.from < end && lost.to > start);
+        let mut places = within.flat_map(|lost| {
+            let (from, to) = (lost.from.max(start), lost.to.min(end));
+            (1..=(to - from) / PLACE_LEN).map(move |back| to - back * PLACE_LEN)
         });
         let taken: Vec<u64> = self.fixes.iter().map(Fix::from).collect();
         let free = places.find(|&at| !builder.has(at) && !taken.contains(&at));
@@ -1000,7 +1104,7 @@ impl TryOrder<'_, '_> {
         }
         for (stream, was_sealed) in differ {
             let substitute = if was_sealed { Substitute::Seal } else { Substitute::Unseal };
-            self.put_last_before(ordered, stream, substitute);
+            self.put_last(0..ordered, stream, substitute);
         }
     }
 }
@@ -1068,6 +1172,7 @@ impl RepairReport {
             ("lost_held", format!("[{}]", numbers(&self.lost_held))),
             ("kept_refused", self.kept_refused.to_string()),
             ("seals", self.seals.to_string()),
+            ("discards", self.discards.to_string()),
             ("cursors", list(cursors.collect())),
             ("unproven", text(&self.unproven.as_ref().map(ToString::to_string))),
             ("lost_before", self.lost_before.to_string()),

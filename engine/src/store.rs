@@ -3,17 +3,20 @@
 use std::fmt;
 use std::ops::{ControlFlow, RangeBounds};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thalweg_wal::storage::Storage;
-use thalweg_wal::{EncodedBatch, WriteLock};
+use thalweg_wal::{DiscardReason, EncodedBatch, WriteLock};
 
 use crate::backup::{self, BackupError, BackupOptions, BackupProgress, BackupReport};
 use crate::barrier::Barrier;
+use crate::clock::Clock;
 use crate::cursors::{self, Cursor, CursorInfo};
+use crate::discards::{self, DiscardReport};
 use crate::discovery::Discovery;
 use crate::error::{
-    Cause, CloseError, CursorError, MixedBatchRefused, OpenError, ReadError, Refusal, SealError,
+    Cause, CloseError, CursorError, DiscardError, MixedBatchRefused, OpenError, ReadError, Refusal,
+    SealError,
 };
 use crate::event::{Ack, Event, MixedBatch, Placement};
 use crate::follower::Follower;
@@ -22,14 +25,15 @@ use crate::pipeline::appender::{MixedAppender, StreamAppender, Ticket};
 use crate::pipeline::callbacks::{self, is_callback_thread};
 use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::lane::{Inlet, Lane, Passage};
-use crate::pipeline::orderer::{Call, OrdererHandle};
+use crate::pipeline::orderer::Call;
 use crate::pipeline::subscriber::{Read, Reader, StreamView};
 use crate::pipeline::subscription::{Start, Subscription};
 use crate::questions::{HeldEvent, Question, StreamInfo, Why};
+use crate::stats::{Backlog, Positions, QueueDepths, queue_depths};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Mutex, Promise, WaitError, Watermark, completion, now};
-use crate::timings::{Recorders, Timings};
-use crate::trim::{self, Trim, TrimError, TrimReport};
+use crate::timings::Timings;
+use crate::trim::{KeptBy, Trim, TrimError, TrimReport, Trimmer};
 use crate::verify::{VerifyReport, verify_on};
 
 /// How long closing waits for the order of what is durable. What is not ordered by then is
@@ -52,15 +56,14 @@ pub(crate) struct Inner {
     pub(crate) inlet: Arc<Inlet>,
     /// For the batches that come without an appender: acknowledged when durable, and when ordered.
     pub(crate) unrelated: (MixedAppender, MixedAppender),
-    pub(crate) orderer: OrdererHandle,
+    pub(crate) trimmer: Arc<Trimmer>,
     /// Taken by the first close.
     pub(crate) threads: Mutex<Option<Threads>>,
-    /// Held while the store is trimmed, by one at a time. Identity of the log.
-    pub(crate) trimming: Mutex<[u8; 16]>,
     /// 1 when all threads but that of the callbacks have ended.
     pub(crate) shut: Watermark,
     /// What recovery found, in words.
     pub(crate) recovery: String,
+    pub(crate) clock: Clock,
 }
 
 /// What closing waits for.
@@ -227,7 +230,7 @@ impl Store {
     /// What the order made of a batch that puts one seal on or takes it off.
     fn set_seal(&self, batch: EncodedBatch, passage: Passage) -> Result<Placement, SealError> {
         let (_, ordered) = &self.inner.unrelated;
-        let receipt = ordered.submit_seal(batch, passage)?.wait()?;
+        let receipt = ordered.submit_control(batch, passage)?.wait()?;
         Ok(receipt.placements.into_iter().next().unwrap_or(Placement::Undecided))
     }
 
@@ -299,7 +302,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with what was trimmed ([`ReadError::Trimmed`]); one without a beginning begins with the first
+    /// event that was not. Events that cannot be read are errors in their place; if what is read is trimmed meanwhile,
+    /// that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Read::global(self.core(), &range)
     }
@@ -339,7 +344,7 @@ impl Store {
     /// The store is open for reading only or was closed meanwhile; or what is to go cannot be read, or what is kept of
     /// it cannot be written. Nothing is trimmed then, unless the error is that of the last step ([`TrimError`]).
     pub fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
-        trim::run(&self.inner, trim)
+        self.inner.trimmer.trim(trim)
     }
 
     /// Number of delivered events: the global sequence of the next. Nothing at or behind it has been seen by
@@ -441,6 +446,74 @@ impl Store {
         self.ask(Question::Held)
     }
 
+    /// Gives up held events of `stream`, by their ids: those that are held will never be delivered, and their ids
+    /// are free again, for events that are then new ones. Events that wait for them go on waiting. Says for each
+    /// what it found. The discards are one batch of the log: all of them count or none, also after a crash. Blocks
+    /// until they are durable and ordered. No ids, and nothing happens.
+    ///
+    /// # Errors
+    ///
+    /// An id is empty or too long, or there are too many for one batch; the batch was refused or is not known to
+    /// be stored; or the store was closed meanwhile.
+    pub fn discard<I: AsRef<[u8]>>(
+        &self,
+        stream: impl AsRef<[u8]>,
+        ids: impl IntoIterator<Item = I>,
+    ) -> Result<DiscardReport, DiscardError> {
+        let stream = stream.as_ref();
+        let events = ids.into_iter().map(|id| (stream.to_vec(), id.as_ref().to_vec()));
+        let (_, ordered) = &self.inner.unrelated;
+        discards::discard(ordered, events, DiscardReason::Discarded, true)
+    }
+
+    /// Gives up all events that have been held for longer than `longest`, of whatever streams, as
+    /// [`Store::discard`] does, and says what became of each. An event's age counts from when it was written to
+    /// the log, by the clock of the machine ([`Options::clock`]): one that is set back makes events younger, and
+    /// none older. Events of which nobody knows when they were written, since an older version did, stay.
+    ///
+    /// An event that is delivered meanwhile stays delivered. One that takes the id of another meanwhile goes
+    /// with it. Blocks for the listing, as [`Store::held`], and until the discards are durable and ordered.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::discard`] and [`Store::held`]. Discards of earlier batches count then: they are in batches of
+    /// some MiB.
+    pub fn expire_held(&self, longest: Duration) -> Result<DiscardReport, DiscardError> {
+        self.expire_held_if(longest, |_| true)
+    }
+
+    /// As [`Store::expire_held`], for the held events of `stream` only.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::expire_held`].
+    pub fn expire_held_of(
+        &self,
+        stream: impl AsRef<[u8]>,
+        longest: Duration,
+    ) -> Result<DiscardReport, DiscardError> {
+        let stream = stream.as_ref();
+        self.expire_held_if(longest, |event| event.stream == stream)
+    }
+
+    fn expire_held_if(
+        &self,
+        longest: Duration,
+        is_meant: impl Fn(&HeldEvent) -> bool,
+    ) -> Result<DiscardReport, DiscardError> {
+        let mut held = self.held().map_err(DiscardError::Held)?;
+        held.retain(is_meant);
+        let expired = discards::expired(held, longest, &self.inner.clock);
+        let events = expired.into_iter().map(|event| (event.stream, event.id));
+        let (_, ordered) = &self.inner.unrelated;
+        discards::discard(ordered, events, DiscardReason::Expired, false)
+    }
+
+    /// The time of day, as the store has it: see [`Options::clock`]. [`HeldEvent::since`] is by it.
+    pub fn time(&self) -> SystemTime {
+        self.inner.clock.now()
+    }
+
     /// Why the event `id` of `stream` is not delivered: its missing parents, over all generations,
     /// and how many events wait behind it.
     ///
@@ -491,7 +564,7 @@ impl Store {
         question: impl FnOnce(Promise<Result<T, ReadError>>) -> Question,
     ) -> Result<T, ReadError> {
         let (promise, mut answer) = completion();
-        self.inner.orderer.call(Call::Ask(question(promise)));
+        self.inner.trimmer.orderer.call(Call::Ask(question(promise)));
         answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
     }
 
@@ -504,7 +577,7 @@ impl Store {
     /// could not be written.
     pub fn checkpoint(&self) -> Result<(), ReadError> {
         let (promise, mut answer) = completion();
-        self.inner.orderer.call(Call::Checkpoint(promise));
+        self.inner.trimmer.orderer.call(Call::Checkpoint(promise));
         answer.wait().unwrap_or_else(|_| Err(self.core().ended()))
     }
 
@@ -582,26 +655,29 @@ impl Store {
         backup::backup_core(self.core(), target, options, progress)
     }
 
-    /// The state of the store, in numbers. Never blocks.
+    /// The state of the store, in numbers. Never blocks. Copies the histograms, which takes some microseconds. The
+    /// numbers are of one moment as far as the chain of positions goes; others may be of a moment later.
     pub fn stats(&self) -> Stats {
         let core = self.core();
-        // Against the flow: each stage is at least where the one after it was a moment before.
-        let (committed, ordered) = (core.committed.get(), core.ordered.get());
-        let (scanned, durable) = (core.scanned.get(), core.durable.get());
-        let written = core.written.get();
+        let positions = Positions::of(core);
+        let Positions { committed, ordered, scanned, durable, written } = positions;
         let segments = core.segments.snapshot();
         let (callback_panics, first_callback_panic) = core.callback_panics.get();
+        let (kept_by, trim_error) = core.trimming.lock().clone();
         Stats {
             written,
             durable,
             scanned,
             ordered,
             committed,
+            backlog: positions.backlog(core),
+            queues: queue_depths(core, self.inner.trimmer.orderer.calls.len()),
             delivered: core.delivered.get(),
             held: core.counts.held.get(),
             duplicates: core.counts.duplicates.get(),
             conflicts: core.counts.conflicts.get(),
             rejected: core.counts.rejected.get(),
+            discarded: core.counts.discarded.get(),
             corrupt: core.counts.corrupt.get(),
             streams: core.counts.streams.get(),
             memory: core.counts.memory.get(),
@@ -612,19 +688,18 @@ impl Store {
             first_callback_panic: first_callback_panic.cloned(),
             segments: segments.len() as u64,
             log_bytes: segments.iter().map(|segment| segment.end() - segment.base()).sum(),
+            first: core.horizon().first,
+            kept_by,
+            trim_error,
             checkpoint_position: core.checkpointed.get(),
             recovery: self.inner.recovery.clone(),
             checkpoint_error: core.checkpoint_error.get().cloned(),
             commit_error: core.commit_error.lock().clone(),
             commit_retries: core.commit_retries.get(),
             poisoned: core.cause().map(Cause::to_string),
+            cursors: cursors::list(core),
+            timings: core.observer.timings(),
         }
-    }
-
-    /// Where the time of appends went, if the store was opened with
-    /// [`Options::timings`]. Never blocks.
-    pub fn timings(&self) -> Option<Timings> {
-        self.core().timings.as_ref().map(Recorders::snapshot)
     }
 
     /// Why the engine has stopped, if it has.
@@ -688,6 +763,8 @@ impl Inner {
         }
         self.core.stop_orderer();
         threads.join();
+        // Before the lock goes.
+        self.trimmer.end();
         self.core.close();
         drop(threads.lock.take());
         // The last answer is given, so the last callback is in the queue.
@@ -718,6 +795,10 @@ pub struct Stats {
     pub ordered: u64,
     /// Position up to which readers see the order.
     pub committed: u64,
+    /// What is on its way between the stages.
+    pub backlog: Backlog,
+    /// What is in the queues.
+    pub queues: QueueDepths,
     /// Number of delivered events.
     pub delivered: u64,
     /// Number of held events.
@@ -728,6 +809,8 @@ pub struct Stats {
     pub conflicts: u64,
     /// Number of events that were rejected; see [`Rejection`](crate::Rejection).
     pub rejected: u64,
+    /// Number of held events that were discarded; they count as held no more.
+    pub discarded: u64,
     /// Number of damaged places that this process has met.
     pub corrupt: u64,
     /// Number of streams, as [`Store::streams`] lists them.
@@ -749,6 +832,12 @@ pub struct Stats {
     pub segments: u64,
     /// Bytes in the log.
     pub log_bytes: u64,
+    /// The first global sequence that was not trimmed: as many deliveries were.
+    pub first: u64,
+    /// What keeps more of the log than [`Options::retention`](crate::Options::retention) says, if anything does.
+    pub kept_by: Option<KeptBy>,
+    /// Why the store could not be kept to its retention, if it could not. It is tried again.
+    pub trim_error: Option<String>,
     /// Position up to which the newest checkpoint knows the order.
     pub checkpoint_position: u64,
     /// Why a checkpoint could not be written, if one could not. It costs time at the next opening.
@@ -762,4 +851,8 @@ pub struct Stats {
     pub recovery: String,
     /// Why the engine has stopped, if it has.
     pub poisoned: Option<String>,
+    /// The cursors of consumers, sorted by name, with how far each is behind.
+    pub cursors: Vec<CursorInfo>,
+    /// How long the stages take, and how much at a time, since the store was opened.
+    pub timings: Timings,
 }

@@ -1,19 +1,32 @@
-//! How long appends and their order spend where, as histograms that any thread can add to.
+//! How long the stages take for what, as histograms that any thread can add to.
 //!
-//! A histogram has eight buckets to each power of two, so what it says is at most an eighth too large;
-//! adding to one is one relaxed addition. The layout is that of HdrHistogram by Gil Tene, without
-//! its configuration.
+//! A histogram has 32 buckets to each power of two, so what it says is at most a thirty-second part too large: two
+//! digits. It has one size, and adding to one is three relaxed additions. The layout is that of HdrHistogram by Gil
+//! Tene, without its configuration.
+//!
+//! For each frame and each window something is recorded always; for each batch only if
+//! [`Options::timings`](crate::Options::timings) says so; for each event nothing.
 
 use std::fmt;
+// Not of the facade: nothing waits for these, and nothing is decided by them, so there is nothing for a simulation to
+// come between.
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::now;
 
 /// Buckets to a power of two, as a power of two.
-const SUB_BITS: u32 = 3;
+const SUB_BITS: u32 = 5;
 const SUB_COUNT: u64 = 1 << SUB_BITS;
 /// Buckets in all: enough for any number of 64 bits.
 const BUCKET_COUNT: usize = ((64 - SUB_BITS as usize) + 1) << SUB_BITS;
+
+const _: () = assert!(BUCKET_COUNT <= u16::MAX as usize);
+
+/// Nanoseconds since `start`.
+fn nanos_since(start: Instant) -> u64 {
+    now().saturating_duration_since(start).as_nanos() as u64
+}
 
 /// A histogram that is being filled.
 pub(crate) struct Recorder {
@@ -40,7 +53,7 @@ impl Recorder {
 
     /// Adds the time since `start`, in nanoseconds.
     pub(crate) fn add_since(&self, start: Instant) {
-        self.add(start.elapsed().as_nanos() as u64);
+        self.add(nanos_since(start));
     }
 
     /// The sum so far of values in nanoseconds.
@@ -50,8 +63,12 @@ impl Recorder {
 
     fn snapshot(&self) -> Histogram {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let filled = |(bucket, count): (usize, &AtomicU64)| match load(count) {
+            0 => None,
+            count => Some((bucket as u16, count)),
+        };
         Histogram {
-            buckets: self.buckets.iter().map(load).collect(),
+            buckets: self.buckets.iter().enumerate().filter_map(filled).collect(),
             max: load(&self.max),
             sum: load(&self.sum),
         }
@@ -84,10 +101,11 @@ fn bucket_end(bucket: usize) -> u64 {
     first + ((1 << shift) - 1)
 }
 
-/// How often which values were met.
-#[derive(Clone, PartialEq, Eq)]
+/// How often which values were met. What a value is, and its unit, is said where the histogram is.
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Histogram {
-    buckets: Box<[u64]>,
+    /// Buckets that are not empty, in order, and how many values are in each.
+    buckets: Box<[(u16, u64)]>,
     max: u64,
     sum: u64,
 }
@@ -95,7 +113,7 @@ pub struct Histogram {
 impl Histogram {
     /// How many values there are.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+        self.buckets.iter().map(|(_, count)| count).sum()
     }
 
     /// The sum of all values.
@@ -108,16 +126,17 @@ impl Histogram {
         self.max
     }
 
-    /// A value that `per_mille` in a thousand of the values do not exceed; up to an eighth too large. 0
-    /// if there is none.
-    pub fn quantile(&self, per_mille: u64) -> u64 {
-        let rank = (self.count() * per_mille.min(1000)).div_ceil(1000);
+    /// A value that a part of the values does not exceed: half of them for 0.5, all for 1. Up to a thirty-second part too
+    /// large; 0 if there are no values.
+    pub fn quantile(&self, part: f64) -> u64 {
+        // With nobody there, no bucket is found.
+        let rank = (self.count() as f64 * part.clamp(0.0, 1.0)).ceil().max(1.0) as u64;
         let mut seen = 0;
-        let found = self.buckets.iter().position(|&count| {
+        let found = self.buckets.iter().find(|(_, count)| {
             seen += count;
-            seen >= rank && seen > 0
+            seen >= rank
         });
-        found.map_or(0, bucket_end).min(self.max)
+        found.map_or(0, |(bucket, _)| bucket_end((*bucket).into())).min(self.max)
     }
 }
 
@@ -125,81 +144,115 @@ impl fmt::Debug for Histogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Histogram")
             .field("count", &self.count())
-            .field("p50", &self.quantile(500))
-            .field("p99", &self.quantile(990))
+            .field("p50", &self.quantile(0.5))
+            .field("p99", &self.quantile(0.99))
             .field("max", &self.max)
             .finish_non_exhaustive()
     }
 }
 
-/// What [`Options::timings`](crate::Options::timings) has the store record.
+/// What a store records.
 #[derive(Debug)]
 pub(crate) struct Recorders {
-    pub(crate) slot_wait: Recorder,
-    pub(crate) queue: Recorder,
     pub(crate) write: Recorder,
     pub(crate) sync: Recorder,
-    pub(crate) callback: Recorder,
-    pub(crate) group: Recorder,
+    pub(crate) frame_batches: Recorder,
+    pub(crate) frame_bytes: Recorder,
     pub(crate) scan: Recorder,
     pub(crate) order: Recorder,
-    pub(crate) place: Recorder,
     pub(crate) commit: Recorder,
+    /// What [`Options::timings`](crate::Options::timings) adds.
+    pub(crate) detail: Option<Detail>,
 }
 
-/// Does something, and records how long it took if somebody wants to know.
+/// What is recorded for each batch, and for each part of a window.
+#[derive(Debug)]
+pub(crate) struct Detail {
+    pub(crate) slot_wait: Recorder,
+    pub(crate) queue: Recorder,
+    pub(crate) durable: Recorder,
+    pub(crate) ordered: Recorder,
+    pub(crate) callback: Recorder,
+    pub(crate) work: Work,
+}
+
+/// Time of all threads that order a window.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) order: Total,
+    pub(crate) place: Total,
+}
+
+/// A time, summed up by any number of threads, in nanoseconds.
+#[derive(Debug, Default)]
+pub(crate) struct Total(AtomicU64);
+
+impl Total {
+    fn get(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Does something, and sums up how long it took if somebody wants to know.
 #[inline]
-pub(crate) fn timed<T>(
-    timings: Option<&Recorders>,
-    of: impl FnOnce(&Recorders) -> &Recorder,
-    work: impl FnOnce() -> T,
-) -> T {
-    let Some(timings) = timings else { return work() };
-    let start = Instant::now();
+pub(crate) fn timed<T>(total: Option<&Total>, work: impl FnOnce() -> T) -> T {
+    let Some(Total(total)) = total else { return work() };
+    let start = now();
     let done = work();
-    of(timings).add_since(start);
+    total.fetch_add(nanos_since(start), Ordering::Relaxed);
     done
 }
 
 impl Recorders {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(detailed: bool) -> Self {
         Recorders {
-            slot_wait: Recorder::new(),
-            queue: Recorder::new(),
             write: Recorder::new(),
             sync: Recorder::new(),
-            callback: Recorder::new(),
-            group: Recorder::new(),
+            frame_batches: Recorder::new(),
+            frame_bytes: Recorder::new(),
             scan: Recorder::new(),
             order: Recorder::new(),
-            place: Recorder::new(),
             commit: Recorder::new(),
+            detail: detailed.then(|| Detail {
+                slot_wait: Recorder::new(),
+                queue: Recorder::new(),
+                durable: Recorder::new(),
+                ordered: Recorder::new(),
+                callback: Recorder::new(),
+                work: Work::default(),
+            }),
         }
     }
 
     pub(crate) fn snapshot(&self) -> Timings {
+        let detail = |of: fn(&Detail) -> &Recorder| {
+            self.detail.as_ref().map(|detail| of(detail).snapshot()).unwrap_or_default()
+        };
         Timings {
-            slot_wait: self.slot_wait.snapshot(),
-            queue: self.queue.snapshot(),
             write: self.write.snapshot(),
             sync: self.sync.snapshot(),
-            callback: self.callback.snapshot(),
-            group: self.group.snapshot(),
+            frame_batches: self.frame_batches.snapshot(),
+            frame_bytes: self.frame_bytes.snapshot(),
             scan: self.scan.snapshot(),
             order: self.order.snapshot(),
-            place: self.place.snapshot(),
             commit: self.commit.snapshot(),
+            slot_wait: detail(|detail| &detail.slot_wait),
+            queue: detail(|detail| &detail.queue),
+            durable: detail(|detail| &detail.durable),
+            ordered: detail(|detail| &detail.ordered),
+            callback: detail(|detail| &detail.callback),
         }
     }
 
-    /// Where the time of the stages went.
-    pub(crate) fn stage_times(&self) -> StageTimes {
-        StageTimes {
+    /// Where the time of the stages went, if that is recorded.
+    pub(crate) fn stage_times(&self) -> Option<StageTimes> {
+        let Detail { work, .. } = self.detail.as_ref()?;
+        Some(StageTimes {
             scan: self.scan.total(),
-            order: self.order.total(),
-            place: self.place.total(),
+            order: work.order.get(),
+            place: work.place.get(),
             commit: self.commit.total(),
-        }
+        })
     }
 }
 
@@ -218,32 +271,37 @@ pub struct StageTimes {
     pub commit: Duration,
 }
 
-/// Where the time of appends, and of their order, went since the store was opened, in nanoseconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How long the stages of a store take, and how much they take at a time, since it was opened. Times are in
+/// nanoseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Timings {
-    /// For each batch that got its place in the pipeline and in the store's queue: the wait for it.
+    /// For each frame: putting it into the file.
+    pub write: Histogram,
+    /// For each frame: its `fdatasync`; for buffered durability, making it readable.
+    pub sync: Histogram,
+    /// For each frame: how many batches it has. The count of this is the number of frames.
+    pub frame_batches: Histogram,
+    /// For each frame: its length in the log, in bytes.
+    pub frame_bytes: Histogram,
+    /// For each part of the log that is scanned at a time, up to some 16 MiB: verifying its checksums, and splitting it by stream.
+    pub scan: Histogram,
+    /// For each window, which is what is ordered at a time: finding out what becomes of its events, and giving the deliveries
+    /// their places.
+    pub order: Histogram,
+    /// For each window: writing its order, and showing it to readers.
+    pub commit: Histogram,
+    /// For each batch that got its place in the pipeline and in the store's queue: the wait for it. This and all that follow
+    /// are empty without [`Options::timings`](crate::Options::timings).
     pub slot_wait: Histogram,
     /// For each accepted batch: from there until the writer took it.
     pub queue: Histogram,
-    /// For each group: putting its frame into the file.
-    pub write: Histogram,
-    /// For each group: the sync; for buffered durability, making it readable.
-    pub sync: Histogram,
+    /// For each batch that is acknowledged when it is durable: from its acceptance until then.
+    pub durable: Histogram,
+    /// For each batch that is acknowledged when it is ordered: from its acceptance until then.
+    pub ordered: Histogram,
     /// For each callback: from its outcome until it has returned.
     pub callback: Histogram,
-    /// For each group that was written: the number of its batches, with flushes and with what was refused
-    /// in its turn. Its count is the number of groups.
-    pub group: Histogram,
-    /// For each part of the log: verifying its checksums, and splitting it by stream.
-    pub scan: Histogram,
-    /// For each window of the log, and each partition of streams that is in it: finding out what becomes
-    /// of the events.
-    pub order: Histogram,
-    /// The same: giving the deliveries their places; and what is done for that for a window as a whole.
-    pub place: Histogram,
-    /// For each window: writing its order, and showing it to readers.
-    pub commit: Histogram,
 }
 
 #[cfg(test)]
@@ -272,15 +330,16 @@ mod tests {
     #[test]
     fn quantiles_are_of_what_was_added() {
         let recorder = Recorder::new();
-        assert_eq!(recorder.snapshot().quantile(500), 0);
+        assert_eq!(recorder.snapshot().quantile(0.5), 0);
         for value in 1..=1000 {
             recorder.add(value * 1000);
         }
         let histogram = recorder.snapshot();
         assert_eq!((histogram.count(), histogram.max()), (1000, 1_000_000));
         assert_eq!(histogram.sum(), 500_500_000);
-        for (per_mille, exact) in [(1, 1000), (500, 500_000), (990, 990_000), (1000, 1_000_000)] {
-            let quantile = histogram.quantile(per_mille);
+        let parts = [(0.0, 1000), (0.001, 1000), (0.5, 500_000), (0.99, 990_000), (1.0, 1_000_000)];
+        for (part, exact) in parts {
+            let quantile = histogram.quantile(part);
             assert!((exact..=exact + exact / SUB_COUNT).contains(&quantile), "{quantile}");
         }
     }

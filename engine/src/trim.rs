@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use thalweg_wal::storage::{Storage, remove_if_there};
 use thalweg_wal::{Segment, name, retire};
@@ -21,13 +22,16 @@ use crate::derived::chunks::Layout;
 use crate::derived::order_log::{ORDER, TIPS};
 use crate::error::{OpenError, ReadError};
 use crate::order::window::Frontier;
-use crate::pipeline::core::Core;
+use crate::pipeline::core::{Core, deadline_in};
 use crate::pipeline::lookup::{Fault, Lookup};
-use crate::pipeline::orderer::Call;
-use crate::store::Inner;
-use crate::sync::{Arc, completion};
+use crate::pipeline::orderer::{Call, OrdererHandle};
+use crate::sync::{Arc, Mutex, completion};
 use crate::trimmed::Base;
 use crate::trimmed::advance::advance;
+use crate::trimmed::facts::FACTS;
+
+/// How long to wait before more is tried to be given up, while something keeps it.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How much of the log to give up: everything that one of the limits says. Without any, nothing.
 ///
@@ -47,7 +51,9 @@ use crate::trimmed::advance::advance;
 pub struct Trim {
     before: Option<u64>,
     keep_bytes: Option<u64>,
+    remember: Option<u64>,
     past_cursors: bool,
+    dry_run: bool,
 }
 
 impl Trim {
@@ -71,10 +77,41 @@ impl Trim {
         self
     }
 
+    /// Of the events that are trimmed, remembers the newest so many, and forgets the ids of the others. Default: none is
+    /// ever forgotten.
+    ///
+    /// What is kept of an event that was trimmed, to tell that a copy of it is a duplicate and that a child of it can be
+    /// delivered, takes some 43 bytes. Where that is too much in the long run, this bounds it. An id that is
+    /// forgotten is one that was never there: an event with it is a new event, and one that lists it as a parent waits for
+    /// it. The tips of streams are never forgotten.
+    ///
+    /// What is forgotten is written into the log, at the beginning of the next segment, and holds from there on: so the
+    /// order stays a function of the log. A held event looks at its parents one after the other, as it lists
+    /// them: one that it has found to be delivered stays so, whatever is forgotten later.
+    #[must_use]
+    pub fn remember(mut self, events: u64) -> Self {
+        self.remember = Some(events);
+        self
+    }
+
+    /// The longest that a segment may be, for this to give up anything in time.
+    pub(crate) fn segment_len_max(&self) -> u64 {
+        self.keep_bytes.map_or(u64::MAX, |bytes| bytes / 4)
+    }
+
     /// Also what a cursor has before it. Its consumer then gets [`ReadError::Trimmed`].
     #[must_use]
     pub fn past_cursors(mut self) -> Self {
         self.past_cursors = true;
+        self
+    }
+}
+
+impl Trim {
+    /// Gives up nothing, and reports what would go now.
+    #[must_use]
+    pub fn dry_run(mut self) -> Self {
+        self.dry_run = true;
         self
     }
 }
@@ -184,34 +221,108 @@ struct Candidate {
     first: u64,
 }
 
-pub(crate) fn run(inner: &Inner, trim: &Trim) -> Result<TrimReport, TrimError> {
-    let core = &inner.core;
-    if core.read_only {
-        return Err(TrimError::ReadOnly);
+/// Whoever trims a store goes through this, one at a time.
+#[derive(Debug)]
+pub(crate) struct Trimmer {
+    pub(crate) core: Arc<Core>,
+    pub(crate) orderer: OrdererHandle,
+    /// Identity of the log.
+    log_id: [u8; 16],
+    /// Held while the store is trimmed.
+    trimming: Mutex<()>,
+}
+
+impl Trimmer {
+    pub(crate) fn new(orderer: OrdererHandle, log_id: [u8; 16]) -> Self {
+        let core = Arc::clone(&orderer.core);
+        Trimmer { core, orderer, log_id, trimming: Mutex::new(()) }
     }
-    let log_id = inner.trimming.lock();
-    let horizon = core.horizon();
-    let mut report = TrimReport { first: horizon.first, ..TrimReport::default() };
-    if !is_over_a_limit(core, trim) {
-        return Ok(report);
+
+    pub(crate) fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
+        let core = &self.core;
+        if core.read_only {
+            return Err(TrimError::ReadOnly);
+        }
+        let _trimming = self.trimming.lock();
+        if core.is_stopping() {
+            return Err(TrimError::Interrupted);
+        }
+        let mut report = TrimReport { first: core.horizon().first, ..TrimReport::default() };
+        if !is_over_a_limit(core, trim) {
+            return Ok(report);
+        }
+        if !self.checkpoint()? {
+            report.kept_by = Some(KeptBy::Checkpoint);
+        }
+        let Some(Candidate { segment, first }) = choose(core, trim, &mut report)? else {
+            return Ok(report);
+        };
+        report.events = first - report.first;
+        report.first = first;
+        let old = core.segments.snapshot();
+        for gone in old.iter().filter(|gone| gone.base() < segment.base()) {
+            report.segments += 1;
+            report.bytes += gone.limit() - gone.base();
+        }
+        if trim.dry_run {
+            return Ok(report);
+        }
+        let base = advance(core, self.log_id, &segment, &|_| true)?;
+        debug_assert_eq!(base.frontier().global, first);
+        show(core, &base);
+        if let Some(events) = trim.remember {
+            core.forget_below.set(first.saturating_sub(events));
+        }
+        remove(core, &base).map_err(TrimError::io("removing what was trimmed"))?;
+        Ok(report)
     }
-    if checkpoint(inner)?.is_none() {
-        report.kept_by = Some(KeptBy::Checkpoint);
+
+    /// Waits until nobody trims. Called when the pipeline ends: then nobody begins to.
+    pub(crate) fn end(&self) {
+        drop(self.trimming.lock());
     }
-    let Some(begin) = choose(core, trim, &mut report)? else { return Ok(report) };
-    let base = advance(core, *log_id, &begin.segment, &|_| true)?;
-    debug_assert_eq!(base.frontier().global, begin.first);
-    report.events = base.frontier().global - report.first;
-    report.first = base.frontier().global;
-    let old = core.segments.snapshot();
-    let gone = old.iter().filter(|segment| segment.base() < base.position());
-    (report.segments, report.bytes) = gone.fold((0, 0), |(segments, bytes), segment| {
-        (segments + 1, bytes + (segment.limit() - segment.base()))
-    });
-    show(core, &base);
-    let files = TrimError::io("removing what was trimmed");
-    remove(core, &base).map_err(files)?;
-    Ok(report)
+
+    /// Has a checkpoint written that is beyond everything that may go; `false` if that does not work.
+    fn checkpoint(&self) -> Result<bool, TrimError> {
+        let core = &self.core;
+        let last = core.segments.snapshot().last().map_or(0, |segment| segment.base());
+        if core.checkpointed.get() >= last {
+            return Ok(true);
+        }
+        let (promise, mut done) = completion();
+        self.orderer.call(Call::Checkpoint(promise));
+        let written = done.wait().map_err(|_| TrimError::Interrupted)?;
+        Ok(written.is_ok())
+    }
+
+    /// Trims again and again, until the store closes: the thread of a store that has a retention.
+    pub(crate) fn keep_to(&self, retention: &Trim) {
+        let core = &self.core;
+        let mut seen = 0;
+        while !core.is_stopping() {
+            let segments = core.segments.snapshot();
+            seen = segments.last().map_or(seen, |segment| segment.number());
+            let is_kept = match self.trim(retention) {
+                Ok(report) => {
+                    let is_kept = report.kept_by.is_some();
+                    *core.trimming.lock() = (report.kept_by, None);
+                    is_kept
+                }
+                Err(TrimError::Interrupted) => continue,
+                Err(error) => {
+                    *core.trimming.lock() = (None, Some(error.to_string()));
+                    true
+                }
+            };
+            let newest = || core.segments.snapshot().last().map_or(0, |segment| segment.number());
+            let is_due = || core.is_stopping() || newest() != seen;
+            if is_kept {
+                core.trim_work.wait_deadline(is_due, deadline_in(RETRY_AFTER));
+            } else {
+                core.trim_work.wait_until(is_due);
+            }
+        }
+    }
 }
 
 /// Whether there is anything to do, without a closer look.
@@ -221,24 +332,6 @@ fn is_over_a_limit(core: &Core, trim: &Trim) -> bool {
     let by_bytes = trim.keep_bytes.is_some_and(|keep| second.base() + keep <= core.durable.get());
     let by_sequence = trim.before.is_some_and(|before| before > core.horizon().first);
     by_bytes || by_sequence
-}
-
-/// Has a checkpoint written that is beyond everything that may go. `None` if that does not work.
-fn checkpoint(inner: &Inner) -> Result<Option<()>, TrimError> {
-    let core = &inner.core;
-    let segments = core.segments.snapshot();
-    let last = segments.last().map_or(0, |segment| segment.base());
-    if core.checkpointed.get() >= last {
-        return Ok(Some(()));
-    }
-    core.committed.wait_for(last).map_err(|_| TrimError::Interrupted)?;
-    let (promise, mut done) = completion();
-    inner.orderer.call(Call::Checkpoint(promise));
-    match done.wait() {
-        Ok(Ok(())) => Ok(Some(())),
-        Ok(Err(_)) => Ok(None),
-        Err(_) => Err(TrimError::Interrupted),
-    }
 }
 
 /// The segment that the log is to begin with, if it is not the one that it does.
@@ -326,7 +419,9 @@ pub(crate) fn remove_strays(storage: &dyn Storage, base: Option<&Base>) {
     for other in storage.list().unwrap_or_default() {
         let is_stray = match name::kind(&other) {
             name::Kind::FactsRun(number) => !listed.contains(&number),
-            name::Kind::Facts(_) => base.is_none(),
+            name::Kind::Facts(number) => {
+                base.is_none_or(|base| is_before(FACTS, number, base.checkpoint.forgotten))
+            }
             name::Kind::Order(number) => is_before(ORDER, number, first.global),
             name::Kind::Tips(number) => is_before(TIPS, number, first.tips),
             _ => false,

@@ -2,7 +2,8 @@
 //!
 //! Every checksum of the log is verified, the serial machine of [`crate::reference`] is run over
 //! all of it, and what the checkpoint and the order log say is compared with what came out: each
-//! entry, each link, each stream and each held event. Nothing is written, and no bytes, however
+//! entry, each link, each stream and each held event. If the beginning of the log was trimmed, the machine begins with
+//! what is kept of it, all of which is verified, and has to agree with itself. Nothing is written, and no bytes, however
 //! damaged, make the check panic.
 //!
 //! The serial machine keeps what it has seen in memory: about 1.2 KiB for an event with an id and a
@@ -13,9 +14,9 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use thalweg_wal::format::Fault as LogFault;
 use thalweg_wal::storage::{Access, MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{Damage, LogReader, Mark, Record, RecordKind, name};
-use xxhash_rust::xxh3::xxh3_128;
+use thalweg_wal::{Damage, LogReader, Mark, Record, RecordKind, Segment, name};
 
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks;
@@ -25,12 +26,16 @@ use crate::error::ReadError;
 use crate::event::{EventId, Rejection};
 use crate::open::{READ_ONLY_ATTEMPTS, State, is_of, restore};
 use crate::order::cold::{for_each_stream, held_positions};
-use crate::order::keys::partition_of;
+use crate::order::keys::{Keys, partition_of};
 use crate::order::partition::KnownAs;
 use crate::order::window::Frontier;
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
-use crate::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
+use crate::reference::{
+    Arrival, Delivery, SerialDiscard, SerialEvent, SerialMachine, SerialMark, SerialRecord,
+};
 use crate::sync::Arc;
+use crate::trimmed::facts::FACTS;
+use crate::trimmed::{self, Base, Begun, Horizon};
 
 /// Most problems that a report lists; the rest is only counted.
 const PROBLEMS_MAX: usize = 100;
@@ -73,6 +78,8 @@ pub enum Remedy {
     Rebuild,
     /// The log is damaged: put the file back from a copy, or have [`repair`](crate::repair) record the loss.
     Repair,
+    /// The file says what nothing else does: put it back from a [backup](crate::restore).
+    Restore,
     /// A backup is not what it was: take another.
     Backup,
 }
@@ -83,6 +90,7 @@ impl Remedy {
         match self {
             Remedy::Rebuild => "order --rebuild",
             Remedy::Repair => "repair",
+            Remedy::Restore => "restore",
             Remedy::Backup => "backup",
         }
     }
@@ -100,6 +108,9 @@ impl fmt::Display for Problem {
         let remedy = match self.remedy {
             Remedy::Rebuild => "derived, so it costs time only: `order --rebuild`",
             Remedy::Repair => "put it back from a copy, or `repair`",
+            Remedy::Restore => {
+                "nothing else tells what it says: put it back from a backup, with `restore`"
+            }
             Remedy::Backup => "take another backup",
         };
         write!(f, "{}; {remedy}", self.detail)
@@ -110,9 +121,15 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Records in the log: events, seals put on or taken off, and marks.
+    /// Records in the log: events, seals put on or taken off, marks, and discards.
     pub records: u64,
-    /// Events that are delivered.
+    /// The first global sequence that was not trimmed; 0 if nothing was. All events before it are delivered.
+    pub first: u64,
+    /// Position at which the log begins now, in bytes: what was before it was trimmed.
+    pub begins: u64,
+    /// Records from before it that are kept: those of held events, and what is needed of the tips of streams.
+    pub kept_records: u64,
+    /// Events that are delivered, the trimmed ones included.
     pub delivered: u64,
     /// Events that are held.
     pub held: u64,
@@ -122,6 +139,8 @@ pub struct VerifyReport {
     pub conflicts: u64,
     /// Events that were not taken, since a condition of theirs did not hold or their stream was sealed.
     pub rejected: u64,
+    /// Events that were held, and discarded.
+    pub discarded: u64,
     /// Streams with delivered or held events, or with a seal.
     pub streams: u64,
     /// Damaged places in the log. If there are any, the derived files are not compared.
@@ -147,6 +166,20 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
+    /// Counts what became of a record.
+    fn count(&mut self, kind: RecordKind, arrival: Arrival) {
+        match arrival {
+            Arrival::Delivered | Arrival::Held(_) => {}
+            Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {}
+            Arrival::NotHeld { .. } => {}
+            Arrival::Discarded => self.discarded += 1,
+            Arrival::Rejected(_) if kind == RecordKind::Mark => {}
+            Arrival::Duplicate => self.duplicates += 1,
+            Arrival::Conflict => self.conflicts += 1,
+            Arrival::Rejected(_) => self.rejected += 1,
+        }
+    }
+
     fn damage(&mut self, damage: &Damage) {
         self.damaged += 1;
         let Damage { file, offset, position, fault, resumes, .. } = damage.clone();
@@ -182,17 +215,45 @@ impl VerifyReport {
         }
     }
 
+    /// Something of what is kept of the trimmed events is wrong.
+    fn wrong_base(&mut self, file: String, offset: Option<u64>, detail: String) {
+        self.add(Problem { file, offset, position: None, detail, remedy: Remedy::Restore });
+    }
+
     /// Says what files there are that are no part of a whole store.
-    fn note_files(&mut self, names: Vec<String>, runs: &[u64]) {
+    fn note_files(&mut self, names: Vec<String>, runs: &[u64], start: &Start) {
+        let base = start.base();
+        let first = base.map_or_else(Frontier::default, |base| base.frontier());
         for file in names {
-            match name::kind(&file) {
-                name::Kind::Unknown => self.unknown_files.push(file),
-                name::Kind::SegmentNew(_) | name::Kind::LossesNew | name::Kind::Quarantine => {
-                    self.left_files.push(file);
+            let is_left = match name::kind(&file) {
+                name::Kind::Unknown => {
+                    self.unknown_files.push(file);
+                    continue;
                 }
-                name::Kind::Checkpoint if file != name::checkpoint() => self.left_files.push(file),
-                name::Kind::Run(number) if !runs.contains(&number) => self.left_files.push(file),
-                _ => {}
+                name::Kind::SegmentNew(_)
+                | name::Kind::LossesNew
+                | name::Kind::TrimmedNew
+                | name::Kind::Quarantine => true,
+                name::Kind::Checkpoint => file != name::checkpoint(),
+                name::Kind::Run(number) => !runs.contains(&number),
+                // Nobody knows which of these are needed.
+                name::Kind::Facts(_) | name::Kind::FactsRun(_) if start.is_lost() => false,
+                name::Kind::Facts(number) => number >= first.global.div_ceil(FACTS.chunk_items),
+                name::Kind::FactsRun(number) => {
+                    !base.is_some_and(|base| base.checkpoint.runs.contains(&number))
+                }
+                name::Kind::Segment(number) => {
+                    base.is_some_and(|base| number < base.point().segment)
+                }
+                name::Kind::Order(number) => number < first.global / ORDER.chunk_items,
+                name::Kind::Tips(number) => number < first.tips / TIPS.chunk_items,
+                name::Kind::Lock
+                | name::Kind::Backup
+                | name::Kind::Losses
+                | name::Kind::Trimmed => false,
+            };
+            if is_left {
+                self.left_files.push(file);
             }
         }
         self.unknown_files.sort();
@@ -239,35 +300,45 @@ pub fn verify_on(
     crate::backup::check_finished(&*storage, &storage.list()?)
         .map_err(|error| ReadError::Open(Arc::new(error)))?;
     let mut attempts = READ_ONLY_ATTEMPTS;
-    let (log, mut derived, mut report) = loop {
+    let (log, start, mut derived, mut report) = loop {
         let unreadable = |error| ReadError::Open(Arc::new(error));
         let checkpoint = Checkpoint::read(&*storage).map_err(unreadable)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
         let log = LogReader::open(&*storage, hint)
             .map_err(|error| ReadError::Open(Arc::new(error.into())))?;
         let mut report = VerifyReport::default();
-        let derived = Derived::open(&storage, checkpoint.clone(), &log, &mut report);
+        let start = Start::open(&*storage, &log, &mut report)?;
+        let derived = Derived::open(&storage, checkpoint.clone(), start.base(), &log, &mut report);
         attempts -= 1;
-        // A store that is written meanwhile has taken away what its checkpoint listed a moment ago.
+        // A store that is written meanwhile has taken away what its checkpoint listed a moment ago, or was trimmed.
         let is_same = || Checkpoint::read(&*storage).is_ok_and(|newest| newest == checkpoint);
-        if derived.is_some() || attempts == 0 || is_same() {
-            break (log, derived, report);
+        if attempts == 0 || (start.is_of(&log) && (derived.is_some() || is_same())) {
+            break (log, start, derived, report);
         }
     };
     let runs = derived.as_ref().map(|derived| derived.checkpoint.runs.clone()).unwrap_or_default();
-    report.note_files(storage.list().unwrap_or_default(), &runs);
+    report.note_files(storage.list().unwrap_or_default(), &runs, &start);
     if let Some(losses) = &log.losses {
         report.lost_stretches = losses.stretches().len() as u64;
         report.lost_bytes = losses.lost_len();
     }
-    beyond_walks(&log).for_each(|damage| report.damage(damage));
+    let is_told = |damage: &&Damage| start.is_lost() && is_of_beginning(&log, damage);
+    beyond_walks(&log).filter(|damage| !is_told(damage)).for_each(|damage| report.damage(damage));
     if let Some(derived) = &derived {
         derived.check_sums(&mut report);
     }
-    let mut machine = SerialMachine::default();
+    let begun = start.begin(&mut report);
+    let is_begun = begun.is_some();
+    let Begun { mut machine, ways } = begun.unwrap_or_default();
     let bytes_total: u64 = log.segments.iter().map(|segment| segment.end() - segment.base()).sum();
     let mut bytes_before = 0;
     for segment in &log.segments {
+        if is_begun {
+            if let Some(derived) = &mut derived {
+                derived.pass(segment.first(), &machine, &mut report);
+            }
+            machine.forget(segment.forgotten());
+        }
         for record in segment.walk(segment.first(), segment.end()) {
             let record = match record {
                 Ok(record) => record,
@@ -276,17 +347,12 @@ pub fn verify_on(
                     continue;
                 }
             };
-            if let Some(derived) = &mut derived {
-                derived.pass(record.position(), &machine, &mut report);
-            }
             report.records += 1;
-            match arrive(&mut machine, &record, &log.store_id) {
-                Arrival::Delivered | Arrival::Held(_) => {}
-                Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {}
-                Arrival::Rejected(_) if record.kind() == RecordKind::Mark => {}
-                Arrival::Duplicate => report.duplicates += 1,
-                Arrival::Conflict => report.conflicts += 1,
-                Arrival::Rejected(_) => report.rejected += 1,
+            if is_begun {
+                if let Some(derived) = &mut derived {
+                    derived.pass(record.position(), &machine, &mut report);
+                }
+                report.count(record.kind(), arrive(&mut machine, &record, &log.store_id));
             }
             if report.records.is_multiple_of(PROGRESS_EVERY) {
                 let bytes_done = bytes_before + (record.position() - segment.base());
@@ -312,11 +378,11 @@ pub fn verify_on(
             ),
             remedy: Remedy::Repair,
         }),
-        Some(derived) => {
+        Some(derived) if is_begun => {
             derived.pass(u64::MAX, &machine, &mut report);
-            derived.compare_order(&machine, &mut report);
+            derived.compare_order(&machine, ways, &mut report);
         }
-        None => {}
+        Some(_) | None => {}
     }
     if let Some(losses) = &log.losses {
         let substitutes: HashSet<u64> = losses.substitutes().map(|lost| lost.position()).collect();
@@ -324,7 +390,7 @@ pub fn verify_on(
         let lost = machine.order.iter().filter(is_lost);
         report.lost_events = lost.count() as u64;
     }
-    report.delivered = machine.order.len() as u64;
+    report.delivered = machine.next_global();
     report.held = machine.held().len() as u64;
     report.streams = machine.stream_counts().len() as u64;
     let _ =
@@ -339,6 +405,13 @@ pub(crate) fn beyond_walks(log: &LogReader) -> impl Iterator<Item = &Damage> {
         log.segments.iter().any(|segment| (segment.first()..segment.end()).contains(&position))
     };
     log.damage.iter().filter(move |damage| !is_walked(damage.position))
+}
+
+/// Whether it is no more than that nobody knows where the log begins.
+fn is_of_beginning(log: &LogReader, damage: &Damage) -> bool {
+    let is_before = |first: &Arc<Segment>| damage.position < first.base();
+    damage.file == name::trimmed()
+        || (damage.fault == LogFault::Missing && log.segments.first().is_some_and(is_before))
 }
 
 /// Has the serial machine take a record, or what stands in for one.
@@ -361,11 +434,17 @@ pub(crate) fn arrive(
 /// A record for the serial machine; a digest stands for the payload, to save memory.
 pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialRecord {
     let stream = record.stream().to_vec();
+    let digest = Keys::new(store_id).digest(record.payload());
     match record.kind() {
         RecordKind::Event => {}
         RecordKind::Seal => return SerialRecord::Seal(stream),
         RecordKind::Unseal | RecordKind::Refused => return SerialRecord::Unseal(stream),
         RecordKind::Mark => return serial_mark(record),
+        RecordKind::Discard => {
+            let id = record.given_id().to_vec();
+            let reason = record.discard_reason().expect("its kind says so");
+            return SerialRecord::Discard(SerialDiscard { stream, id, reason });
+        }
     }
     let parents = record.parents().map(<[u8]>::to_vec).collect();
     SerialRecord::Event(SerialEvent {
@@ -376,7 +455,7 @@ pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialR
         if_tips: record.is_if_tips(),
         if_local: record.if_local(),
         with_previous: record.is_with_previous(),
-        payload: xxh3_128(record.payload()).to_le_bytes().to_vec(),
+        payload: digest.to_le_bytes().to_vec(),
     })
 }
 
@@ -384,6 +463,97 @@ fn serial_mark(record: &Record<'_>) -> SerialRecord {
     let Mark { cursor, change, depends_from } = record.mark().expect("its kind says so");
     let reach = record.position() - depends_from;
     SerialRecord::Mark(SerialMark { cursor: cursor.to_vec(), change, reach })
+}
+
+/// Where the check begins.
+enum Start {
+    /// With segment 1.
+    Log,
+    /// Where the log was trimmed.
+    Base(Arc<Base>),
+    /// Nobody knows: what is kept of what was trimmed cannot be used.
+    Lost,
+}
+
+impl Start {
+    fn open(
+        storage: &dyn Storage,
+        log: &LogReader,
+        report: &mut VerifyReport,
+    ) -> Result<Self, ReadError> {
+        let examined = Base::examine(storage, &log.store_id);
+        let wrong = match examined.map_err(|error| ReadError::Open(Arc::new(error)))? {
+            Ok(Some(base)) => return Ok(Start::Base(base)),
+            Ok(None) => match trimmed::missing(storage) {
+                None => return Ok(Start::Log),
+                Some(wrong) => wrong,
+            },
+            Err(wrong) => wrong,
+        };
+        report.wrong_base(wrong.file, None, wrong.detail);
+        Ok(Start::Lost)
+    }
+
+    fn base(&self) -> Option<&Arc<Base>> {
+        match self {
+            Start::Base(base) => Some(base),
+            Start::Log | Start::Lost => None,
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        matches!(self, Start::Lost)
+    }
+
+    /// Whether the log begins there, as far as one can know.
+    fn is_of(&self, log: &LogReader) -> bool {
+        self.is_lost() || self.base().map(|base| base.point()) == log.trim
+    }
+
+    /// The machine that the check begins with, if there is one.
+    fn begin(&self, report: &mut VerifyReport) -> Option<Begun> {
+        let base = match self {
+            Start::Log => return Some(Begun::default()),
+            Start::Lost => return None,
+            Start::Base(base) => base,
+        };
+        (report.first, report.begins) = (base.frontier().global, base.position());
+        report.kept_records = base.record_count();
+        let before = report.problem_count;
+        base.verify(|file, offset, detail| report.wrong_base(file, Some(offset), detail));
+        if report.problem_count > before {
+            return None;
+        }
+        let file = || name::trimmed().to_owned();
+        let begun = base.begin(&mut |detail| report.wrong_base(file(), None, detail));
+        begun
+            .map_err(|fault| report.wrong_base(file(), None, ReadError::from(fault).to_string()))
+            .ok()
+    }
+}
+
+/// Global sequences of a stream's deliveries, by their local ones: of those that were trimmed, the few that links of
+/// later ones lead to.
+#[derive(Default)]
+struct Way {
+    kept: Vec<(u64, u64)>,
+    begins: u64,
+    rest: Vec<u64>,
+}
+
+impl Way {
+    fn new(kept: Vec<(u64, u64)>) -> Self {
+        let begins = kept.first().map_or(0, |(local, _)| local + 1);
+        Way { kept, begins, rest: Vec::new() }
+    }
+
+    fn global(&self, local: u64) -> u64 {
+        let global = match local.checked_sub(self.begins) {
+            Some(index) => self.rest.get(index as usize),
+            None => self.kept.iter().find(|(known, _)| *known == local).map(|(_, global)| global),
+        };
+        global.copied().unwrap_or(NONE)
+    }
 }
 
 /// The derived files, opened for comparison.
@@ -400,6 +570,7 @@ impl Derived {
     fn open(
         storage: &Arc<dyn Storage>,
         checkpoint: Option<Checkpoint>,
+        base: Option<&Arc<Base>>,
         log: &LogReader,
         report: &mut VerifyReport,
     ) -> Option<Self> {
@@ -432,8 +603,11 @@ impl Derived {
             report.problem(name::checkpoint(), None, "the checkpoint belongs to another store");
             return None;
         }
+        if base.is_some_and(|base| base.position() > checkpoint.ordered) {
+            report.problem(name::checkpoint(), None, "the checkpoint is of before the trim");
+            return None;
+        }
         let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-        let base = None; // TODO
         let restored =
             restore(storage, &scratch, Some(checkpoint.clone()), base, log.identity(), false);
         let detail = match restored {
@@ -443,7 +617,7 @@ impl Derived {
                     order: state.order.shared().reader(),
                     tips: state.tips.shared().reader(),
                     runs: Arc::new(state.runs.clone()),
-                    horizon: crate::trimmed::Horizon::default(),
+                    horizon: Horizon::new(Arc::new(base.into_iter().cloned().collect())),
                     verified_from: 0,
                     skip_damage: false,
                     in_flight: VecDeque::new(),
@@ -461,15 +635,15 @@ impl Derived {
 
     /// Verifies every checksum of the derived files, whatever the log has come to.
     fn check_sums(&self, report: &mut VerifyReport) {
-        let Frontier { global, tips } = self.checkpoint.frontier;
-        for global in 0..global {
+        let (first, Frontier { global, tips }) = (self.first(), self.checkpoint.frontier);
+        for global in first.global..global {
             if order_log::entry(&self.lookup.order, global).is_err() {
                 let (file, offset) = chunks::place(ORDER, global);
                 let detail = format!("the checksum of entry {global} does not match");
                 report.damaged_derived(file, offset, detail);
             }
         }
-        for item in 0..tips {
+        for item in first.tips..tips {
             if self.lookup.tips.item(item).and_then(|bytes| order_log::tip(item, bytes)).is_none() {
                 let (file, offset) = chunks::place(TIPS, item);
                 let detail = format!("the checksum of item {item} does not match");
@@ -490,7 +664,7 @@ impl Derived {
             return;
         }
         self.state_compared = true;
-        let delivered = machine.order.len() as u64;
+        let delivered = machine.next_global();
         if delivered != self.checkpoint.frontier.global {
             let counted = self.checkpoint.frontier.global;
             self.problem(report, format!("it counts {counted} delivered events, not {delivered}"));
@@ -516,7 +690,9 @@ impl Derived {
         machine: &SerialMachine,
         report: &mut VerifyReport,
     ) -> Result<(), Fault> {
-        for (global, delivery) in (0..self.checkpoint.frontier.global).zip(&machine.order) {
+        for (global, delivery) in
+            (machine.first..self.checkpoint.frontier.global).zip(&machine.order)
+        {
             let record = self.lookup.record(delivery.position)?;
             let (keys, tag) = (self.state.partitions[0].keys, self.state.partitions[0].store_tag);
             let stream_key = keys.stream(record.stream());
@@ -524,7 +700,8 @@ impl Derived {
             let key = keys.event(stream_key, &id);
             let partition = &self.state.partitions[partition_of(stream_key)];
             let known = partition.find_known(record.stream(), key, &id, &self.lookup)?;
-            if known != Some(KnownAs::Delivered(global)) {
+            let is_forgotten = global < self.checkpoint.forgotten;
+            if known != Some(KnownAs::Delivered(global)) && !is_forgotten {
                 let position = delivery.position;
                 let detail = format!(
                     "it knows the event at {position} as {known:?}, not as delivery {global}"
@@ -533,6 +710,11 @@ impl Derived {
             }
         }
         Ok(())
+    }
+
+    /// Where what was trimmed ends.
+    fn first(&self) -> Frontier {
+        self.lookup.horizon.base().map_or_else(Frontier::default, |base| base.frontier())
     }
 
     fn compare_held(
@@ -555,6 +737,14 @@ impl Derived {
                 report,
                 format!("it counts {counted} held events, not {}", expected.len()),
             );
+        }
+        let counted: u64 = self.checkpoint.counts.iter().map(|counts| counts.discarded).sum();
+        let base = self.lookup.horizon.base().map(|base| &base.checkpoint);
+        let before: u64 =
+            base.map_or(0, |begun| begun.counts.iter().map(|counts| counts.discarded).sum());
+        let expected = before + report.discarded;
+        if counted != expected {
+            self.problem(report, format!("it counts {counted} discarded events, not {expected}"));
         }
         Ok(())
     }
@@ -604,25 +794,32 @@ impl Derived {
         Ok(())
     }
 
-    /// Compares every entry of the order log with the machine's deliveries.
-    fn compare_order(&self, machine: &SerialMachine, report: &mut VerifyReport) {
+    /// Compares every entry of the order log with the machine's deliveries. `ways` has what is known of each stream
+    /// from before the log.
+    fn compare_order(
+        &self,
+        machine: &SerialMachine,
+        ways: HashMap<Vec<u8>, Vec<(u64, u64)>>,
+        report: &mut VerifyReport,
+    ) {
         let (order, tips) = (&self.lookup.order, &self.lookup.tips);
-        // Global sequences of each stream's deliveries so far.
-        let mut streams: HashMap<&[u8], Vec<u64>> = HashMap::new();
-        for (global, delivery) in (0..self.checkpoint.frontier.global).zip(&machine.order) {
-            let path = streams.entry(&delivery.stream).or_default();
+        let mut ways: HashMap<Vec<u8>, Way> =
+            ways.into_iter().map(|(stream, kept)| (stream, Way::new(kept))).collect();
+        let end = self.checkpoint.frontier.global;
+        for (global, delivery) in (machine.first..end).zip(&machine.order) {
+            if !ways.contains_key(&delivery.stream) {
+                ways.insert(delivery.stream.clone(), Way::default());
+            }
+            let way = ways.get_mut(&delivery.stream).expect("it was just added");
             let local = delivery.local;
             let expected = Entry {
                 position: delivery.position,
                 local,
-                previous: path.last().copied().unwrap_or(NONE),
-                jump: match local {
-                    0 => NONE,
-                    local => path[(local & (local - 1)) as usize],
-                },
+                previous: local.checked_sub(1).map_or(NONE, |before| way.global(before)),
+                jump: local.checked_sub(1).map_or(NONE, |before| way.global(local & before)),
                 lineage: Lineage::Listed,
             };
-            path.push(global);
+            way.rest.push(global);
             report.compared += 1;
             let file = name::order(global / ORDER.chunk_items);
             // What is damaged is known already.

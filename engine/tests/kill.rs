@@ -309,7 +309,11 @@ fn check_placement(position: u64, placement: &str, expected: &Expected) {
         Arrival::Duplicate => String::from("duplicate"),
         Arrival::Conflict => String::from("conflict"),
         Arrival::Rejected(reason) => rejected(reason),
-        Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {
+        Arrival::Sealed(_)
+        | Arrival::Unsealed
+        | Arrival::Marked(_)
+        | Arrival::Discarded
+        | Arrival::NotHeld { .. } => {
             panic!("the children seal and mark nothing")
         }
         Arrival::Delivered => {

@@ -9,6 +9,8 @@ mod common;
 mod damage;
 #[path = "../../wal/tests/common/disk.rs"]
 mod disk;
+#[path = "../sim/tests/simulation/following.rs"]
+mod following;
 #[path = "../sim/tests/simulation/model.rs"]
 mod model;
 #[path = "../sim/tests/simulation/scenario.rs"]

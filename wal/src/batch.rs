@@ -6,9 +6,9 @@ use std::fmt;
 use crate::format::{
     BATCH_LEN_MAX, FLAG_CHAINED, FLAG_IF_LOCAL, FLAG_IF_TIPS, FLAG_REQUIRE_PARENTS,
     FLAG_WITH_PREVIOUS, ID_LEN_MAX, PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, RecordFields, RecordLayout,
-    STREAM_LEN_MAX, encode_mark, encode_record, encoded_record_len,
+    STREAM_LEN_MAX, encode_discard, encode_mark, encode_record, encoded_record_len,
 };
-use crate::record::{MarkChange, RecordKind};
+use crate::record::{DiscardReason, MarkChange, RecordKind};
 
 /// Where an event hangs in its stream.
 #[derive(Debug, Clone, Copy)]
@@ -176,6 +176,29 @@ impl EncodedBatch {
         })
     }
 
+    /// Adds a record that gives the event `id` of `stream` up, if it is held there: it will never be
+    /// delivered. On an error the batch is as it was.
+    pub fn push_discard(
+        &mut self,
+        stream: &[u8],
+        id: &[u8],
+        reason: DiscardReason,
+    ) -> Result<(), LimitError> {
+        check_stream(stream)?;
+        if !(1..=ID_LEN_MAX).contains(&id.len()) {
+            return Err(LimitError::Id { len: id.len() });
+        }
+        self.push_record(&RecordFields {
+            kind: RecordKind::Discard,
+            stream,
+            id,
+            if_local: None,
+            parents: &[],
+            flags: 0,
+            payload: &encode_discard(reason),
+        })
+    }
+
     fn push_control(&mut self, kind: RecordKind, stream: &[u8]) -> Result<(), LimitError> {
         check_stream(stream)?;
         let fields = RecordFields {
@@ -234,8 +257,9 @@ impl EncodedBatch {
                     governed.insert(stream);
                     None
                 }
-                // A cursor may have the name of a stream; nobody appends what stands in for something.
-                RecordKind::Mark | RecordKind::Refused => None,
+                // A cursor may have the name of a stream; nobody appends what stands in for something. What a
+                // sealed stream holds can be given up.
+                RecordKind::Mark | RecordKind::Refused | RecordKind::Discard => None,
             }
         })
     }
@@ -247,7 +271,7 @@ impl EncodedBatch {
             && RecordLayout::stream(last) == stream
     }
 
-    /// Number of records: events, seals put on or taken off, and marks.
+    /// Number of records: events, seals put on or taken off, marks, and discards.
     pub fn count(&self) -> u32 {
         self.count
     }

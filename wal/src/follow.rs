@@ -227,6 +227,7 @@ fn has_header(page: &[u8], expected: &SegmentHeader) -> bool {
         }
         SegmentHeaderState::Unused
         | SegmentHeaderState::Damaged(_)
+        | SegmentHeaderState::Contradictory
         | SegmentHeaderState::Foreign { .. } => false,
     }
 }

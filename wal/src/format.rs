@@ -8,7 +8,7 @@
 //! run of zeros is never a valid header of any kind: that is what lets recovery read untouched,
 //! zero-filled space as "nothing was written here".
 
-use crate::record::{MarkChange, Parents, Record, RecordKind};
+use crate::record::{DiscardReason, MarkChange, Parents, Record, RecordKind};
 
 /// Every header, frame and record starts on a multiple of this many bytes.
 pub const ALIGN: u64 = 8;
@@ -27,6 +27,9 @@ pub const SEGMENT_HEADER_COPY_LEN: u64 = SEGMENT_HEADER_LEN / 2;
 /// how a version tells a newer store from a damaged one.
 const SEGMENT_HEADER_CRC_AT: usize = SEGMENT_HEADER_COPY_LEN as usize - 4;
 const SEGMENT_MAGIC: [u8; 8] = *b"THALWEGS";
+/// Feature bits of a segment header: a build that does not know one that is set refuses the store.
+const FEATURE_FORGETS: u32 = 1 << 0;
+const FEATURES_KNOWN: u32 = FEATURE_FORGETS;
 
 /// Bytes of a frame header.
 pub const FRAME_HEADER_LEN: u64 = 48;
@@ -41,6 +44,7 @@ const RECORD_KIND_UNSEAL: u8 = 3;
 const RECORD_KIND_MARK: u8 = 4;
 /// Only in place of what is lost, as is [`FLAG_LOST`].
 const RECORD_KIND_REFUSED: u8 = 5;
+const RECORD_KIND_DISCARD: u8 = 6;
 
 /// Flag: the event has no listed parents; it is chained on the stream's tips.
 pub(crate) const FLAG_CHAINED: u8 = 1 << 0;
@@ -63,6 +67,11 @@ pub(crate) const MARK_LEN: usize = 16;
 const MARK_ADVANCE: u32 = 1;
 const MARK_RESET: u32 = 2;
 const MARK_REMOVE: u32 = 3;
+
+/// Bytes that a discard has as payload: why.
+pub(crate) const DISCARD_LEN: usize = 4;
+const DISCARD_DISCARDED: u32 = 1;
+const DISCARD_EXPIRED: u32 = 2;
 
 /// Bytes of the place that an event with [`FLAG_IF_LOCAL`] names.
 const IF_LOCAL_LEN: usize = 8;
@@ -193,6 +202,11 @@ pub struct SegmentHeader {
     pub previous_end: u64,
     /// Salt of the previous segment; 0 for the first. Ties the chain together.
     pub previous_salt: u64,
+    /// From the beginning of this segment on, ids of deliveries with a global sequence below this one are
+    /// forgotten. Never goes down from one segment to the next.
+    pub forgotten: u64,
+    /// What the previous segment says of that; 0 for the first. Brings its value back if its header is lost.
+    pub previous_forgotten: u64,
 }
 
 /// What the first bytes of a segment file turn out to be.
@@ -208,9 +222,11 @@ pub enum SegmentHeaderState {
     Foreign {
         /// Major version found in the header.
         major: u16,
-        /// Feature bits found in the header; this version knows none.
+        /// Feature bits found in the header.
         features: u32,
     },
+    /// A whole header whose feature bits and fields contradict each other. Nobody writes one.
+    Contradictory,
     /// None of these.
     Damaged(Fault),
 }
@@ -222,7 +238,7 @@ impl SegmentHeader {
         copy[0..8].copy_from_slice(&SEGMENT_MAGIC);
         copy[8..10].copy_from_slice(&VERSION_MAJOR.to_le_bytes());
         copy[10..12].copy_from_slice(&VERSION_MINOR.to_le_bytes());
-        // 12..16: feature bits, none defined yet.
+        copy[12..16].copy_from_slice(&self.features().to_le_bytes());
         copy[16..32].copy_from_slice(&self.store_id);
         copy[32..40].copy_from_slice(&self.number.to_le_bytes());
         copy[40..48].copy_from_slice(&self.base.to_le_bytes());
@@ -230,10 +246,17 @@ impl SegmentHeader {
         copy[56..64].copy_from_slice(&self.salt.to_le_bytes());
         copy[64..72].copy_from_slice(&self.previous_end.to_le_bytes());
         copy[72..80].copy_from_slice(&self.previous_salt.to_le_bytes());
-        // 80..2044: reserved, zero.
+        copy[80..88].copy_from_slice(&self.forgotten.to_le_bytes());
+        copy[88..96].copy_from_slice(&self.previous_forgotten.to_le_bytes());
+        // 96..2044: reserved, zero.
         let crc = crc32c::crc32c(&copy[..SEGMENT_HEADER_CRC_AT]);
         copy[SEGMENT_HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         copy.repeat(2)
+    }
+
+    /// Feature bits: a build that remembers all ids must not read on behind one that forgets some.
+    fn features(&self) -> u32 {
+        if self.forgotten == 0 { 0 } else { FEATURE_FORGETS }
     }
 
     /// Reads a header page.
@@ -268,7 +291,7 @@ impl SegmentHeader {
     /// Reads a copy whose checksum matches; `other` is what is wrong with the other copy.
     fn decode_copy(copy: &[u8], other: Option<Fault>) -> SegmentHeaderState {
         let (major, features) = (u16_at(copy, 8), u32_at(copy, 12));
-        if major != VERSION_MAJOR || features != 0 {
+        if major != VERSION_MAJOR || features & !FEATURES_KNOWN != 0 {
             return SegmentHeaderState::Foreign { major, features };
         }
         let header = SegmentHeader {
@@ -279,7 +302,12 @@ impl SegmentHeader {
             salt: u64_at(copy, 56),
             previous_end: u64_at(copy, 64),
             previous_salt: u64_at(copy, 72),
+            forgotten: u64_at(copy, 80),
+            previous_forgotten: u64_at(copy, 88),
         };
+        if features != header.features() {
+            return SegmentHeaderState::Contradictory;
+        }
         match other {
             None => SegmentHeaderState::Valid(header),
             Some(fault) => SegmentHeaderState::OneCopy(header, fault),
@@ -299,6 +327,9 @@ pub struct FrameHeader {
     /// Everything below this position was durable when the header was made. A whole frame is
     /// therefore a proof about the log before it, which tells damage from a torn tail.
     pub floor: u64,
+    /// When the frame was made, in milliseconds since the Unix epoch, by the clock of the machine; 0 if that is
+    /// not known.
+    pub written_at: u64,
 }
 
 impl FrameHeader {
@@ -317,7 +348,7 @@ impl FrameHeader {
         header[24..28].copy_from_slice(&self.record_count.to_le_bytes());
         // 28..32: reserved, zero.
         header[32..40].copy_from_slice(&self.floor.to_le_bytes());
-        // 40..48: reserved, zero.
+        header[40..48].copy_from_slice(&self.written_at.to_le_bytes());
         let crc = frame_crc(salt, header);
         header[4..8].copy_from_slice(&crc.to_le_bytes());
     }
@@ -393,6 +424,7 @@ pub(crate) fn encode_record(fields: &RecordFields<'_>, out: &mut Vec<u8>) {
         RecordKind::Unseal => RECORD_KIND_UNSEAL,
         RecordKind::Mark => RECORD_KIND_MARK,
         RecordKind::Refused => RECORD_KIND_REFUSED,
+        RecordKind::Discard => RECORD_KIND_DISCARD,
     };
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&[RECORD_MAGIC, kind, fields.flags, 0]);
@@ -435,14 +467,25 @@ fn is_known(bytes: &[u8]) -> bool {
         let both = FLAG_CHAINED | FLAG_IF_TIPS;
         return flags & !FLAGS_KNOWN == 0 && flags & both != both && lists_parents(bytes);
     }
-    // A control record has no flags, no id and no lineage; only a mark has a payload.
-    let rest = u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(bytes[21] | flags);
+    // A control record has no flags and no lineage; only a discard has an id, and only marks and
+    // discards a payload.
+    let rest = u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(flags);
+    let has_id = bytes[21] != 0;
     rest == 0
         && match kind {
-            RECORD_KIND_SEAL | RECORD_KIND_UNSEAL => u32_at(bytes, 8) == 0,
-            RECORD_KIND_MARK => RecordLayout::mark(bytes).is_some(),
+            RECORD_KIND_SEAL | RECORD_KIND_UNSEAL => !has_id && u32_at(bytes, 8) == 0,
+            RECORD_KIND_MARK => !has_id && RecordLayout::mark(bytes).is_some(),
+            RECORD_KIND_DISCARD => has_id && RecordLayout::discard_reason(bytes).is_some(),
             _ => false,
         }
+}
+
+/// The payload of a discard.
+pub(crate) fn encode_discard(reason: DiscardReason) -> [u8; DISCARD_LEN] {
+    match reason {
+        DiscardReason::Discarded => DISCARD_DISCARDED.to_le_bytes(),
+        DiscardReason::Expired => DISCARD_EXPIRED.to_le_bytes(),
+    }
 }
 
 /// The payload of a mark. `reach` is the number of bytes of its batch before it.
@@ -487,12 +530,14 @@ pub(crate) fn is_substitute(bytes: &[u8]) -> bool {
         return false;
     }
     let (kind, flags) = (bytes[5], bytes[6]);
-    let kinds = [RECORD_KIND_SEAL, RECORD_KIND_UNSEAL, RECORD_KIND_REFUSED];
+    let kinds = [RECORD_KIND_SEAL, RECORD_KIND_UNSEAL, RECORD_KIND_REFUSED, RECORD_KIND_DISCARD];
     let is_event = kind == RECORD_KIND_EVENT && flags & !FLAG_CHAINED == FLAG_LOST;
     let is_other = kinds.contains(&kind) && flags == 0;
-    record_len(bytes) <= bytes.len() as u64
-        && usize::from(bytes[21]) <= ID_LEN_MAX
+    let is_in_bounds =
+        record_len(bytes) <= bytes.len() as u64 && usize::from(bytes[21]) <= ID_LEN_MAX;
+    is_in_bounds
         && (is_event || is_other)
+        && (kind != RECORD_KIND_DISCARD || (bytes[21] > 0 && is_known(bytes)))
 }
 
 /// The bytes of the record that `bytes` begin with; its lengths are checked, and nothing else.
@@ -551,6 +596,7 @@ impl<'a> Run<'a> {
             len: u64_at(bytes, 16),
             record_count: u32_at(bytes, 24),
             floor: u64_at(bytes, 32),
+            written_at: u64_at(bytes, 40),
         };
         if header.position != position {
             return Err(Fault::Position);
@@ -621,6 +667,7 @@ impl RecordLayout {
             RECORD_KIND_UNSEAL => RecordKind::Unseal,
             RECORD_KIND_MARK => RecordKind::Mark,
             RECORD_KIND_REFUSED => RecordKind::Refused,
+            RECORD_KIND_DISCARD => RecordKind::Discard,
             _ => RecordKind::Event,
         }
     }
@@ -685,6 +732,17 @@ impl RecordLayout {
             _ => return None,
         };
         Some((change, u32_at(payload, 8)))
+    }
+
+    /// Why a held event is given up. Nothing if this is not the payload of a discard.
+    #[inline]
+    pub(crate) fn discard_reason(bytes: &[u8]) -> Option<DiscardReason> {
+        let payload: &[u8; DISCARD_LEN] = Self::payload(bytes).try_into().ok()?;
+        match u32::from_le_bytes(*payload) {
+            DISCARD_DISCARDED => Some(DiscardReason::Discarded),
+            DISCARD_EXPIRED => Some(DiscardReason::Expired),
+            _ => None,
+        }
     }
 
     #[inline]

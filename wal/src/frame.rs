@@ -10,6 +10,7 @@ use crate::format::{
 pub struct FrameBuf {
     bytes: Vec<u8>,
     record_count: u32,
+    written_at: u64,
 }
 
 impl Default for FrameBuf {
@@ -21,13 +22,19 @@ impl Default for FrameBuf {
 impl FrameBuf {
     /// An empty frame.
     pub fn new() -> Self {
-        FrameBuf { bytes: vec![0; FRAME_HEADER_LEN as usize], record_count: 0 }
+        FrameBuf { bytes: vec![0; FRAME_HEADER_LEN as usize], record_count: 0, written_at: 0 }
     }
 
     /// Takes all batches out.
     pub fn clear(&mut self) {
         self.bytes.truncate(FRAME_HEADER_LEN as usize);
         self.record_count = 0;
+        self.written_at = 0;
+    }
+
+    /// Says when the frame is made, in milliseconds since the Unix epoch. Without this, nobody will know.
+    pub fn stamp(&mut self, written_at: u64) {
+        self.written_at = written_at;
     }
 
     /// Whether there is no batch in the frame.
@@ -64,7 +71,8 @@ impl FrameBuf {
             offset += len;
         }
         let len = self.byte_len();
-        let header = FrameHeader { position, len, record_count: self.record_count, floor };
+        let FrameBuf { record_count, written_at, .. } = *self;
+        let header = FrameHeader { position, len, record_count, floor, written_at };
         header.encode_into(salt, &mut self.bytes);
         &self.bytes
     }

@@ -42,8 +42,8 @@ pub use log::{
     SpareRequest, WriteLock, begin_behind,
 };
 pub use loss::{LOSSES_HEADER_LEN, LossBuilder, Losses, Stretch, Substitute, identity};
-pub use record::{Mark, MarkChange, Parents, Record, RecordKind};
+pub use record::{DiscardReason, Mark, MarkChange, Parents, Record, RecordKind};
 pub use recover::{TailHint, TailReport, store_id};
 pub use repair::{Survey, Unverified};
-pub use segment::{Damage, Segment, Walk};
+pub use segment::{Damage, FrameTimes, Segment, Walk};
 pub use trim::{TRIM_HEADER_LEN, TrimPoint, TrimWriter, Trimmed, retire};

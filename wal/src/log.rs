@@ -133,6 +133,8 @@ pub struct LogWriter {
     failed: bool,
     /// Position at which the log begins.
     begins: u64,
+    /// The next segment forgets at least the ids of deliveries below this global sequence.
+    forgotten: u64,
 }
 
 #[derive(Debug)]
@@ -273,7 +275,7 @@ impl LogWriter {
             let preparation = Preparation::Fill;
             let spare =
                 SpareRequest { number: 1, len, preparation }.prepare(&*storage, &|| true)?;
-            activate(&*storage, spare, new_store_id(&*storage), None, 0)
+            activate(&*storage, spare, new_store_id(&*storage), None, 0, 0)
         };
         let active = make().map_err(OpenError::io(context))?;
         let (store_id, end) = (active.header().store_id, active.segment.first());
@@ -335,7 +337,7 @@ impl LogWriter {
                 prepared => {
                     let (store_id, last) = (last.header().store_id, Some(last.header()));
                     prepared
-                        .and_then(|spare| activate(&*storage, spare, store_id, last, end))
+                        .and_then(|spare| activate(&*storage, spare, store_id, last, end, 0))
                         .map_err(OpenError::io(context))?
                 }
             }
@@ -367,12 +369,20 @@ impl LogWriter {
             must_roll: false,
             failed: false,
             begins,
+            forgotten: 0,
         }
     }
 
     /// Has the segments that are made from now on be as long as befits a log that begins where a trim says.
     pub fn trimmed(&mut self, point: &TrimPoint) {
         self.begins = point.position.min(self.active.segment.base());
+    }
+
+    /// Has the ids of deliveries with a global sequence below `below` be forgotten from the beginning of the
+    /// next segment on, whenever the log comes to it. What was said before of more holds. Writes nothing: if the
+    /// log is opened again before that, the segments that are there say how much is forgotten.
+    pub fn forget(&mut self, below: u64) {
+        self.forgotten = self.forgotten.max(below);
     }
 
     /// Whether the log has to go on in a new segment, for which there was no room when it was opened. It is
@@ -513,7 +523,8 @@ impl LogWriter {
             }
         };
         let header = self.active.header().clone();
-        match activate(&*self.storage, spare, header.store_id, Some(&header), self.end) {
+        let (store_id, previous, forgotten) = (header.store_id, Some(&header), self.forgotten);
+        match activate(&*self.storage, spare, store_id, previous, self.end, forgotten) {
             Ok(active) => {
                 self.active = active;
                 self.must_roll = false;
@@ -549,7 +560,8 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// Writes the header of a prepared segment, which seals the segment before it.
+/// Writes the header of a prepared segment, which seals the segment before it, and forgets no less than that and
+/// `forgotten`.
 ///
 /// The header is durable before any frame is written, so a segment without a whole header never
 /// held anything that was acknowledged.
@@ -559,7 +571,9 @@ fn activate(
     store_id: [u8; 16],
     previous: Option<&SegmentHeader>,
     previous_end: u64,
+    forgotten: u64,
 ) -> io::Result<Active> {
+    let previous_forgotten = previous.map_or(0, |header| header.forgotten);
     let header = SegmentHeader {
         store_id,
         number: spare.number,
@@ -568,6 +582,8 @@ fn activate(
         salt: storage.random() | 1,
         previous_end,
         previous_salt: previous.map_or(0, |header| header.salt),
+        forgotten: forgotten.max(previous_forgotten),
+        previous_forgotten,
     };
     spare.file.write_at(&header.encode(), 0)?;
     spare.file.shared().sync()?;
@@ -587,7 +603,7 @@ pub fn begin_behind(storage: &dyn Storage, last: &Segment, end: u64) -> io::Resu
     let request = SpareRequest { number, len, preparation: Preparation::Reserve };
     let spare = request.prepare(storage, &|| true)?;
     let header = last.header();
-    Ok(activate(storage, spare, header.store_id, Some(header), end)?.segment)
+    Ok(activate(storage, spare, header.store_id, Some(header), end, 0)?.segment)
 }
 
 /// Length of the next segment of a log of which `log_len` bytes are kept: a quarter of the log, within

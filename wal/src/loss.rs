@@ -11,11 +11,11 @@ use std::io;
 
 use crate::error::OpenError;
 use crate::format::{
-    ALIGN, FLAG_CHAINED, FLAG_LOST, Fault, RECORD_HEADER_LEN, RecordFields, encode_record,
-    encoded_record_len, is_substitute,
+    ALIGN, FLAG_CHAINED, FLAG_LOST, Fault, RECORD_HEADER_LEN, RecordFields, encode_discard,
+    encode_record, encoded_record_len, is_substitute,
 };
 use crate::name;
-use crate::record::{Record, RecordKind};
+use crate::record::{DiscardReason, Record, RecordKind};
 use crate::storage::{Storage, read_file, remove_if_there, write_all_at};
 
 const MAGIC: [u8; 8] = *b"THALWEGL";
@@ -220,6 +220,11 @@ pub enum Substitute {
     Seal,
     /// The end of a seal.
     Unseal,
+    /// A discard of the event with this id.
+    Discard {
+        /// The id, 1 to 64 bytes.
+        id: Vec<u8>,
+    },
 }
 
 /// Losses in the making.
@@ -246,6 +251,7 @@ impl LossBuilder {
                 RecordKind::Refused => Substitute::Refused,
                 RecordKind::Seal => Substitute::Seal,
                 RecordKind::Unseal => Substitute::Unseal,
+                RecordKind::Discard => Substitute::Discard { id: record.given_id().to_vec() },
                 RecordKind::Mark => {
                     unreachable!("a mark stands in for nothing: see `is_substitute`")
                 }
@@ -331,6 +337,7 @@ impl LossBuilder {
 fn encode(stream: &[u8], substitute: &Substitute, out: &mut Vec<u8>) {
     let (mut kind, mut flags, mut given_id, mut listed) =
         (RecordKind::Event, 0, &[][..], Vec::new());
+    let (mut payload, reason) = (&[][..], encode_discard(DiscardReason::Discarded));
     match substitute {
         Substitute::Event { id, parents } => {
             given_id = id.as_deref().unwrap_or_default();
@@ -340,10 +347,13 @@ fn encode(stream: &[u8], substitute: &Substitute, out: &mut Vec<u8>) {
         Substitute::Refused => kind = RecordKind::Refused,
         Substitute::Seal => kind = RecordKind::Seal,
         Substitute::Unseal => kind = RecordKind::Unseal,
+        Substitute::Discard { id } => {
+            (kind, given_id, payload) = (RecordKind::Discard, id, &reason[..]);
+        }
     }
     let id = given_id;
     let fields =
-        RecordFields { kind, stream, id, if_local: None, parents: &listed, flags, payload: &[] };
+        RecordFields { kind, stream, id, if_local: None, parents: &listed, flags, payload };
     encode_record(&fields, out);
 }
 
@@ -379,7 +389,8 @@ mod tests {
         builder.put(4160, 4200, b"s", Substitute::Event { id: None, parents: None });
         builder.put(8192, 8200, b"t", Substitute::Refused);
         builder.put(8200, 8208, b"t", Substitute::Seal);
-        builder.put(8208, 8256, b"t", Substitute::Unseal);
+        builder.put(8208, 8216, b"t", Substitute::Unseal);
+        builder.put(8216, 8256, b"t", Substitute::Discard { id: b"i".to_vec() });
         builder
     }
 
@@ -389,8 +400,13 @@ mod tests {
         let both = [Stretch { from: 4096, to: 4200 }, Stretch { from: 8192, to: 8256 }];
         assert_eq!(losses.stretches(), both, "what meets is one");
         let kinds: Vec<_> = losses.substitutes().map(|record| record.kind()).collect();
-        use RecordKind::{Event, Refused, Seal, Unseal};
-        assert_eq!(kinds, [Event, Event, Refused, Seal, Unseal]);
+        use RecordKind::{Discard, Event, Refused, Seal, Unseal};
+        assert_eq!(kinds, [Event, Event, Refused, Seal, Unseal, Discard]);
+        let last = losses.substitute_at(8216).expect("there");
+        assert_eq!(
+            (last.given_id(), last.discard_reason()),
+            (&b"i"[..], Some(DiscardReason::Discarded))
+        );
         let first = losses.substitute_at(4096).expect("there");
         assert!(first.is_lost() && first.given_id() == b"i" && first.len() == 64);
         assert!(losses.substitute_at(4104).is_none());

@@ -18,6 +18,9 @@ pub enum RecordKind {
     Unseal,
     /// How far a consumer has come; see [`Record::mark`]. Belongs to no stream.
     Mark,
+    /// The event with this stream and id, if it is held, will never be delivered; see
+    /// [`Record::discard_reason`].
+    Discard,
     /// Stands in for something lost that was refused, so that an event that is tied to it is refused, too.
     /// Has a stream and no other field; never in a segment.
     Refused,
@@ -44,6 +47,15 @@ pub enum MarkChange {
     Reset(u64),
     /// Takes it away.
     Remove,
+}
+
+/// Why a held event is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DiscardReason {
+    /// Somebody named it.
+    Discarded,
+    /// It was held for too long.
+    Expired,
 }
 
 /// One record in the log, borrowed from the segment that holds it.
@@ -114,7 +126,8 @@ impl<'a> Record<'a> {
         RecordLayout::stream(self.bytes)
     }
 
-    /// The id that the appender gave, 1 to 64 bytes; empty if the engine names the event.
+    /// The id that the appender gave, 1 to 64 bytes; empty if the engine names the event. Of a discard, the
+    /// id of the event that is given up.
     #[inline]
     pub fn given_id(&self) -> &'a [u8] {
         RecordLayout::id(self.bytes)
@@ -175,6 +188,12 @@ impl<'a> Record<'a> {
         let (change, reach) = RecordLayout::mark(self.bytes)?;
         let depends_from = self.position.saturating_sub(reach.into());
         Some(Mark { cursor: self.stream(), change, depends_from })
+    }
+
+    /// Why the held event is given up, if the record says that one is.
+    #[inline]
+    pub fn discard_reason(&self) -> Option<DiscardReason> {
+        (self.kind() == RecordKind::Discard).then(|| RecordLayout::discard_reason(self.bytes))?
     }
 
     /// The payload. Its meaning is the user's; the log never looks inside.

@@ -150,6 +150,15 @@ impl<'a> Before<'a> {
         }
     }
 
+    /// What it says that is forgotten; nothing if nobody knows.
+    fn forgotten(self) -> Option<u64> {
+        match self {
+            Before::Nothing => Some(0),
+            Before::Trimmed(_) => None,
+            Before::Segment(header) => Some(header.forgotten),
+        }
+    }
+
     fn store_id(self) -> Option<[u8; 16]> {
         match self {
             Before::Nothing => None,
@@ -387,6 +396,7 @@ pub fn store_id(storage: &dyn Storage) -> Option<[u8; 16]> {
             }
             SegmentHeaderState::Unused
             | SegmentHeaderState::Damaged(_)
+            | SegmentHeaderState::Contradictory
             | SegmentHeaderState::Foreign { .. } => None,
         };
     }
@@ -486,6 +496,7 @@ impl FoundSegment {
             SegmentHeaderState::OneCopy(_, fault) | SegmentHeaderState::Damaged(fault) => {
                 Some(*fault)
             }
+            SegmentHeaderState::Contradictory => Some(Fault::Unknown),
             SegmentHeaderState::Unused | SegmentHeaderState::Foreign { .. } => Some(Fault::NoMagic),
         }
     }
@@ -510,6 +521,9 @@ impl FoundSegment {
             }
             SegmentHeaderState::Foreign { .. } => {
                 return HeaderCondition::Misfit { detail: UNKNOWN_FEATURE };
+            }
+            SegmentHeaderState::Contradictory => {
+                return HeaderCondition::Misfit { detail: CONTRADICTORY };
             }
             SegmentHeaderState::Valid(header) => (header, None),
             SegmentHeaderState::OneCopy(header, fault) => (header, Some(*fault)),
@@ -549,6 +563,7 @@ impl FoundSegment {
             }
             SegmentHeaderState::Unused
             | SegmentHeaderState::Foreign { .. }
+            | SegmentHeaderState::Contradictory
             | SegmentHeaderState::Damaged(_) => None,
         }
     }
@@ -560,7 +575,8 @@ impl FoundSegment {
         let base = before.limit();
         let follows = next.base.checked_sub(self.len) == Some(base)
             && self.len <= SEGMENT_LEN_MAX
-            && before.store_id().is_none_or(|store_id| store_id == next.store_id);
+            && before.store_id().is_none_or(|store_id| store_id == next.store_id)
+            && before.forgotten().is_none_or(|forgotten| forgotten <= next.previous_forgotten);
         follows.then(|| SegmentHeader {
             store_id: next.store_id,
             number: self.number,
@@ -569,6 +585,8 @@ impl FoundSegment {
             salt: next.previous_salt,
             previous_end: *before.ends().end(),
             previous_salt: before.salt(),
+            forgotten: next.previous_forgotten,
+            previous_forgotten: before.forgotten().unwrap_or(0),
         })
     }
 }
@@ -601,16 +619,21 @@ fn follows(header: &SegmentHeader, before: Before<'_>) -> bool {
         && header.base == before.limit()
         && header.previous_salt == before.salt()
         && before.ends().contains(&header.previous_end)
+        && before.forgotten().is_none_or(|forgotten| header.previous_forgotten == forgotten)
+        && header.previous_forgotten <= header.forgotten
 }
 
-/// Whether a whole header can belong behind so many segments that are missing, and all that ends at `limit`.
-fn follows_a_gap(header: &SegmentHeader, limit: u64, missing: u64) -> bool {
+/// Whether a whole header can belong behind so many segments that are missing, and what is before those.
+fn follows_a_gap(header: &SegmentHeader, before: Before<'_>, missing: u64) -> bool {
+    let limit = before.limit();
     let room = header.base.checked_sub(limit);
     missing <= MISSING_MAX
         && header.base.is_multiple_of(ALIGN)
         && header.base.checked_add(header.len).is_some()
         && room.is_some_and(|room| room >= missing * SEGMENT_LEN_MIN)
         && (limit + SEGMENT_HEADER_LEN..=header.base).contains(&header.previous_end)
+        && before.forgotten().unwrap_or(0) <= header.previous_forgotten
+        && header.previous_forgotten <= header.forgotten
 }
 
 /// More segments that are missing side by side are taken for a header that is wrong.
@@ -746,7 +769,7 @@ impl Arranged<'_> {
         };
         let belongs = |header: &SegmentHeader| match adjacent {
             true => segment.header().is_none() || follows(header, self.before()),
-            false => number > before && follows_a_gap(header, limit, number - before - 1),
+            false => number > before && follows_a_gap(header, self.before(), number - before - 1),
         };
         let header = match header {
             // What is behind such a length was never written by anybody, and would be read.
@@ -803,6 +826,8 @@ fn own_store_id(found: &[FoundSegment]) -> Option<[u8; 16]> {
 }
 
 const UNKNOWN_FEATURE: &str = "it uses a feature that this build does not know";
+const CONTRADICTORY: &str =
+    "its header says that ids are forgotten and not which, or the other way round";
 
 /// The segments of a log that is written, as far as they have been looked at: all of it has to be there.
 #[derive(Debug)]

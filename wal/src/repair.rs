@@ -210,6 +210,7 @@ impl Survey {
                 }
                 if previous.link.is_none() {
                     previous.header.salt = header.previous_salt;
+                    previous.header.forgotten = header.previous_forgotten;
                 }
             }
             let limit = header.base + header.len;
@@ -256,6 +257,8 @@ impl Survey {
         let (base, previous_end, previous_salt) = previous.map_or(trimmed, |target| {
             (target.header.base + target.header.len, target.end, target.header.salt)
         });
+        // As much as is forgotten for certain: the segment behind it may tell of more.
+        let forgotten = previous.map_or(0, |target| target.header.forgotten);
         let unusable = || OpenError::SegmentForeign {
             file: name::segment(number),
             detail: "there is no room for it between the segments beside it",
@@ -292,6 +295,8 @@ impl Survey {
             salt,
             previous_end,
             previous_salt,
+            forgotten,
+            previous_forgotten: forgotten,
         };
         Ok(Target { header, end, link: None })
     }

@@ -76,6 +76,12 @@ impl Segment {
         self.header.number
     }
 
+    /// From the beginning of this segment on, ids of deliveries with a global sequence below this one are
+    /// forgotten; 0 if none is. Never less than in the segment before.
+    pub fn forgotten(&self) -> u64 {
+        self.header.forgotten
+    }
+
     /// Position of the first byte of the file.
     #[inline]
     pub fn base(&self) -> u64 {
@@ -204,6 +210,11 @@ impl Segment {
         self.run().resync(position).min(known.unwrap_or(u64::MAX))
     }
 
+    /// When the frames of the segment were made, for whoever asks position after position.
+    pub fn frame_times(&self) -> FrameTimes<'_> {
+        FrameTimes { segment: self, frame: self.first()..self.first(), written_at: 0 }
+    }
+
     /// All records in `from..to`, in order. Both are positions at which a frame begins, as
     /// [`Segment::first`], [`Segment::cut`] and [`Segment::end`] give them.
     pub fn walk(&self, from: u64, to: u64) -> Walk<'_> {
@@ -211,6 +222,42 @@ impl Segment {
         let to = to.min(run.end());
         run.bytes = &run.bytes[..(to - self.header.base) as usize];
         Walk { segment: self, run, position: from, frame: None, lost: 0..0 }
+    }
+}
+
+/// When the frames of a segment were made. See [`Segment::frame_times`].
+#[derive(Debug)]
+pub struct FrameTimes<'a> {
+    segment: &'a Segment,
+    /// The frame of the last answer, or what stands in its place.
+    frame: std::ops::Range<u64>,
+    written_at: u64,
+}
+
+impl FrameTimes<'_> {
+    /// When the frame with `position` was made, in milliseconds since the Unix epoch; nothing if nobody knows:
+    /// the frame was written by an older version, its header is damaged or lost, or there is none. Walks over
+    /// the headers from the last position that was asked for, or from the first frame, so that all of a
+    /// segment cost one walk if they are asked for in order.
+    pub fn at(&mut self, position: u64) -> Option<u64> {
+        if position < self.frame.start {
+            *self = self.segment.frame_times();
+        }
+        let run = self.segment.run();
+        while self.frame.end <= position {
+            let start = self.frame.end;
+            if start >= run.end() {
+                return None;
+            }
+            let (end, written_at) =
+                match (self.segment.end_of_stretch(start), run.frame_header(start)) {
+                    (Some(end), _) => (end, 0),
+                    (None, Ok(header)) => (header.end(), header.written_at),
+                    (None, Err(_)) => (self.segment.resync(start), 0),
+                };
+            (self.frame, self.written_at) = (start..end, written_at);
+        }
+        Some(self.written_at).filter(|&written_at| written_at > 0)
     }
 }
 

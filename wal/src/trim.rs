@@ -69,6 +69,15 @@ impl TrimPoint {
         point.is_possible().then_some(point)
     }
 
+    /// Where the log in `storage` begins; nothing if it was never trimmed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Trimmed::open`].
+    pub fn read(storage: &dyn Storage) -> Result<Option<TrimPoint>, OpenError> {
+        Ok(TrimHeader::read(storage)?.map(|header| header.point))
+    }
+
     /// Whether a log can begin so.
     fn is_possible(&self) -> bool {
         self.segment > 1

@@ -63,6 +63,21 @@ fn a_follower_reaches_a_frame_behind_several_long_ones() {
     assert!(log.reach(positions[3]).expect("looks"));
 }
 
+/// A follower that was behind took only what it had read ahead, told that the position was not there, and waited for
+/// the next change of the files, which need not come.
+#[test]
+fn a_follower_that_is_far_behind_comes_to_the_end_in_one_go() {
+    let storage = MemoryStorage::new();
+    let mut writer = open(&storage, None).expect("creates").writer;
+    let mut log = follow(&storage);
+    // More than is read ahead; and a long frame behind a short one.
+    for lens in [vec![10_000; 30], vec![10, 200_000]] {
+        let positions: Vec<u64> = lens.iter().map(|&len| append(&mut writer, len)).collect();
+        assert!(log.reach(*positions.last().expect("some")).expect("looks"));
+        assert_eq!(end(&log), writer.end());
+    }
+}
+
 #[test]
 fn a_follower_goes_on_in_the_next_segments() {
     let storage = MemoryStorage::new();

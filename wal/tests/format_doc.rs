@@ -12,8 +12,8 @@ use thalweg_wal::format::{
 use thalweg_wal::name;
 use thalweg_wal::storage::{MemoryStorage, read_file};
 use thalweg_wal::{
-    LOSSES_HEADER_LEN, RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, TRIM_HEADER_LEN, TrimPoint,
-    TrimWriter,
+    DiscardReason, LOSSES_HEADER_LEN, RecordKind, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN,
+    TRIM_HEADER_LEN, TrimPoint, TrimWriter,
 };
 
 const REFERENCE: &str = include_str!("../FORMAT.md");
@@ -99,6 +99,8 @@ fn fields_stand_where_the_tables_say() {
         salt: 0x4444,
         previous_end: 0x5555,
         previous_salt: 0x6666,
+        forgotten: 0x8888,
+        previous_forgotten: 0x7777,
     };
     let page = header.encode();
     let holds = |table: &str, bytes: &[u8], field: &str, value: &[u8]| {
@@ -109,6 +111,10 @@ fn fields_stand_where_the_tables_say() {
     segment("magic", b"THALWEGS");
     segment("major version", &VERSION_MAJOR.to_le_bytes());
     segment("minor version", &VERSION_MINOR.to_le_bytes());
+    let features = rows(section("<!-- table: features -->"));
+    assert_eq!((features.len(), features[0][1].trim_matches('`')), (1, "FORGETS"));
+    let bit: u32 = features[0][0].parse().expect("a bit");
+    segment("features", &(1_u32 << bit).to_le_bytes());
     segment("store id", b"0123456789abcdef");
     for (field, value) in [
         ("number", header.number),
@@ -117,11 +123,19 @@ fn fields_stand_where_the_tables_say() {
         ("salt", header.salt),
         ("previous end", header.previous_end),
         ("previous salt", header.previous_salt),
+        ("forgotten", header.forgotten),
+        ("previous forgotten", header.previous_forgotten),
     ] {
         segment(field, &value.to_le_bytes());
     }
 
-    let header = FrameHeader { position: 0x111111, len: 0x2222, record_count: 0x33, floor: 0x4444 };
+    let header = FrameHeader {
+        position: 0x111111,
+        len: 0x2222,
+        record_count: 0x33,
+        floor: 0x4444,
+        written_at: 0x1122_3344_5566,
+    };
     let mut bytes = [0xAA; FRAME_HEADER_LEN as usize];
     header.encode_into(7, &mut bytes);
     let frame = |field, value: &[u8]| holds("frame header", &bytes, field, value);
@@ -130,6 +144,7 @@ fn fields_stand_where_the_tables_say() {
     frame("len", &header.len.to_le_bytes());
     frame("record count", &header.record_count.to_le_bytes());
     frame("floor", &header.floor.to_le_bytes());
+    frame("written at", &header.written_at.to_le_bytes());
     frame("reserved", &[0; 4]);
 }
 
@@ -216,7 +231,16 @@ fn kinds_flags_and_the_place_stand_where_the_tables_say() {
     let header = [&[0xE7, 4, 0, 0, 16][..], &[0; 11], &[6], &[0; 3], b"stream"].concat();
     let payload = [&[2, 1][..], &[0; 6], &[40, 0, 0, 0, 1, 0, 0, 0], &[0; 2]].concat();
     assert_eq!(bytes[4..], [header, payload].concat());
-    let kinds = "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal; 4: a mark |";
+    for (reason, number) in [(DiscardReason::Discarded, 1), (DiscardReason::Expired, 2)] {
+        let bytes = written(&[Event::discard("stream", "id", reason)]);
+        let header = [&[0xE7, 6, 0, 0, 4][..], &[0; 11], &[6, 2, 0, 0]].concat();
+        assert_eq!(
+            bytes[4..],
+            [&header[..], b"streamid", &[number, 0, 0, 0, 0, 0, 0, 0][..4], &[0; 4]].concat()
+        );
+    }
+    let kinds =
+        "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal; 4: a mark; 6: a discard |";
     assert!(REFERENCE.contains(kinds));
 }
 

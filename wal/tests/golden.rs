@@ -113,7 +113,8 @@ fn version_1_is_what_is_written() {
             let len = pair[1] - pair[0];
             let records = segment.walk(pair[0], pair[1]).map(|record| record.expect("whole"));
             let record_count = records.count() as u32;
-            let header = FrameHeader { position: pair[0], len, record_count, floor: pair[0] };
+            let (position, written_at) = (pair[0], 0);
+            let header = FrameHeader { position, len, record_count, floor: position, written_at };
             header.encode_into(salt, &mut now[offset..]);
             assert_eq!(now[offset..offset + 48], then[offset..offset + 48]);
         }

@@ -251,7 +251,7 @@ fn a_higher_minor_version_is_read_and_an_unknown_feature_is_not() {
     forge(&storage, 2, 10, &7_u16.to_le_bytes());
     assert_eq!(whole(&read(&storage, None).expect("opens").segments), events(0..6));
     assert!(open(&storage.fork(), None).is_ok());
-    forge(&storage, 2, 12, &1_u32.to_le_bytes());
+    forge(&storage, 2, 12, &2_u32.to_le_bytes());
     is_foreign(&storage, 2, "feature");
 }
 
@@ -420,6 +420,8 @@ fn a_header_that_is_right_about_an_absurd_length_is_refused() {
             salt: 1,
             previous_end: 0,
             previous_salt: 0,
+            forgotten: 0,
+            previous_forgotten: 0,
         };
         let path = directory.path().join(name::segment(1));
         std::fs::write(&path, header.encode()).expect("writes");
@@ -493,7 +495,7 @@ proptest! {
     #[test]
     fn forged_headers_never_panic(
         number in 1_u64..=3,
-        field in 0_usize..8,
+        field in 0_usize..10,
         value in prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), Just(MIB), Just(4096)],
     ) {
         let storage = store();

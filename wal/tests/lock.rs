@@ -83,3 +83,27 @@ fn what_an_earlier_holder_wrote_is_gone() {
     let _held = WriteLock::acquire(&storage).expect("free");
     assert_eq!(refused(&storage).1, format!("process {}", std::process::id()));
 }
+
+/// Who asks must not keep out who opens the store at that moment, so asking takes nothing.
+#[test]
+fn who_has_the_lock_can_be_asked_without_taking_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let on_disk = OsStorage::open(dir.path()).expect("opens");
+    let in_memory = MemoryStorage::new();
+    let holder = |storage: &dyn Storage| storage.lock_holder(name::LOCK).expect("asks");
+    for storage in [&on_disk as &dyn Storage, &in_memory] {
+        assert_eq!(holder(storage), None, "there is no lock file yet");
+        let held = WriteLock::acquire(storage).expect("free");
+        assert_eq!(holder(storage), Some(format!("process {}", std::process::id())));
+        drop(held);
+        assert_eq!(holder(storage), None, "what the holder wrote is still there");
+        drop(WriteLock::acquire(storage).expect("asking has taken nothing"));
+    }
+    let _held = WriteLock::acquire(&on_disk).expect("free");
+    std::fs::write(dir.path().join(name::LOCK), "").expect("writes");
+    assert_eq!(holder(&on_disk), Some(String::new()), "a full disk leaves no text");
+    let other = tempfile::tempdir().expect("a directory");
+    std::fs::write(other.path().join(name::LOCK), format!("process {}", std::process::id()))
+        .expect("writes");
+    assert_eq!(holder(&OsStorage::open(other.path()).expect("opens")), None, "another file");
+}

@@ -8,7 +8,9 @@ use common::{Event, MIB, batch_of, whole};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
-use thalweg_wal::{FrameBuf, LogOptions, LogReader, LogWriter, OpenedLog, RecordKind, TailHint};
+use thalweg_wal::{
+    DiscardReason, FrameBuf, LogOptions, LogReader, LogWriter, OpenedLog, RecordKind, TailHint,
+};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -35,11 +37,13 @@ fn event() -> impl Strategy<Value = Event> {
         Just(RecordKind::Event),
         Just(RecordKind::Seal),
         Just(RecordKind::Unseal),
-        Just(RecordKind::Mark)
+        Just(RecordKind::Mark),
+        Just(RecordKind::Discard)
     ];
     let control = (kind, "[a-z]{1,9}").prop_map(|(kind, stream)| match kind {
         RecordKind::Event => Event::new(&stream, stream.as_str(), "short"),
         RecordKind::Mark => Event::mark(&stream, stream.len() as u64),
+        RecordKind::Discard => Event::discard(&stream, &stream, DiscardReason::Expired),
         kind => Event::control(kind, &stream),
     });
     prop_oneof![1 => control, 4 => long_event()]

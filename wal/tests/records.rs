@@ -7,7 +7,7 @@ use thalweg_wal::format::{
     BATCH_LEN_MAX, ID_LEN_MAX, PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, STREAM_LEN_MAX,
 };
 use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{EncodedBatch, FrameBuf, LimitError, MarkChange, RecordKind};
+use thalweg_wal::{DiscardReason, EncodedBatch, FrameBuf, LimitError, MarkChange, RecordKind};
 
 fn plain() -> Event {
     Event::new("stream", "id", "payload")
@@ -48,6 +48,8 @@ fn shapes() -> Vec<Event> {
         Event::control(RecordKind::Seal, "stream"),
         Event::control(RecordKind::Unseal, "another stream"),
         Event::mark("cursor", u64::MAX),
+        Event::discard("stream", "id", DiscardReason::Discarded),
+        Event::discard("stream", &"i".repeat(ID_LEN_MAX), DiscardReason::Expired),
     ];
     // Every alignment of the end of a record.
     shapes.extend((0..17).map(|len| Event { payload: vec![0xA5; len], ..plain() }));
@@ -176,6 +178,8 @@ fn what_is_over_a_limit_is_refused_by_name() {
             LimitError::Previous,
         ),
         (Event::mark("", 1), LimitError::Cursor { len: 0 }),
+        (Event::discard("", "id", DiscardReason::Discarded), LimitError::Stream { len: 0 }),
+        (Event::discard("stream", "", DiscardReason::Discarded), LimitError::Id { len: 0 }),
         (Event { id: Some(vec![]), ..plain() }, LimitError::Id { len: 0 }),
         (Event { id: Some(id(ID_LEN_MAX + 1)), ..plain() }, LimitError::Id { len: ID_LEN_MAX + 1 }),
         (
@@ -252,6 +256,29 @@ fn a_mark_says_what_becomes_of_its_cursor_and_what_it_depends_on() {
 }
 
 #[test]
+fn a_discard_says_which_event_and_why() {
+    let reasons = [DiscardReason::Discarded, DiscardReason::Expired];
+    let mut batch = batch_of(&[plain()]);
+    for reason in reasons {
+        batch.push_discard(b"stream", b"id", reason).expect("within the limits");
+    }
+    let mut frame = FrameBuf::new();
+    frame.push(&batch);
+    let mut opened = open(&MemoryStorage::new(), None).expect("opens");
+    opened.writer.append(&mut frame).expect("appends");
+    opened.writer.sync().expect("syncs");
+    let segment = &opened.segments[0];
+    let records: Vec<_> =
+        segment.walk(segment.first(), segment.end()).map(|record| record.expect("whole")).collect();
+    assert_eq!(records[0].discard_reason(), None);
+    for (record, reason) in records[1..].iter().zip(reasons) {
+        assert_eq!(record.kind(), RecordKind::Discard);
+        assert_eq!((record.stream(), record.given_id()), (&b"stream"[..], &b"id"[..]));
+        assert_eq!((record.discard_reason(), record.mark()), (Some(reason), None));
+    }
+}
+
+#[test]
 fn the_streams_of_a_batch_are_those_of_its_events() {
     let mut batch = EncodedBatch::new();
     batch.push_mark(b"a", MarkChange::Advance(1)).expect("within the limits");
@@ -259,6 +286,7 @@ fn the_streams_of_a_batch_are_those_of_its_events() {
     batch.push_seal(b"b").expect("within the limits");
     Event::new("b", "2", "").push_to(&mut batch).expect("within the limits");
     batch.push_mark(b"c", MarkChange::Advance(1)).expect("within the limits");
+    batch.push_discard(b"d", b"3", DiscardReason::Discarded).expect("within the limits");
     assert_eq!(batch.unsealed_streams().collect::<Vec<_>>(), [b"a"]);
 }
 

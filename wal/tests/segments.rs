@@ -4,10 +4,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Event, MIB, OPTIONS, append_frames, frame_of, open, read, whole};
+use common::{Event, MIB, OPTIONS, append_frames, batch_of, frame_of, open, read, whole};
 use thalweg_wal::format::{ALIGN, FRAME_HEADER_LEN, RECORD_HEADER_LEN, SEGMENT_HEADER_LEN};
-use thalweg_wal::storage::{MappedWriter, MemoryStorage, OsStorage, Storage, link};
-use thalweg_wal::{LogOptions, LogReader, LogWriter, SpareRequest, TailReport, name};
+use thalweg_wal::storage::{Access, MappedWriter, MemoryStorage, OsStorage, Storage, link};
+use thalweg_wal::{FrameBuf, LogOptions, LogReader, LogWriter, SpareRequest, TailReport, name};
 
 fn big(index: u32, len: usize) -> Vec<Event> {
     vec![Event::new("s", index.to_le_bytes(), vec![index as u8; len])]
@@ -315,4 +315,41 @@ fn a_segment_with_another_name_is_never_written() {
     MappedWriter::open(&storage, &last, 4096).expect("the only name");
     let writer = LogWriter::open(Arc::new(storage), OPTIONS, hint).expect("opens").writer;
     assert_eq!(writer.end(), end, "it goes on in place");
+}
+
+#[test]
+fn a_frame_says_when_it_was_made_if_anybody_knows() {
+    let storage = MemoryStorage::new();
+    let mut opened = open(&storage, None).expect("opens");
+    let mut frame = FrameBuf::new();
+    let mut positions = Vec::new();
+    let times = [1_700_000_000_000, 0, 5, 1_600_000_000_000];
+    for time in times {
+        frame.clear();
+        frame.push(&batch_of(&[Event::new("s", "a", "1"), Event::new("s", "b", "2")]));
+        if time > 0 {
+            frame.stamp(time);
+        }
+        let start = opened.writer.append(&mut frame).expect("appends").position;
+        positions.push((start, start + frame.byte_len()));
+        opened.writer.sync().expect("syncs");
+    }
+    let segment = &opened.segments[0];
+    let mut walked = segment.frame_times();
+    for (&(start, end), time) in positions.iter().zip(times) {
+        let time = Some(time).filter(|&time| time > 0);
+        for position in [start, start + 48, end - 8] {
+            assert_eq!(walked.at(position), time, "{position}");
+            assert_eq!(segment.frame_times().at(position), time, "{position}");
+        }
+    }
+    assert_eq!(walked.at(positions[0].0), Some(times[0]), "it goes back if it must");
+    assert_eq!(walked.at(segment.end()), None);
+    // Of a frame whose header is damaged nothing is known, and of the next one it is.
+    let file = storage.open(&thalweg_wal::name::segment(1), Access::Write).expect("opens");
+    file.write_at(&[0xFF], positions[2].0 - segment.base() + 17).expect("writes");
+    let reader = read(&storage, None).expect("opens");
+    let mut walked = reader.segments[0].frame_times();
+    let found: Vec<_> = positions.iter().map(|&(start, _)| walked.at(start + 48)).collect();
+    assert_eq!(found, [Some(times[0]), None, None, Some(times[3])]);
 }

@@ -187,7 +187,7 @@ fn a_body_is_written_in_pieces_of_any_length_and_never_half() {
     assert_eq!(retire(&storage, 2).expect_err("no trim").kind(), io::ErrorKind::InvalidInput);
     assert_eq!(snapshot(&storage), before);
 
-    let body: Vec<u8> = (0..3 * MIB + 5).map(|byte| (byte * 31 >> 3) as u8).collect();
+    let body: Vec<u8> = (0..3 * MIB + 5).map(|byte| ((byte * 31) >> 3) as u8).collect();
     for lens in [vec![1, 7, 1_000_000, 100_000, 1 << 20, 3], vec![2 << 20], vec![4096]] {
         let mut writer =
             TrimWriter::create(&storage, store, point, body.len() as u64).expect("begins");
@@ -272,11 +272,12 @@ fn a_file_that_is_not_the_segment_of_its_name_is_not_unlinked() {
         storage.rename(&name::segment(5), &name::segment(1)).expect("renames");
     };
     let brought = |storage: &MemoryStorage| put(storage, &name::segment(2), &bytes_of(&foreign, 2));
-    let cases: [(&dyn Fn(&MemoryStorage), Fault, u64); 2] =
-        [(&renamed, Fault::Misnamed, 1), (&brought, Fault::Foreign, 2)];
-    for (change, fault, file) in cases {
+    for (fault, file) in [(Fault::Misnamed, 1), (Fault::Foreign, 2)] {
         let storage = storage.fork();
-        change(&storage);
+        match fault {
+            Fault::Misnamed => renamed(&storage),
+            _ => brought(&storage),
+        }
         let before = snapshot(&storage);
         let error = open(&storage, None).expect_err("refuses");
         assert!(matches!(error, OpenError::SegmentForeign { .. }), "{error}");
@@ -387,6 +388,8 @@ fn no_header_makes_anybody_panic() {
         salt: 1,
         previous_end: point.previous_end,
         previous_salt: point.previous_salt,
+        forgotten: 0,
+        previous_forgotten: 0,
     };
     let endless = storage.fork();
     let mut bytes = last.encode();
@@ -742,8 +745,10 @@ fn a_trimmed_log_does_not_get_long_segments() {
 struct Meanwhile {
     inner: MemoryStorage,
     left: AtomicI64,
-    act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    act: Mutex<Option<Act>>,
 }
+
+type Act = Box<dyn FnOnce() + Send>;
 
 impl std::fmt::Debug for Meanwhile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -753,7 +758,7 @@ impl std::fmt::Debug for Meanwhile {
 
 impl Meanwhile {
     fn new(inner: &MemoryStorage, at: i64, act: impl FnOnce() + Send + 'static) -> Self {
-        let act = Mutex::new(Some(Box::new(act) as Box<dyn FnOnce() + Send>));
+        let act = Mutex::new(Some(Box::new(act) as Act));
         Meanwhile { inner: inner.clone(), left: AtomicI64::new(at), act }
     }
 

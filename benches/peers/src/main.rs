@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 mod cell;
 mod check;
+mod consumers;
 mod contenders;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod faults;
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
         Some("cell") => spec(&words).and_then(|spec| cell::run(&spec)).map(|()| true),
         Some("check") => spec(&words).and_then(|spec| check::run(&spec)).map(|()| true),
         Some("index") => index::run(&words[1..]),
+        Some("consumers") => consumers::run(&words[1..]),
+        // `consumers` starts this one.
+        Some(consumers::CHILD) => consumers::follow(&words[1..]),
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         Some("faults") => faults::run(&words[1..]),
         // `faults` starts these two.

@@ -12,6 +12,7 @@ Appends side by side: every contender in every cell, in turn, checked.
 
 usage: thalweg-peers-bench [OPTION VALUE]...
        thalweg-peers-bench index --help      the known ids side by side
+       thalweg-peers-bench consumers --help  how soon consumers see an event
        thalweg-peers-bench faults --help     what is left after kills, failing disks and damage
 
   --contenders A,B    who takes part, in this order            [default: everybody]

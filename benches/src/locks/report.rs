@@ -7,7 +7,7 @@ use crate::sync::SLOW_READ_COUNT_BEFORE_BIAS;
 
 /// Where the run takes place.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     pub(super) cores: usize,
     cpu: String,
     kernel: String,
@@ -16,7 +16,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn look() -> Self {
+    pub(crate) fn look() -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cpu_info = read("/proc/cpuinfo");
         let cpu = cpu_info.lines().find_map(|line| line.strip_prefix("model name"));
@@ -26,6 +26,15 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         }
+    }
+
+    /// The fields of an object.
+    pub(crate) fn json(&self) -> String {
+        let Self { cores, cpu, kernel, load } = self;
+        format!(
+            "\"cores\":{cores},\"cpu\":\"{cpu}\",\"kernel\":\"{kernel}\",\"rustc\":\"{RUSTC}\",\
+             \"load\":\"{load}\""
+        )
     }
 }
 
@@ -82,16 +91,15 @@ impl Row {
     pub(super) fn json(&self, machine: &Machine) -> String {
         let Self { lock, mix, threads, parallel, rounds, windows, kept, .. } = self;
         let Self { wall_ns, cpu_ns, operations, writes, .. } = self;
-        let Machine { cores, cpu, kernel, load } = machine;
         format!(
             "{{\"lock\":\"{lock}\",\"mix\":\"{mix}\",\"threads\":{threads},\"parallel\":{parallel},\
              {},{},\"rounds\":{rounds},\"windows\":{windows},\"kept\":{kept},\
              \"operations\":{operations},\"writes_verified\":{writes},\
              \"slow_reads_before_bias\":{SLOW_READ_COUNT_BEFORE_BIAS},\
-             \"cores\":{cores},\"cpu\":\"{cpu}\",\"kernel\":\"{kernel}\",\"rustc\":\"{RUSTC}\",\
-             \"load\":\"{load}\"}}",
+             {}}}",
             spread_json("wall_ns", wall_ns),
             spread_json("cpu_ns", cpu_ns),
+            machine.json(),
         )
     }
 }

@@ -1,10 +1,11 @@
 //! `held`: events that wait, and for what.
 
 use std::io::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use super::{StoreArgument, seen_whole};
+use super::StoreArgument;
 use crate::exit::Exit;
 use crate::ndjson;
 use crate::output::{self, NameArgument, name, name_argument, note, plural};
@@ -17,7 +18,7 @@ const PARENTS_SHOWN: usize = 3;
 /// A held event is stored, but not delivered, because at least one of its parents is not. The
 /// events come in the order in which they were appended; `missing` are the parents that are not
 /// delivered: they were never appended, or are held themselves. `thalweg why` follows such a chain
-/// to its end. Held events are no error; the exit code is 0 with and without them.
+/// to its end, and `thalweg discard` gives held events up. Held events are no error; the exit code is 0 with and without them.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Held {
@@ -26,15 +27,16 @@ pub(crate) struct Held {
     /// Only the events of this stream
     #[arg(long, short, value_name = "STREAM", value_parser = name_argument())]
     stream: Option<NameArgument>,
-    /// Print one JSON object a line: stream, id, missing
+    /// Print one JSON object a line: stream, id, missing, and since_ms: when it was appended, in milliseconds
+    /// since 1970, null if nobody knows
     #[arg(long)]
     json: bool,
 }
 
 impl Held {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let store = self.store.open_to_print()?;
-        let mut held = store.held()?;
+        let view = self.store.view()?;
+        let mut held = view.held()?;
         if let Some(NameArgument(stream)) = &self.stream {
             held.retain(|event| event.stream == *stream);
         }
@@ -49,13 +51,18 @@ impl Held {
                 ndjson::write_bytes(&mut line, &event.id);
                 line.extend_from_slice(b",\"missing\":");
                 ndjson::write_list(&mut line, &event.missing);
-                line.extend_from_slice(b"}\n");
                 out.write_all(&line)?;
+                match event.since.and_then(|since| since.duration_since(UNIX_EPOCH).ok()) {
+                    Some(since) => writeln!(out, ",\"since_ms\":{}}}", since.as_millis())?,
+                    None => writeln!(out, ",\"since_ms\":null}}")?,
+                }
             }
         } else if !held.is_empty() {
-            let mut table = output::table(["stream", "id", "waits for"]);
+            let (mut table, now) =
+                (output::table(["stream", "id", "held for", "waits for"]), SystemTime::now());
             for event in &held {
-                table.add_row([name(&event.stream), name(&event.id), listed(&event.missing)]);
+                let age = event.age(now).map_or_else(|| String::from("?"), output::age);
+                table.add_row([name(&event.stream), name(&event.id), age, listed(&event.missing)]);
             }
             output::print_table(&mut out, &table)?;
         }
@@ -63,7 +70,7 @@ impl Held {
         if !self.json {
             note(format_args!("{} held", plural(held.len() as u64, "event")));
         }
-        Ok(seen_whole(&store))
+        Ok(view.seen_whole())
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use thalweg::{LogOpenError, OpenError, Options, ReadError, Stats, Store};
+use thalweg::{
+    Follower, HeldEvent, LogOpenError, OpenError, Options, ReadError, Stats, Store, StreamInfo,
+};
 
 use crate::exit::Exit;
 use crate::interrupt::{self, Interrupt};
@@ -19,6 +21,7 @@ mod append;
 mod backup;
 mod bench;
 mod cursors;
+mod discard;
 mod graph;
 mod held;
 mod import;
@@ -29,6 +32,7 @@ mod restore;
 mod seal;
 mod stat;
 mod streams;
+mod trim;
 mod verify;
 mod why;
 
@@ -41,7 +45,9 @@ pub(crate) enum Command {
     Cursors(cursors::Cursors),
     Seal(seal::Seal),
     Unseal(seal::Unseal),
+    Trim(trim::Trim),
     Held(held::Held),
+    Discard(discard::Discard),
     Why(why::Why),
     Stat(stat::Stat),
     Verify(verify::Verify),
@@ -63,7 +69,9 @@ impl Command {
             Command::Cursors(command) => command.run(),
             Command::Seal(command) => command.run(),
             Command::Unseal(command) => command.run(),
+            Command::Trim(command) => command.run(),
             Command::Held(command) => command.run(),
+            Command::Discard(command) => command.run(),
             Command::Why(command) => command.run(),
             Command::Stat(command) => command.run(),
             Command::Verify(command) => command.run(),
@@ -92,6 +100,30 @@ impl StoreArgument {
         open_to_read(&self.path)
     }
 
+    /// Looks at the store to print: from outside while a program writes it, and else with all of its log in order.
+    fn view(&self) -> anyhow::Result<View> {
+        if self.is_written()? {
+            Ok(View::Outside(self.follow()?))
+        } else {
+            Ok(View::Inside(self.open_to_print()?))
+        }
+    }
+
+    /// Whether another program has the store open for writing.
+    fn is_written(&self) -> anyhow::Result<bool> {
+        check_is_store(&self.path)?;
+        let writer = thalweg::writer_of(&self.path);
+        Ok(writer.map_err(|error| anyhow!("cannot look at {}: {error}", self.shown()))?.is_some())
+    }
+
+    /// Follows the store, for a command that only prints: Ctrl-C ends it at once.
+    fn follow(&self) -> anyhow::Result<Follower> {
+        interrupt::exit_at_once()?;
+        check_is_store(&self.path)?;
+        Store::open_follower(&self.path)
+            .map_err(|error| anyhow!("cannot follow {}: {}", self.shown(), advised(&error)))
+    }
+
     /// Opens the store to append; creates it if it is not there.
     fn open_to_append(&self) -> anyhow::Result<Store> {
         if self.path.exists() && !self.path.is_dir() {
@@ -116,6 +148,41 @@ impl StoreArgument {
 
     fn shown(&self) -> std::path::Display<'_> {
         self.path.display()
+    }
+}
+
+/// How a command that only reads looks at a store.
+enum View {
+    /// Nobody writes it: all of its log, in order.
+    Inside(Store),
+    /// Another program writes it.
+    Outside(Follower),
+}
+
+impl View {
+    fn held(&self) -> Result<Vec<HeldEvent>, ReadError> {
+        match self {
+            View::Inside(store) => store.held(),
+            View::Outside(follower) => follower.held(),
+        }
+    }
+
+    fn streams(&self) -> Result<Vec<StreamInfo>, ReadError> {
+        match self {
+            View::Inside(store) => store.streams(),
+            View::Outside(follower) => follower.streams(),
+        }
+    }
+
+    /// Whether all of the log could be read so far; says so if not.
+    fn seen_whole(&self) -> Exit {
+        match self {
+            View::Inside(store) => seen_whole(store),
+            View::Outside(follower) => match follower.stats() {
+                Ok(stats) => seen(stats.corrupt, stats.stopped.as_deref()),
+                Err(error) => seen(0, Some(&error.to_string())),
+            },
+        }
     }
 }
 
@@ -175,16 +242,21 @@ fn open_to_read(path: &Path) -> anyhow::Result<Store> {
 /// Whether all of the log could be read so far; says so if not.
 fn seen_whole(store: &Store) -> Exit {
     let stats = store.stats();
-    if stats.corrupt > 0 {
+    seen(stats.corrupt, stats.poisoned.as_deref())
+}
+
+/// The same, with so many damaged places, and why it went no further.
+fn seen(corrupt: u64, stopped: Option<&str>) -> Exit {
+    if corrupt > 0 {
         note(format_args!(
             "{} of the log damaged and left out; `thalweg verify` tells where",
-            plural(stats.corrupt, "place")
+            plural(corrupt, "place")
         ));
     }
-    if let Some(cause) = &stats.poisoned {
+    if let Some(cause) = stopped {
         note(format_args!("only a part of the log could be ordered: {cause}"));
     }
-    if stats.corrupt > 0 || stats.poisoned.is_some() { Exit::Problem } else { Exit::Done }
+    if corrupt > 0 || stopped.is_some() { Exit::Problem } else { Exit::Done }
 }
 
 /// The error, and what to do about it where the library cannot know.

@@ -103,6 +103,7 @@ impl Order {
                 duplicates: report.duplicates,
                 conflicts: report.conflicts,
                 rejected: report.rejected,
+                discarded: report.discarded,
                 corrupt: report.corrupt,
                 bytes: report.bytes,
                 first_delivery_seconds: report.first_delivery.map(|first| first.as_secs_f64()),
@@ -115,7 +116,7 @@ impl Order {
             writeln!(
                 out,
                 "scanned {} in {}, {} ({} events/s)\n{} delivered, {} held, {} duplicate, \
-                 {} conflicting, {} rejected",
+                 {} conflicting, {} rejected, {} discarded",
                 plural(report.scanned, "event"),
                 output::bytes(report.bytes),
                 output::duration(report.elapsed),
@@ -124,7 +125,8 @@ impl Order {
                 count(report.held),
                 count(report.duplicates),
                 count(report.conflicts),
-                count(report.rejected)
+                count(report.rejected),
+                count(report.discarded)
             )?;
         }
         Ok(out.flush()?)
@@ -140,6 +142,7 @@ struct Report {
     duplicates: u64,
     conflicts: u64,
     rejected: u64,
+    discarded: u64,
     corrupt: u64,
     bytes: u64,
     first_delivery_seconds: Option<f64>,

@@ -4,11 +4,11 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use thalweg::{Event, ReadError, Store};
 
-use super::{StoreArgument, advised, seen_whole};
+use super::{StoreArgument, seen_whole};
 use crate::exit::Exit;
 use crate::ndjson::{self, EventFields};
 use crate::output::{self, NameArgument, name, name_argument, note, number_argument, preview};
@@ -49,11 +49,11 @@ pub(crate) struct Read {
     /// Only the events of this stream
     #[arg(long, short, value_name = "STREAM", value_parser = name_argument())]
     stream: Option<NameArgument>,
-    /// Sequence of the first event, counted from 0: global, or local with --stream
-    #[arg(long, value_name = "N", default_value = "0", value_parser = number_argument,
-          allow_negative_numbers = true)]
-    from: u64,
-    /// Begin where this cursor is; 0 if it is not there
+    /// Sequence of the first event, counted from 0: global, or local with --stream; without it, the first that
+    /// is not trimmed
+    #[arg(long, value_name = "N", value_parser = number_argument, allow_negative_numbers = true)]
+    from: Option<u64>,
+    /// Begin where this cursor is; with the first event if it is not there
     #[arg(long, value_name = "NAME", value_parser = name_argument(),
           conflicts_with_all = ["from", "stream"])]
     cursor: Option<NameArgument>,
@@ -87,12 +87,21 @@ enum Format {
 
 impl Read {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
+        let mut printer = Printer::new(self.format, self.limit);
+        // Where a cursor is follows from all of the log, which a follower does not put in order.
+        if self.follow && self.cursor.is_none() && self.store.is_written()? {
+            printer.head()?;
+            self.print_for_ever(self.from, &mut printer)?;
+            return Ok(if printer.damaged { Exit::Problem } else { Exit::Done });
+        }
         let store =
             if self.commit { self.store.open_to_change()? } else { self.store.open_to_print()? };
-        let mut printer = Printer::new(self.format, self.limit);
         let mut next = match &self.cursor {
+            Some(NameArgument(cursor)) if store.cursors().iter().all(|c| c.name != *cursor) => {
+                store.first()
+            }
             Some(NameArgument(cursor)) => store.cursor(cursor)?.at(),
-            None => self.from,
+            None => self.first(&store)?,
         };
         printer.head()?;
         let done = self.print_to_end(&store, &mut next, &mut printer)?.is_break();
@@ -100,22 +109,38 @@ impl Read {
         let whole = seen_whole(&store);
         self.commit(store, next, printer.damaged)?;
         if self.follow && !done {
-            self.print_for_ever(next, &mut printer)?;
+            self.print_for_ever(Some(next), &mut printer)?;
         }
         Ok(if printer.damaged { Exit::Problem } else { whole })
     }
 
+    /// Where to begin without a cursor.
+    fn first(&self, store: &Store) -> anyhow::Result<u64> {
+        match (self.from, &self.stream) {
+            (Some(from), _) => Ok(from),
+            (None, None) => Ok(store.first()),
+            (None, Some(NameArgument(stream))) => {
+                Ok(store.stream(stream)?.map_or(Ok(0), |view| view.first())?)
+            }
+        }
+    }
+
     /// Prints the events from `next` on as they come, until the limit is reached.
-    fn print_for_ever(&self, mut next: u64, printer: &mut Printer) -> anyhow::Result<()> {
-        let shown = self.store.shown();
-        let follower = Store::open_follower(&self.store.path)
-            .map_err(|error| anyhow!("cannot follow {shown}: {}", advised(&error)))?;
+    /// Without a `next`, from the first event that is not trimmed.
+    fn print_for_ever(&self, mut next: Option<u64>, printer: &mut Printer) -> anyhow::Result<()> {
+        let follower = self.store.follow()?;
         loop {
             let delivered = follower.delivered();
             let printed = match &self.stream {
-                None => printer.print(follower.read(next..)?, &mut next)?,
+                None => {
+                    let next = next.get_or_insert(follower.first());
+                    printer.print(follower.read(*next..)?, next)?
+                }
                 Some(NameArgument(stream)) => match follower.stream(stream)? {
-                    Some(view) => printer.print(view.read(next..)?, &mut next)?,
+                    Some(view) => {
+                        let next = next.get_or_insert(view.first()?);
+                        printer.print(view.read(*next..)?, next)?
+                    }
                     None => ControlFlow::Continue(()),
                 },
             };

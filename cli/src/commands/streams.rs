@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::{StoreArgument, seen_whole};
+use super::StoreArgument;
 use crate::exit::Exit;
 use crate::ndjson;
 use crate::output::{self, count, name};
@@ -26,8 +26,8 @@ pub(crate) struct Streams {
 
 impl Streams {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let store = self.store.open_to_print()?;
-        let streams = store.streams()?;
+        let view = self.store.view()?;
+        let streams = view.streams()?;
         let mut out = output::stdout();
         if self.json {
             let mut line = Vec::new();
@@ -54,6 +54,6 @@ impl Streams {
             output::print_table(&mut out, &table)?;
         }
         out.flush()?;
-        Ok(seen_whole(&store))
+        Ok(view.seen_whole())
     }
 }

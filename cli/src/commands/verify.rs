@@ -126,13 +126,14 @@ fn summary(report: &VerifyReport) -> String {
     }
     format!(
         "{verdict}: {} checked, {} delivered, {} held, {} duplicate, {} conflicting, {} rejected, \
-         in {}",
+         {} discarded, in {}",
         plural(report.records, "record"),
         count(report.delivered),
         count(report.held),
         count(report.duplicates),
         count(report.conflicts),
         count(report.rejected),
+        count(report.discarded),
         plural(report.streams, "stream")
     )
 }
@@ -148,6 +149,7 @@ struct Report<'a> {
     duplicates: u64,
     conflicts: u64,
     rejected: u64,
+    discarded: u64,
     streams: u64,
     lost_stretches: u64,
     lost_bytes: u64,
@@ -184,6 +186,7 @@ impl<'a> Report<'a> {
             duplicates: report.duplicates,
             conflicts: report.conflicts,
             rejected: report.rejected,
+            discarded: report.discarded,
             streams: report.streams,
             lost_stretches: report.lost_stretches,
             lost_bytes: report.lost_bytes,

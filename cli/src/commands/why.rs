@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use clap::Args;
-use thalweg::{RootKind, Why as Answer, WhyHeld};
+use thalweg::{DiscardReason, RootKind, Why as Answer, WhyHeld};
 
 use super::{StoreArgument, seen_whole};
 use crate::exit::Exit;
@@ -21,7 +21,7 @@ const ROOTS_SHOWN: usize = 20;
 /// A STREAM or ID that starts with a double quote or with {"base64": is read as JSON, as `held`
 /// and `read --format ids` print names that a terminal could not show.
 ///
-/// Exit code 0 if the event is delivered or held, 1 if the store does not know it.
+/// Exit code 0 if the event is delivered, held or discarded, 1 if the store does not know it.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Why {
@@ -33,7 +33,8 @@ pub(crate) struct Why {
     /// The event's id
     #[arg(value_name = "ID", value_parser = name_argument())]
     id: NameArgument,
-    /// Print one JSON object: stream, id, state, and for a held event missing, roots and waiting
+    /// Print one JSON object: stream, id, state, and for a held event missing, roots and waiting, for a
+    /// discarded one position and reason
     #[arg(long)]
     json: bool,
 }
@@ -74,6 +75,17 @@ impl Why {
                 count(*local)
             ),
             Answer::Held(held) => explain(&id, held),
+            Answer::Discarded { position, reason } => {
+                let why = match reason {
+                    DiscardReason::Discarded => "discarded",
+                    DiscardReason::Expired => "discarded, since it was held for too long",
+                };
+                format!(
+                    "{id} was held, and is {why}: the event at position {} will never be delivered. Its id is \
+                     free.\n",
+                    count(*position)
+                )
+            }
         }
     }
 
@@ -90,6 +102,16 @@ impl Why {
                 line.extend_from_slice(place.as_bytes());
             }
             Answer::Held(held) => write_held(&mut line, held),
+            Answer::Discarded { position, reason } => {
+                let reason = match reason {
+                    DiscardReason::Discarded => "discarded",
+                    DiscardReason::Expired => "expired",
+                };
+                let state = format!(
+                    ",\"state\":\"discarded\",\"position\":{position},\"reason\":\"{reason}\""
+                );
+                line.extend_from_slice(state.as_bytes());
+            }
         }
         line.extend_from_slice(b"}\n");
         line

@@ -36,13 +36,19 @@ impl From<Fault> for BackupError {
 
 /// What there is of a base but for the file that says where the log begins.
 fn kept(base: &Base) -> impl Iterator<Item = Piece> {
+    // The next trim takes names away.
     let runs = base.runs.iter().map(|run| {
         let (name, len) = (name::facts_run(run.extent.number), run.file().len());
-        // The next trim takes the name away.
         let file = Some(Arc::clone(run.file().file()));
         Piece { name, taken: len, len, sealed: true, file }
     });
-    runs.chain(chunks(FACTS, 0, base.frontier().global))
+    let (first, count) = (base.checkpoint.forgotten, base.frontier().global);
+    let facts = (first / FACTS.chunk_items..).zip(chunks(FACTS, first, count));
+    let facts = facts.map(|(number, chunk)| {
+        let file = base.facts().file(number).map(|file| Arc::clone(file.file()));
+        Piece { file, ..chunk }
+    });
+    runs.chain(facts)
 }
 
 /// Copies a base. The file that says where the log begins is copied from where it is mapped: another may have its name

@@ -24,7 +24,7 @@ const VERSION: u32 = 6;
 /// things.
 const POSITION_MAX: u64 = 1 << 61;
 /// Fields of a partition.
-const COUNT_FIELDS: usize = 5;
+const COUNT_FIELDS: usize = 6;
 
 /// What there is up to a position of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(crate) struct Checkpoint {
     pub(crate) log_end: u64,
     /// Whether the log ended here and the store was closed.
     pub(crate) closed: bool,
+    /// Ids of deliveries before this one are forgotten.
+    pub(crate) forgotten: u64,
     /// What each partition has.
     pub(crate) counts: Vec<PartitionCounts>,
     /// Keys of the sealed streams.
@@ -57,10 +59,12 @@ impl Checkpoint {
         out.extend_from_slice(&(self.counts.len() as u32).to_le_bytes());
         out.extend_from_slice(&self.store_id);
         let Frontier { global, tips } = self.frontier;
-        let head = [self.ordered, global, tips, self.log_end, u64::from(self.closed)];
+        let head =
+            [self.ordered, global, tips, self.log_end, u64::from(self.closed), self.forgotten];
         let counts = self.counts.iter().flat_map(|counts| {
-            let PartitionCounts { streams, held, duplicates, conflicts, rejected } = *counts;
-            [streams, held, duplicates, conflicts, rejected]
+            let PartitionCounts { streams, held, duplicates, conflicts, rejected, discarded } =
+                *counts;
+            [streams, held, duplicates, conflicts, rejected, discarded]
         });
         let lens = [self.sealed.len(), self.runs.len(), self.cursors.len()].map(|len| len as u64);
         let lists = self.sealed.iter().chain(&self.runs).copied();
@@ -92,11 +96,11 @@ impl Checkpoint {
         let store_id = reader.take(16)?.try_into().ok()?;
         let ordered = reader.u64()?;
         let frontier = Frontier { global: reader.u64()?, tips: reader.u64()? };
-        let (log_end, closed) = (reader.u64()?, reader.u64()? == 1);
+        let (log_end, closed, forgotten) = (reader.u64()?, reader.u64()? == 1, reader.u64()?);
         let counts = (0..PARTITION_COUNT).map(|_| {
-            let [streams, held, duplicates, conflicts, rejected] =
+            let [streams, held, duplicates, conflicts, rejected, discarded] =
                 reader.numbers(COUNT_FIELDS)?.try_into().ok()?;
-            Some(PartitionCounts { streams, held, duplicates, conflicts, rejected })
+            Some(PartitionCounts { streams, held, duplicates, conflicts, rejected, discarded })
         });
         let counts = counts.collect::<Option<Vec<_>>>()?;
         let [sealed_count, run_count, cursor_count] = reader.numbers(3)?.try_into().ok()?;
@@ -113,6 +117,7 @@ impl Checkpoint {
             frontier,
             log_end,
             closed,
+            forgotten,
             counts,
             sealed,
             runs,
@@ -136,10 +141,12 @@ impl Checkpoint {
             sum(|counts| counts.duplicates),
             sum(|counts| counts.conflicts),
             sum(|counts| counts.rejected),
+            sum(|counts| counts.discarded),
         ];
         self.ordered <= self.log_end
             && self.log_end <= POSITION_MAX
             && tips <= POSITION_MAX
+            && self.forgotten <= global
             && self.runs.iter().all(|number| *number <= POSITION_MAX)
             && self.cursors.values().all(|at| *at <= global)
             && counted.into_iter().all(|count| count.is_some_and(|count| count <= self.ordered))
@@ -148,7 +155,10 @@ impl Checkpoint {
     /// The partition with this index, whose state is in the runs.
     pub(crate) fn partition(&self, index: usize, keys: Keys, store_tag: u32) -> Partition {
         let sealed = self.sealed.iter().copied().filter(|&key| partition_of(key) == index);
-        Partition::restore(keys, store_tag, self.counts[index], self.ordered, sealed.collect())
+        let mut partition =
+            Partition::restore(keys, store_tag, self.counts[index], self.ordered, sealed.collect());
+        partition.forgotten = self.forgotten;
+        partition
     }
 
     /// Replaces the checkpoint in `storage` by this one. The files that it counts are synced.
@@ -231,8 +241,14 @@ mod tests {
     use super::*;
 
     fn checkpoint() -> Checkpoint {
-        let counts =
-            PartitionCounts { streams: 1, held: 2, duplicates: 3, conflicts: 4, rejected: 5 };
+        let counts = PartitionCounts {
+            streams: 1,
+            held: 2,
+            duplicates: 3,
+            conflicts: 4,
+            rejected: 5,
+            discarded: 6,
+        };
         Checkpoint {
             store_id: [7; 16],
             ordered: 1000,
@@ -240,6 +256,7 @@ mod tests {
             log_end: 1200,
             closed: true,
             counts: vec![counts; PARTITION_COUNT],
+            forgotten: 3,
             sealed: vec![8, 9],
             runs: vec![1, 4],
             cursors: [(b"mailer".to_vec(), 2), (vec![7; 255], 0)].into(),
@@ -263,13 +280,15 @@ mod tests {
     #[test]
     fn a_checkpoint_of_what_cannot_be_is_none() {
         type Change = fn(&mut Checkpoint);
-        let changes: [Change; 9] = [
+        let changes: [Change; 11] = [
             |it| it.counts[3].streams = u64::MAX,
             |it| it.counts[0].held = 1001,
             |it| (it.counts[1].duplicates, it.counts[2].duplicates) = (1 << 63, 1 << 63),
             |it| it.counts[63].conflicts = 1 << 40,
             |it| it.counts[63].rejected = u64::MAX - 2,
+            |it| it.counts[7].discarded = 1001,
             |it| it.frontier.global = 1001,
+            |it| it.forgotten = it.frontier.global + 1,
             |it| it.frontier.tips = u64::MAX,
             |it| it.log_end = u64::MAX,
             |it| it.runs[1] = u64::MAX,

@@ -122,6 +122,11 @@ impl ChunkReader {
         chunk.bytes().get(at..at + self.layout.item_len)
     }
 
+    /// The file of chunk `number`, which stays as it is when its name goes.
+    pub(crate) fn file(&self, number: u64) -> Option<&Arc<MappedFile>> {
+        self.list.get(number as usize)?.as_ref()
+    }
+
     /// Sees chunks that were added since.
     pub(crate) fn refresh(&mut self) {
         self.list = self.shared.list.snapshot();
@@ -417,6 +422,16 @@ impl ChunkFollower {
         &self.shared
     }
 
+    /// Goes on behind the first `count` items, which are gone.
+    pub(crate) fn skip_to(&mut self, count: u64) {
+        let len = (count / self.shared.layout.chunk_items) as usize;
+        self.shared.list.change(|chunks| {
+            chunks.truncate(len);
+            chunks.resize(len, None);
+        });
+        (self.last, self.count) = (None, count);
+    }
+
     /// Number of items that are shown.
     pub(crate) fn count(&self) -> u64 {
         self.count
@@ -453,13 +468,8 @@ impl ChunkFollower {
         debug_assert!((self.count + 1..=piece.end()).contains(&to));
         let number = piece.first / layout.chunk_items;
         let end = layout.published(number, to);
-        if self.last.is_none() || self.count.is_multiple_of(layout.chunk_items) {
-            let mut tail = MappedTail::over(Arc::clone(&piece.file), HEADER_LEN)?;
-            tail.publish(end);
-            self.shared.list.push(Some(Arc::clone(tail.shared())));
-            self.last = Some(tail);
-        } else {
-            let tail = self.last.as_mut().expect("a chunk that is begun is in the list");
+        let begun = !self.count.is_multiple_of(layout.chunk_items);
+        if let Some(tail) = self.last.as_mut().filter(|_| begun) {
             let items = &piece.bytes[..(to - piece.first) as usize * layout.item_len];
             if !has(tail, items, layout.offset(piece.first))? {
                 // Another file has taken the name.
@@ -472,6 +482,11 @@ impl ChunkFollower {
                 self.shared.list.change(|chunks| chunks[number as usize] = Some(renewed));
             }
             tail.publish(end);
+        } else {
+            let mut tail = MappedTail::over(Arc::clone(&piece.file), HEADER_LEN)?;
+            tail.publish(end);
+            self.shared.list.push(Some(Arc::clone(tail.shared())));
+            self.last = Some(tail);
         }
         self.count = to;
         Ok(true)

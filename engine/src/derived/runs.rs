@@ -3,7 +3,7 @@
 //! What happens later stands in a later run, so the newest word on something is the first that a search
 //! finds. Merging runs that are neighbours keeps what is still true of them:
 //!
-//! * of an id that was held and then delivered, the delivery;
+//! * of an id that was held and then delivered, the delivery; of one that was discarded, that;
 //! * of a stream, its newest state;
 //! * of the watches, those whose parent is not delivered.
 //!
@@ -12,7 +12,7 @@
 //! that the state has grown [`MERGE_WIDTH`]-fold, and the number of runs grows with the logarithm.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::io;
 use std::iter::Peekable;
 use std::ops::Range;
@@ -182,6 +182,8 @@ pub(crate) struct Truth<'a> {
     pub(crate) is_over: &'a dyn Fn(&WatchItem) -> bool,
     /// Whether the delivery with a global sequence is that of the event at a position.
     pub(crate) is_delivery: &'a dyn Fn(u64, u64) -> bool,
+    /// Whether the id of this delivery is forgotten, or known elsewhere.
+    pub(crate) is_left_out: &'a dyn Fn(u64) -> bool,
 }
 
 /// After so many steps a merge looks whether it is to stop, though it has written nothing.
@@ -222,7 +224,7 @@ pub(crate) fn build(
     let (mut group, mut table) = (Vec::new(), writer.table::<KnownItem>());
     while known.next(&mut group)? {
         go_on()?;
-        keep_known(&mut group, truth.is_delivery);
+        keep_known(&mut group, truth);
         group.iter().try_for_each(|(_, item)| table.push(*item))?;
     }
     table.finish()?;
@@ -275,9 +277,15 @@ fn of_runs<'a, I: Item + 'a>(runs: &[Arc<Run>], from: u64) -> impl Iterator<Item
     })
 }
 
-/// Keeps one of each that are the same, and of an event that was held and is delivered, the delivery.
-fn keep_known(group: &mut Vec<(usize, KnownItem)>, is_delivery: &dyn Fn(u64, u64) -> bool) {
+/// Keeps one of each that are the same, and of an event that was held and is delivered or discarded, the
+/// delivery or the discard: older runs can still have it as held. Some are left out.
+fn keep_known(group: &mut Vec<(usize, KnownItem)>, truth: &Truth<'_>) {
+    let is_left_out = |(_, item): &(usize, KnownItem)| match KnownAs::decode(item.value) {
+        KnownAs::Delivered(global) => (truth.is_left_out)(global),
+        _ => false,
+    };
     if group.len() == 1 {
+        group.retain(|item| !is_left_out(item));
         return;
     }
     group.sort_unstable_by_key(|(_, item)| item.value);
@@ -287,11 +295,17 @@ fn keep_known(group: &mut Vec<(usize, KnownItem)>, is_delivery: &dyn Fn(u64, u64
         _ => None,
     };
     let released: Vec<u64> = group.iter().filter_map(released).collect();
+    let discarded = group.iter().filter_map(|(_, item)| KnownAs::discarded_at(item.value));
+    let discarded: HashSet<u64> = discarded.collect();
     // Ids can share a key, and one of them may still be held.
     group.retain(|(_, item)| match KnownAs::decode(item.value) {
-        KnownAs::Held(position) => !released.iter().any(|&global| is_delivery(global, position)),
+        KnownAs::Held(position) => {
+            !discarded.contains(&position)
+                && !released.iter().any(|&global| (truth.is_delivery)(global, position))
+        }
         _ => true,
     });
+    group.retain(|item| !is_left_out(item));
 }
 
 /// Keeps the newest state of each stream.

@@ -5,8 +5,12 @@
 //! fresh stands in a run, so it can be forgotten at any time, and costs a look there when it is needed
 //! again. Everything in memory is newer than what the runs say of it.
 
+use std::collections::HashSet;
+
+use thalweg_wal::DiscardReason;
+
 use crate::derived::order_log::NONE;
-use crate::derived::run::{DamagedRun, Run, StreamItem, WatchItem};
+use crate::derived::run::{DamagedRun, KnownItem, Run, StreamItem, WatchItem};
 use crate::derived::runs::{self, Fresh, Groups};
 use crate::event::EventId;
 use crate::order::held::{Watch, Watches};
@@ -94,11 +98,9 @@ impl Partition {
 
     /// Takes what is fresh, for a run.
     pub(crate) fn take_fresh(&mut self) -> Fresh {
-        let mut fresh = Fresh {
-            known: std::mem::take(&mut self.fresh_known),
-            watches: self.watches.take_fresh(),
-            ..Fresh::default()
-        };
+        let watches = self.take_fresh_watches();
+        let known = std::mem::take(&mut self.fresh_known);
+        let mut fresh = Fresh { known, watches, ..Fresh::default() };
         for index in std::mem::take(&mut self.fresh_streams) {
             let stream = &mut self.streams[index as usize];
             stream.fresh = false;
@@ -112,15 +114,27 @@ impl Partition {
         fresh
     }
 
+    /// The watches that are fresh, without those of events that are discarded.
+    fn take_fresh_watches(&mut self) -> Vec<WatchItem> {
+        let mut watches = self.watches.take_fresh();
+        let discarded = self.fresh_known.iter().filter_map(|i| KnownAs::discarded_at(i.value));
+        let discarded: HashSet<u64> = discarded.collect();
+        if !discarded.is_empty() {
+            watches.retain(|watch| !discarded.contains(&watch.position));
+        }
+        watches
+    }
+
     /// Forgets what is not fresh. The runs reach up to `below`, and what is fresh began there.
     pub(crate) fn forget(&mut self, below: u64) {
-        let watches = self.watches.take_fresh();
+        let watches = self.take_fresh_watches();
         self.watches = Watches::default();
         let held =
             watches.iter().map(|watch| (watch.id_key, KnownAs::Held(watch.position).encode()));
-        let delivered =
+        // Deliveries without what only runs say of them, and discards.
+        let known =
             self.fresh_known.iter().map(|item| (item.key, KnownAs::decode(item.value).encode()));
-        self.known.replace(delivered.chain(held).collect());
+        self.known.replace(known.chain(held).collect());
         for WatchItem { parent_key, position, id_key: key, parent_at } in watches {
             self.watch(parent_key, Watch { position, key, parent_at });
         }
@@ -140,6 +154,37 @@ impl Partition {
             _ => None,
         });
         lists.flat_map(|first| self.watches.list(first).map(|watch| watch.position))
+    }
+
+    /// The newest event with this id that was held in the stream `name`, and is discarded: its position, and
+    /// why.
+    pub(crate) fn find_discarded(
+        &self,
+        name: &[u8],
+        key: u64,
+        id: &[u8],
+        lookup: &Lookup,
+    ) -> Result<Option<(u64, DiscardReason)>, Fault> {
+        let mut discarded = Vec::new();
+        let mut look = |value| {
+            if let KnownAs::Discarded(position, reason) = KnownAs::decode(value) {
+                discarded.push((position, reason));
+            }
+            None::<()>
+        };
+        self.known.find(key, &mut look);
+        runs::find(&lookup.runs, self.cold_below, key, |_, item: KnownItem| look(item.value))?;
+        discarded.sort_unstable_by_key(|&(position, _)| std::cmp::Reverse(position));
+        for (position, reason) in discarded {
+            // It may be of another id with this key.
+            let is_it = lookup.record(position).map(|record| {
+                record.stream() == name && *EventId::of(&record, self.store_tag) == *id
+            });
+            if lookup.or_by_key(is_it)? {
+                return Ok(Some((position, reason)));
+            }
+        }
+        Ok(None)
     }
 
     /// Bytes of memory that the partition takes.

@@ -6,7 +6,9 @@ use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 use thalweg_wal::storage::{MemoryStorage, Storage};
-use thalweg_wal::{EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogWriter, OpenedLog};
+use thalweg_wal::{
+    DiscardReason, EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogWriter, OpenedLog,
+};
 
 use crate::derived::chunks::ChunkWriter;
 use crate::derived::order_log::{ORDER, TIPS};
@@ -38,6 +40,7 @@ struct Named {
 enum Kind {
     Event { id: u8, parents: Option<Vec<u8>>, require_parents: bool, payload: u8 },
     Seal(bool),
+    Discard { id: u8, reason: DiscardReason },
 }
 
 /// What happens between two windows.
@@ -66,7 +69,9 @@ fn named() -> impl Strategy<Value = Named> {
             payload: payload / 7,
         },
     );
-    let kind = prop_oneof![20 => event, 1 => any::<bool>().prop_map(Kind::Seal)];
+    let reason = prop_oneof![Just(DiscardReason::Discarded), Just(DiscardReason::Expired)];
+    let discard = (0..ID_COUNT, reason).prop_map(|(id, reason)| Kind::Discard { id, reason });
+    let kind = prop_oneof![20 => event, 1 => any::<bool>().prop_map(Kind::Seal), 6 => discard];
     (0..STREAMS.len(), kind).prop_map(|(stream, kind)| Named { stream, kind })
 }
 
@@ -84,6 +89,7 @@ fn push(batch: &mut EncodedBatch, named: &Named) {
     match &named.kind {
         Kind::Seal(true) => batch.push_seal(stream),
         Kind::Seal(false) => batch.push_unseal(stream),
+        Kind::Discard { id, reason } => batch.push_discard(stream, &[b'A' + id], *reason),
         Kind::Event { id, parents, require_parents, payload } => {
             let ids: Vec<[u8; 1]> = parents.iter().flatten().map(|id| [b'A' + id]).collect();
             let ids: Vec<&[u8]> = ids.iter().map(|id| &id[..]).collect();
@@ -149,7 +155,7 @@ fn check(windows: &[(Vec<Named>, Between)]) {
     let mut lookup = lookup_of(&storage, &log);
     let mut partitions: Vec<_> = (0..PARTITION_COUNT).map(|_| Partition::new(keys, tag)).collect();
     let (mut machine, mut frontier) = (SerialMachine::default(), Frontier::default());
-    let (mut duplicates, mut conflicts, mut rejected) = (0, 0, 0);
+    let (mut duplicates, mut conflicts, mut rejected, mut discarded) = (0, 0, 0, 0);
     let (mut from, mut flushed, mut number) = (segment.first(), segment.first(), 1);
     for (records, between) in windows {
         let mut batch = EncodedBatch::new();
@@ -169,6 +175,7 @@ fn check(windows: &[(Vec<Named>, Between)]) {
                 Arrival::Duplicate => duplicates += 1,
                 Arrival::Conflict => conflicts += 1,
                 Arrival::Rejected(_) => rejected += 1,
+                Arrival::Discarded => discarded += 1,
                 _ => {}
             }
         }
@@ -214,7 +221,8 @@ fn check(windows: &[(Vec<Named>, Between)]) {
             };
             let is_delivery =
                 |global: u64, position| machine.order[global as usize].position == position;
-            let truth = Truth { is_over: &is_over, is_delivery: &is_delivery };
+            let truth =
+                Truth { is_over: &is_over, is_delivery: &is_delivery, is_left_out: &|_| false };
             let id = log.store_id;
             let run = runs::build(
                 &*storage,
@@ -241,9 +249,9 @@ fn check(windows: &[(Vec<Named>, Between)]) {
             }
         }
         check_state(&partitions[at], stream_key, &machine, &lookup);
-        let PartitionCounts { duplicates: d, conflicts: c, rejected: r, .. } =
+        let PartitionCounts { duplicates: d, conflicts: c, rejected: r, discarded: g, .. } =
             partitions[at].counts;
-        assert_eq!((d, c, r), (duplicates, conflicts, rejected));
+        assert_eq!((d, c, r, g), (duplicates, conflicts, rejected, discarded));
     }
 }
 
@@ -321,7 +329,7 @@ fn order_with_forged(forge: impl FnOnce(&mut Fresh, u64)) -> Result<(), Fault> {
     forge(&mut fresh, parent_key);
     fresh.sort();
     let extent = Extent { number: 1, from: segment.first(), to: parent };
-    let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false };
+    let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false, is_left_out: &|_| false };
     let run = runs::build(
         &*storage,
         log.store_id,

@@ -5,7 +5,7 @@
 //! fixed by its specification, since keys are kept in checkpoints. It is seeded by the store's
 //! random identity, so that nobody outside can prepare ids that collide.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 /// Streams are spread over this many partitions, whatever the number of threads.
 pub(crate) const PARTITION_COUNT: usize = 64;
@@ -39,6 +39,11 @@ impl Keys {
     /// Another hash of an event's stream and id: with the key, it stands for both where they are not kept.
     pub(crate) fn check(self, stream: &[u8], id: &[u8]) -> u64 {
         xxh3_64_with_seed(id, xxh3_64_with_seed(stream, !self.seed))
+    }
+
+    /// Stands for a payload where it is only compared, and not kept.
+    pub(crate) fn digest(self, payload: &[u8]) -> u128 {
+        xxh3_128_with_seed(payload, self.content_seed())
     }
 
     /// Seeds the hashes that stand for contents.

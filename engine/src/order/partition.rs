@@ -11,7 +11,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use hashbrown::HashSet;
-use thalweg_wal::{Record, RecordKind};
+use smallvec::SmallVec;
+use thalweg_wal::{DiscardReason, Record, RecordKind};
 
 use crate::derived::order_log::{Entry, Lineage, NONE};
 use crate::derived::run::{DamagedRun, KnownItem, Run, StreamItem};
@@ -22,7 +23,7 @@ use crate::order::keys::Keys;
 use crate::order::known::{SharedTable, Table};
 use crate::order::stream::Stream;
 use crate::order::tips::Tip;
-use crate::pipeline::lookup::{Fault, Lookup};
+use crate::pipeline::lookup::{self, Fault, Lookup};
 use crate::sync::Arc;
 
 /// Records whose places in the table of known events are fetched at once.
@@ -125,9 +126,11 @@ pub(crate) struct PartitionCounts {
     pub(crate) duplicates: u64,
     pub(crate) conflicts: u64,
     pub(crate) rejected: u64,
+    /// Held events that were discarded.
+    pub(crate) discarded: u64,
 }
 
-/// What is known of an id. As a number, the two upper bits tell the kinds apart.
+/// What is known of an id. As a number, the three upper bits tell the kinds apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KnownAs {
     /// Delivered, with its global sequence.
@@ -136,14 +139,22 @@ pub(crate) enum KnownAs {
     InHand(usize),
     /// Held, with its position in the log.
     Held(u64),
+    /// The event at this position was held, and is discarded: whatever says that it is held is from before.
+    /// The id is free.
+    Discarded(u64, DiscardReason),
     /// Not known: the list of the events that watch an id with this key begins here. In memory only.
     Awaited(u32),
 }
+
+const _: () = assert!(thalweg_wal::format::ALIGN > 1, "the lowest bit of a position is free");
 
 impl KnownAs {
     /// On a delivery in a run: an older run may have the event as held.
     const WAS_HELD: u64 = 1 << 62;
     const IN_HAND: u64 = 1 << 63;
+    const DISCARDED: u64 = 5 << 61;
+    /// On a position that was discarded: the event was held for too long.
+    const EXPIRED: u64 = 1;
     const HELD: u64 = 3 << 62;
     const AWAITED: u64 = 7 << 61;
 
@@ -153,6 +164,9 @@ impl KnownAs {
             KnownAs::Delivered(global) => global,
             KnownAs::InHand(index) => Self::IN_HAND | index as u64,
             KnownAs::Held(position) => Self::HELD | position,
+            KnownAs::Discarded(position, reason) => {
+                Self::DISCARDED | position | Self::expired(reason)
+            }
             KnownAs::Awaited(first) => Self::AWAITED | u64::from(first),
         }
     }
@@ -160,10 +174,33 @@ impl KnownAs {
     #[inline]
     pub(crate) fn decode(value: u64) -> Self {
         match value >> 62 {
+            2 if value >> 61 == 5 => {
+                let reason = match value & Self::EXPIRED {
+                    0 => DiscardReason::Discarded,
+                    _ => DiscardReason::Expired,
+                };
+                KnownAs::Discarded(value & !Self::DISCARDED & !Self::EXPIRED, reason)
+            }
             2 => KnownAs::InHand((value & !Self::HELD) as usize),
             3 if value >> 61 == 7 => KnownAs::Awaited(value as u32),
             3 => KnownAs::Held(value & !Self::HELD),
             _ => KnownAs::Delivered(value & !Self::WAS_HELD),
+        }
+    }
+
+    fn expired(reason: DiscardReason) -> u64 {
+        match reason {
+            DiscardReason::Discarded => 0,
+            DiscardReason::Expired => Self::EXPIRED,
+        }
+    }
+
+    /// The position of the held event that this number says is discarded, if it says so of one.
+    #[inline]
+    pub(crate) fn discarded_at(value: u64) -> Option<u64> {
+        match Self::decode(value) {
+            KnownAs::Discarded(position, _) => Some(position),
+            _ => None,
         }
     }
 
@@ -194,10 +231,12 @@ pub(crate) struct Partition {
     /// What is not in memory is in the runs, and began before this position. Zero while everything is
     /// in memory.
     pub(super) cold_below: u64,
-    /// Deliveries since the newest run was begun.
+    /// Deliveries and discards since the newest run was begun.
     pub(super) fresh_known: Vec<KnownItem>,
     /// Streams that have changed since.
     pub(super) fresh_streams: Vec<u32>,
+    /// Ids of deliveries before this one are forgotten, but for tips. Changes between two windows only.
+    pub(crate) forgotten: u64,
     /// Keys of the sealed streams.
     pub(super) sealed: HashSet<u64, std::hash::RandomState>,
     pub(crate) counts: PartitionCounts,
@@ -246,6 +285,7 @@ impl Partition {
             cold_below,
             fresh_known: Vec::new(),
             fresh_streams: Vec::new(),
+            forgotten: 0,
             sealed: sealed.into_iter().collect(),
             counts,
             work: Cell::default(),
@@ -360,6 +400,7 @@ impl Partition {
                 self.set_sealed(stream, false);
                 self.set_back(scanned.index, Placement::Unsealed);
             }
+            RecordKind::Discard => self.arrive_discard(scanned, stream, record, lookup)?,
             RecordKind::Mark => unreachable!("marks belong to no partition"),
             // Nobody waits for what became of it: it stands in for something from before a repair.
             RecordKind::Refused => {
@@ -440,6 +481,38 @@ impl Partition {
             let missing = self.count_missing(stream, record, lookup)?;
             self.set_back(scanned.index, Placement::Held { missing });
         }
+        Ok(())
+    }
+
+    /// Gives a held event up. What it watches goes on having it in its list, which is passed over when that
+    /// is delivered: looking for it there would cost as much as all that wait for the same parent.
+    fn arrive_discard(
+        &mut self,
+        scanned: &Scanned,
+        stream: u32,
+        record: &Record<'_>,
+        lookup: &Lookup,
+    ) -> Result<(), Fault> {
+        let known = self.find_known(record.stream(), scanned.key, record.given_id(), lookup)?;
+        let Some(KnownAs::Held(position)) = known else {
+            self.set_back(scanned.index, Placement::NotHeld { delivered: known.is_some() });
+            return Ok(());
+        };
+        let reason = record.discard_reason().unwrap_or(DiscardReason::Discarded);
+        let value = KnownAs::Discarded(position, reason).encode();
+        let held_as = KnownAs::Held(position).encode();
+        match self.known.find(scanned.key, |value| (value == held_as).then_some(())) {
+            Some((slot, ())) => self.known.set(slot, value),
+            // It is in a run.
+            None => drop(self.insert_known(scanned.key, value)),
+        }
+        self.fresh_known.push(KnownItem { key: scanned.key, value });
+        let held = &mut self.streams[stream as usize].held;
+        *held = held.checked_sub(1).ok_or_else(miscounted)?;
+        take_from(&mut self.counts.held, 1)?;
+        self.counts.discarded += 1;
+        self.freshen(stream);
+        self.set_back(scanned.index, Placement::Discarded);
         Ok(())
     }
 
@@ -587,7 +660,9 @@ impl Partition {
             KnownAs::Delivered(global) => Ok(lookup.entry(global)?.position),
             KnownAs::InHand(index) => Ok(self.deliveries[index].position),
             KnownAs::Held(position) => Ok(position),
-            KnownAs::Awaited(_) => unreachable!("whoever looks an id up passes these"),
+            KnownAs::Discarded(..) | KnownAs::Awaited(_) => {
+                unreachable!("whoever looks an id up passes these")
+            }
         }
     }
 
@@ -602,11 +677,26 @@ impl Partition {
         let mut work = self.work.get();
         work.lookups += 1;
         self.work.set(work);
+        // Positions of discarded events: an older word on them is that they are held.
+        let mut discarded: SmallVec<[u64; 4]> = SmallVec::new();
         let mut look = |value| {
             let known = KnownAs::decode(value);
             match known {
                 KnownAs::Awaited(_) => return None,
-                KnownAs::Held(position) if lookup.is_over(position) => return None,
+                KnownAs::Discarded(position, _) => {
+                    discarded.push(position);
+                    return None;
+                }
+                KnownAs::Held(position)
+                    if lookup.is_over(position) || discarded.contains(&position) =>
+                {
+                    return None;
+                }
+                KnownAs::Delivered(global)
+                    if global < self.forgotten && !self.is_tip(name, key, global, lookup) =>
+                {
+                    return None;
+                }
                 KnownAs::Delivered(global) => match lookup.fact(global) {
                     Ok(Some(fact)) if fact.is_event(self.keys, name, id) => return Some(Ok(known)),
                     Ok(Some(_)) => return None,
@@ -633,11 +723,39 @@ impl Partition {
             return Ok(None);
         }
         let look = |run: &Run, item: KnownItem| match KnownAs::decode(item.value) {
-            KnownAs::Delivered(_) | KnownAs::Held(_) => look(item.value),
+            KnownAs::Delivered(_) | KnownAs::Held(_) | KnownAs::Discarded(..) => look(item.value),
             // These are for memory: no run has them.
             KnownAs::InHand(_) | KnownAs::Awaited(_) => Some(Err(run.damaged_item().into())),
         };
-        runs::find(&lookup.runs, self.cold_below, key, look)?.transpose()
+        lookup::find_known(lookup, self.cold_below, key, look)?.transpose()
+    }
+
+    /// Whether a delivery whose id has this key is a tip of the stream `name`.
+    #[cold]
+    fn is_tip(&self, name: &[u8], key: u64, global: u64, lookup: &Lookup) -> bool {
+        let is_it = |stream: &Stream| {
+            let entry = lookup.entry(global).ok();
+            let local = entry.map(|entry| entry.local);
+            stream
+                .tips
+                .find(key, |tip| Ok::<_, ()>(Some(tip.local) == local))
+                .is_ok_and(|tip| tip.is_some())
+        };
+        let stream_key = self.keys.stream(name);
+        self.with_stream(stream_key, name, lookup, is_it).ok().flatten().unwrap_or(false)
+    }
+
+    /// Whether the event at `position`, whose id has this key, was held and is discarded.
+    fn is_discarded(&self, key: u64, position: u64, lookup: &Lookup) -> Result<bool, Fault> {
+        if self.counts.discarded == 0 {
+            return Ok(false);
+        }
+        let is_it = |value| (KnownAs::discarded_at(value) == Some(position)).then_some(());
+        if self.known.find(key, is_it).is_some() {
+            return Ok(true);
+        }
+        let look = |_: &Run, item: KnownItem| is_it(item.value);
+        Ok(runs::find(&lookup.runs, self.cold_below, key, look)?.is_some())
     }
 
     /// Whether the event `id` of `stream` is delivered.
@@ -791,7 +909,9 @@ impl Partition {
             self.take_cold(key, is_parent, &mut released, lookup)?;
         }
         for watch in released.drain(..) {
-            self.look_on(stream, watch, lookup)?;
+            if !self.is_discarded(watch.key, watch.position, lookup)? {
+                self.look_on(stream, watch, lookup)?;
+            }
         }
         self.released = released;
         Ok(())
@@ -856,7 +976,7 @@ impl Partition {
             KnownAs::Delivered(global) => {
                 lookup.entry(global).is_ok_and(|entry| entry.position == position)
             }
-            KnownAs::Held(_) | KnownAs::Awaited(_) => false,
+            KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_) => false,
         };
         self.known.find(key, |value| is_there(value).then_some(())).is_some()
     }
@@ -914,7 +1034,7 @@ impl Partition {
                     }
                 }
             }
-            KnownAs::Held(_) | KnownAs::Awaited(_) => return Ok(false),
+            KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_) => return Ok(false),
         };
         let Some(mut tips) = tips.filter(|tips| tips.len() == listed_count) else {
             return Ok(false);
@@ -924,9 +1044,17 @@ impl Partition {
             let state = &self.streams[stream as usize];
             let key = self.keys.event(state.key, parent);
             let local = match self.find_known(&state.name, key, parent, lookup)? {
-                Some(KnownAs::Delivered(global)) => lookup.entry(global)?.local,
+                Some(KnownAs::Delivered(global)) => {
+                    match Lookup::or_trimmed(lookup.entry(global))? {
+                        Some(entry) => entry.local,
+                        // It was no tip any more when the log was trimmed, and the event came later.
+                        None => return Ok(false),
+                    }
+                }
                 Some(KnownAs::InHand(index)) => self.deliveries[index].local,
-                Some(KnownAs::Held(_) | KnownAs::Awaited(_)) | None => return Ok(false),
+                Some(KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_)) | None => {
+                    return Ok(false);
+                }
             };
             if tips.binary_search(&local).is_err() {
                 return Ok(false);

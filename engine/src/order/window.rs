@@ -15,7 +15,7 @@ use crate::order::cursors::{CursorChange, Cursors};
 use crate::order::keys::{PARTITION_COUNT, partition_of};
 use crate::order::partition::{HeadUpdate, Partition, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
-use crate::timings::{Recorder, Recorders, timed};
+use crate::timings::{Work, timed};
 
 /// Fewer records than this are better ordered by one thread: waking others would cost more.
 pub(crate) const PARALLEL_MIN: usize = 1024;
@@ -180,15 +180,15 @@ pub(crate) fn order(
     lookup: &Lookup,
     with_placements: bool,
     parallel: bool,
-    timings: Option<&Recorders>,
+    work: Option<&Work>,
 ) -> Result<Ordered, Fault> {
     let run = |(index, partition): (usize, &mut Partition)| {
-        let timings = timings.filter(|_| window.has(index));
+        let total = work.filter(|_| window.has(index)).map(|work| &work.order);
         let order = || {
             let records = if parallel { window.by_stream(index) } else { window.of(index) };
             partition.order(&records, lookup, with_placements)
         };
-        timed(timings, |timings| &timings.order, order)
+        timed(total, order)
     };
     if parallel {
         // One task a partition; the pool balances them by stealing, so a partition with a hot
@@ -199,7 +199,8 @@ pub(crate) fn order(
     }
 
     let mut before = vec![0; window.len()];
-    let (total, tips, seals, mut setbacks) = timed(timings, of_place, || {
+    let placing = work.map(|work| &work.place);
+    let (total, tips, seals, mut setbacks) = timed(placing, || {
         partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
         let total = exclusive_prefix_sum(&mut before);
         let tips = place_tips(partitions, first.tips, &before);
@@ -217,8 +218,9 @@ pub(crate) fn order(
     )?;
 
     let place = |(index, partition): (usize, &mut Partition)| {
-        let timings = timings.filter(|_| window.has(index));
-        timed(timings, of_place, || partition.place(first.global, &before, lookup))
+        timed(placing.filter(|_| window.has(index)), || {
+            partition.place(first.global, &before, lookup)
+        })
     };
     let placed: Result<Vec<_>, Fault> = if parallel {
         partitions.par_iter_mut().enumerate().with_max_len(1).map(place).collect()
@@ -226,7 +228,7 @@ pub(crate) fn order(
         partitions.iter_mut().enumerate().map(place).collect()
     };
     let placed = placed?;
-    Ok(timed(timings, of_place, || {
+    Ok(timed(placing, || {
         let mut entries = vec![Entry::default(); total as usize];
         let mut heads = Vec::new();
         for part in placed {
@@ -239,10 +241,6 @@ pub(crate) fn order(
             setbacks.map(|setbacks| placements(setbacks, &before, first.global, &entries));
         Ordered { first, entries, tips, heads, placements, seals, cursors }
     }))
-}
-
-fn of_place(timings: &Recorders) -> &Recorder {
-    &timings.place
 }
 
 /// Replaces every count by the sum of those before it; returns the sum of all.

@@ -348,8 +348,8 @@ impl MixedAppender {
         self.lane.abort();
     }
 
-    /// Hands over a batch that puts a stream's seal on, or takes it off.
-    pub(crate) fn submit_seal(
+    /// Hands over a batch of control records: one that puts a stream's seal on, or takes it off, or discards.
+    pub(crate) fn submit_control(
         &self,
         batch: EncodedBatch,
         passage: Passage,

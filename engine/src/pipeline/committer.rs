@@ -25,7 +25,6 @@ use crate::order::window::Ordered;
 use crate::pipeline::core::Core;
 use crate::pipeline::keeper::CheckpointTask;
 use crate::pipeline::lane::Reply;
-use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
 use crate::sync::{Arc, Promise, Receiver, mpmc as channel, now};
 
@@ -104,8 +103,6 @@ pub(crate) struct Committer {
     /// Newest delivery of each stream, by partition.
     pub(crate) heads: Vec<Table>,
     pub(crate) commits: Receiver<Commit>,
-    /// Windows in `commits`.
-    pub(crate) windows: Arc<Budget>,
     /// Appends that wait, in the order of the log.
     pub(crate) waiting: VecDeque<Awaiting>,
     pub(crate) keeper: channel::Sender<CheckpointTask>,
@@ -114,14 +111,14 @@ pub(crate) struct Committer {
 impl Drop for Committer {
     /// However it ends: the orderer must not wait for a thread that is gone, or was never started.
     fn drop(&mut self) {
-        self.windows.close();
+        self.core.queues.windows.close();
         self.core.orderer_work.notify_all();
     }
 }
 
 impl Committer {
     fn give_window_back(&self) {
-        self.windows.give_back(0);
+        self.core.queues.windows.give_back(0);
         self.core.orderer_work.notify_all();
     }
 
@@ -155,9 +152,9 @@ impl Committer {
             }
             Commit::Window { ordered, positions, to } => {
                 self.give_window_back();
-                let start = self.core.now();
+                let start = now();
                 self.commit(&ordered, to)?;
-                self.core.record(start, |timings| &timings.commit);
+                self.core.observer.committed(start);
                 self.complete(&ordered, positions.as_deref(), to);
             }
             Commit::Checkpoint { checkpoint, fresh, log, promise } => {
@@ -207,7 +204,7 @@ impl Committer {
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.publish_heads_len();
         let delivered = ordered.next().global;
-        self.core.discovery.commits(to, delivered, self.core.timings.as_ref());
+        self.core.discovery.commits(to, delivered, || self.core.observer.stage_times());
         self.core.delivered.publish(delivered);
         self.core.arrivals.publish(&ordered.heads, delivered);
         self.core.set_cursors(&ordered.cursors);

@@ -20,15 +20,17 @@ use thalweg_wal::storage::Storage;
 use crate::derived::chunks::SharedChunks;
 use crate::discovery::{Discovering, Tally};
 use crate::error::{Cause, ReadError};
+use crate::observe::Observer;
 use crate::order::cursors::CursorChange;
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
 use crate::pipeline::arrivals::Arrivals;
+use crate::pipeline::lane::QUEUE_BATCHES_MAX;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
 use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, List, Mutex, Ordering, Watermark, now};
-use crate::timings::{Recorder, Recorders};
+use crate::trim::KeptBy;
 use crate::trimmed::{Base, Horizon};
 
 /// The end of a wait that begins now, for any timeout: one beyond what the clock can say is as good
@@ -57,6 +59,9 @@ impl Gauge {
         self.0.load(Ordering::Acquire)
     }
 }
+
+/// Windows that the committer may have in front of it, with the one that is being ordered.
+const WINDOWS_MAX: u64 = 3;
 
 /// How long the window in hand may still take when the pipeline has been told to end.
 const LAST_WINDOW: Duration = Duration::from_millis(150);
@@ -153,6 +158,12 @@ pub(crate) struct Core {
     pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
     pub(crate) orderer_work: EventCount,
+    /// What the next segment is to say is forgotten. Written by whoever trims.
+    pub(crate) forget_below: Gauge,
+    /// Where the thread waits that keeps the store to its retention: for another segment, and for the end.
+    pub(crate) trim_work: EventCount,
+    /// What has kept the newest trim of that thread from giving up more, and why it has failed, in words.
+    pub(crate) trimming: Mutex<(Option<KeptBy>, Option<String>)>,
     /// Where the committer waits between two attempts to write.
     between_attempts: EventCount,
     /// Attempts to write the order that failed and were made again.
@@ -172,6 +183,13 @@ pub(crate) struct Core {
     /// Checkpoints that are on their way to the disk.
     pub(crate) checkpoints_under_way: AtomicU64,
 
+    /// Records of the frame that is written and not durable yet. Written by the writer.
+    pub(crate) in_frame: Gauge,
+    /// Records of the window that is being ordered. Written by the orderer.
+    pub(crate) in_window: Gauge,
+    /// Number of events that are delivered in what is ordered. Written by the orderer.
+    pub(crate) ordered_events: Gauge,
+    pub(crate) queues: Queues,
     /// Appends that wait for the order; while there are none, nobody asks for placements.
     pub(crate) ordered_acks: AtomicU64,
     pub(crate) counts: Counts,
@@ -180,11 +198,38 @@ pub(crate) struct Core {
     pub(crate) callback_panics: Panics,
     /// How long the writer, and who waits for it, spin before they sleep.
     pub(crate) spin: Duration,
-    /// Where the time of appends goes, if somebody wants to know.
-    pub(crate) timings: Option<Recorders>,
+    /// Who is told what the stages do.
+    pub(crate) observer: Observer,
     /// 1 when the last callback has returned. Published by the callback thread.
     pub(crate) callbacks_ended: Watermark,
     poison: OnceLock<Cause>,
+}
+
+/// What bounds the queues between the stages, and so knows how full they are.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    /// Bounds what is in the queue and in the hands of the writer, for appends that are acknowledged
+    /// when they are durable.
+    pub(crate) durable: Arc<Budget>,
+    /// The same for appends that wait for their order, with the committer too: apart, since the order
+    /// may be far behind, and who does not wait for it must not wait for those who do.
+    pub(crate) ordered: Arc<Budget>,
+    /// Bounds the windows that the committer has in front of it.
+    pub(crate) windows: Arc<Budget>,
+    /// Callbacks that have not returned. They have no bound but the permits of their batches.
+    pub(crate) callbacks: AtomicU64,
+}
+
+impl Queues {
+    fn new(queue_bytes: u64) -> Self {
+        let queue = || Arc::new(Budget::new(QUEUE_BATCHES_MAX, queue_bytes));
+        Queues {
+            durable: queue(),
+            ordered: queue(),
+            windows: Arc::new(Budget::new(WINDOWS_MAX, u64::MAX)),
+            callbacks: AtomicU64::new(0),
+        }
+    }
 }
 
 /// All budgets that somebody may wait for, so that a close or a failure ends every wait.
@@ -253,6 +298,7 @@ pub(crate) struct Counts {
     pub(crate) duplicates: Gauge,
     pub(crate) conflicts: Gauge,
     pub(crate) rejected: Gauge,
+    pub(crate) discarded: Gauge,
     pub(crate) corrupt: Gauge,
     pub(crate) lookups: Gauge,
     pub(crate) records_read: Gauge,
@@ -269,6 +315,7 @@ impl Counts {
             duplicates: self.duplicates.get(),
             conflicts: self.conflicts.get(),
             rejected: self.rejected.get(),
+            discarded: self.discarded.get(),
             corrupt: self.corrupt.get(),
         }
     }
@@ -302,8 +349,10 @@ pub(crate) struct CoreParts {
     pub(crate) delivered: u64,
     /// Where the cursors are so far.
     pub(crate) cursors: BTreeMap<Vec<u8>, u64>,
-    /// Whether to record where the time of appends goes.
+    /// Whether to record where the time of each batch goes.
     pub(crate) timings: bool,
+    /// Bytes of appends that are not answered, of each kind of acknowledgement.
+    pub(crate) queue_bytes: u64,
     /// How long the committer waits for room on the disk.
     pub(crate) wait_for_room: Duration,
     /// How long the writer, and who waits for it, spin before they sleep.
@@ -312,6 +361,9 @@ pub(crate) struct CoreParts {
 
 impl Core {
     pub(crate) fn new(parts: CoreParts) -> Self {
+        let (queues, budgets) = (Queues::new(parts.queue_bytes), Budgets::default());
+        budgets.add(&queues.durable);
+        budgets.add(&queues.ordered);
         Core {
             storage: parts.storage,
             store_id: parts.store_id,
@@ -343,6 +395,9 @@ impl Core {
             unsealed: Gauge::new(parts.unsealed.into()),
             ending: Arc::default(),
             orderer_work: EventCount::new(),
+            forget_below: Gauge::default(),
+            trim_work: EventCount::new(),
+            trimming: Mutex::new((None, None)),
             between_attempts: EventCount::new(),
             commit_retries: Gauge::default(),
             commit_error: Mutex::new(None),
@@ -351,12 +406,16 @@ impl Core {
             unwritable: Mutex::new(None),
             no_checkpoints: AtomicBool::new(false),
             checkpoints_under_way: AtomicU64::new(0),
+            in_frame: Gauge::default(),
+            in_window: Gauge::default(),
+            ordered_events: Gauge::new(parts.delivered),
+            queues,
             ordered_acks: AtomicU64::new(0),
             counts: Counts::default(),
-            budgets: Budgets::default(),
+            budgets,
             callback_panics: Panics::default(),
             spin: parts.spin,
-            timings: parts.timings.then(Recorders::new),
+            observer: Observer::new(parts.timings),
             callbacks_ended: Watermark::new(0),
             poison: OnceLock::new(),
         }
@@ -411,20 +470,6 @@ impl Core {
         self.poison.get()
     }
 
-    /// The time, if timings are recorded.
-    #[inline]
-    pub(crate) fn now(&self) -> Option<Instant> {
-        self.timings.as_ref().map(|_| now())
-    }
-
-    /// Records the time since `start` that [`Core::now`] gave.
-    #[inline]
-    pub(crate) fn record(&self, start: Option<Instant>, of: impl FnOnce(&Recorders) -> &Recorder) {
-        if let (Some(timings), Some(start)) = (&self.timings, start) {
-            of(timings).add_since(start);
-        }
-    }
-
     /// Why a stage has let go of something that it had to answer.
     pub(crate) fn cause_of_death(&self) -> Cause {
         self.cause().cloned().unwrap_or(Cause::Panic {
@@ -438,6 +483,7 @@ impl Core {
     pub(crate) fn stop_orderer(&self) {
         self.ending.begin();
         self.orderer_work.notify_all();
+        self.trim_work.notify_all();
         self.between_attempts.notify_all();
     }
 

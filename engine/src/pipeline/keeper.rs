@@ -18,7 +18,7 @@ use crate::event::EventId;
 use crate::order::keys::Keys;
 use crate::order::partition::{KnownAs, parent_at};
 use crate::pipeline::core::Core;
-use crate::pipeline::lookup::{Fault, Lookup};
+use crate::pipeline::lookup::{Fault, Lookup, find_known};
 use crate::sync::mpmc::{Either, Receiver, Sender, either};
 use crate::sync::{Arc, Ordering, Promise};
 
@@ -88,8 +88,23 @@ fn build(
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Arc<Run>, BuildError> {
     let (storage, store_id) = (&*core.storage, core.store_id);
-    let (lookup, truth) = (core.lookup(), (core.keys, core.store_tag));
-    build_run(storage, store_id, name::run, extent, fresh, neighbours, &lookup, truth, is_stopping)
+    let lookup = core.lookup();
+    // The base knows these ids.
+    let (keys, first) = ((core.keys, core.store_tag), lookup.horizon.first);
+    let trimmed = |global| global < first;
+    let named: Naming = name::run;
+    build_run(
+        storage,
+        store_id,
+        named,
+        extent,
+        fresh,
+        neighbours,
+        &lookup,
+        keys,
+        &trimmed,
+        is_stopping,
+    )
 }
 
 /// Makes a run as [`runs::build`] does, with `lookup` to tell what is over. A file that is not finished is taken
@@ -104,6 +119,7 @@ pub(crate) fn build_run(
     neighbours: &[Arc<Run>],
     lookup: &Lookup,
     (keys, store_tag): (Keys, u32),
+    is_left_out: &dyn Fn(u64) -> bool,
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Arc<Run>, BuildError> {
     // A watch that cannot be looked into stays.
@@ -113,7 +129,7 @@ pub(crate) fn build_run(
         lookup.is_over(position)
             || lookup.entry(global).is_ok_and(|entry| entry.position == position)
     };
-    let truth = Truth { is_over: &is_over, is_delivery: &is_delivery };
+    let truth = Truth { is_over: &is_over, is_delivery: &is_delivery, is_left_out };
     runs::build(storage, store_id, named, extent, fresh, neighbours, &truth, is_stopping)
         .inspect_err(|_| RunWriter::abandon(storage, named, extent.number))
 }
@@ -122,12 +138,14 @@ pub(crate) fn build_run(
 fn is_over(watch: &WatchItem, lookup: &Lookup, keys: Keys, store_tag: u32) -> Result<bool, Fault> {
     let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
         KnownAs::Delivered(global) => Some(global),
-        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Awaited(_) => None,
+        KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_) => {
+            None
+        }
     };
     if lookup.is_over(watch.position) {
         return Ok(true);
     }
-    let Some(global) = runs::find(&lookup.runs, u64::MAX, watch.parent_key, delivered)? else {
+    let Some(global) = find_known(lookup, u64::MAX, watch.parent_key, delivered)? else {
         return Ok(false);
     };
     let child = lookup.record(watch.position)?;

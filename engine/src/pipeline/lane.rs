@@ -43,12 +43,6 @@ pub(crate) struct Inlet {
     pub(crate) core: Arc<Core>,
     /// None for a store that is open for reading only.
     pub(crate) gate: Option<Arc<Gate<Request>>>,
-    /// Bounds what is in the queue and in the hands of the writer, for appends that are acknowledged
-    /// when they are durable.
-    durable: Arc<Budget>,
-    /// The same for appends that wait for their order, with the committer too: apart, since the order
-    /// may be far behind, and who does not wait for it must not wait for those who do.
-    ordered: Arc<Budget>,
     pub(crate) callbacks: Sender<callbacks::Message<Job>>,
 }
 
@@ -56,23 +50,16 @@ impl Inlet {
     pub(crate) fn new(
         core: Arc<Core>,
         gate: Option<Arc<Gate<Request>>>,
-        queue_bytes: u64,
         callbacks: Sender<callbacks::Message<Job>>,
     ) -> Self {
-        let budget = || {
-            let budget = Arc::new(Budget::new(QUEUE_BATCHES_MAX, queue_bytes));
-            core.budgets.add(&budget);
-            budget
-        };
-        let (durable, ordered) = (budget(), budget());
-        Inlet { core, gate, durable, ordered, callbacks }
+        Inlet { core, gate, callbacks }
     }
 
     /// The permits of the queue for appends with this acknowledgement.
     fn budget(&self, ack: Ack) -> &Arc<Budget> {
         match ack {
-            Ack::Durable => &self.durable,
-            Ack::Ordered => &self.ordered,
+            Ack::Durable => &self.core.queues.durable,
+            Ack::Ordered => &self.core.queues.ordered,
         }
     }
 
@@ -90,8 +77,6 @@ pub(crate) struct Request {
     /// Nothing, for a request that only wants to be answered in its turn.
     pub(crate) batch: EncodedBatch,
     pub(crate) reply: Reply,
-    /// When it was sent, if timings are recorded.
-    pub(crate) sent: Option<Instant>,
 }
 
 /// What a callback is called with.
@@ -117,6 +102,8 @@ pub(crate) struct Reply {
     addressee: Option<Addressee>,
     /// The stream that the batch seals: [`Gate::decide`] has to follow.
     seals: Option<u64>,
+    /// When the batch was sent, if that is recorded.
+    sent: Option<Instant>,
 }
 
 impl Reply {
@@ -127,6 +114,11 @@ impl Reply {
     /// Why the batch must not be written, if it must not.
     pub(crate) fn refusal(&self) -> Option<&AppendFailure> {
         self.lane().failure.get()
+    }
+
+    /// When the batch was sent, if that is recorded.
+    pub(crate) fn sent(&self) -> Option<Instant> {
+        self.sent
     }
 
     /// What the batch waits for.
@@ -167,6 +159,12 @@ impl Reply {
         if lane.ack == Ack::Ordered && !matches!(addressee, Addressee::Flush(_)) {
             inlet.core.ordered_acks.fetch_sub(1, Ordering::Relaxed);
         }
+        if outcome.is_ok() {
+            inlet.core.observer.batch(self.sent, |detail| match lane.ack {
+                Ack::Durable => &detail.durable,
+                Ack::Ordered => &detail.ordered,
+            });
+        }
         lane.room.leave_queue(byte_len);
         let call = match addressee {
             Addressee::Ticket(promise) => {
@@ -174,13 +172,12 @@ impl Reply {
             }
             Addressee::Nobody => return lane.room.leave_lane(byte_len),
             Addressee::Flush(promise) => Job::Flushed(promise),
-            Addressee::Callback(callback) => Job::Call {
-                callback,
-                outcome,
-                lane: Arc::clone(lane),
-                byte_len,
-                answered: inlet.core.now(),
-            },
+            Addressee::Callback(callback) => {
+                // Relaxed: a number for people.
+                inlet.core.queues.callbacks.fetch_add(1, Ordering::Relaxed);
+                let answered = inlet.core.observer.batch_clock();
+                Job::Call { callback, outcome, lane: Arc::clone(lane), byte_len, answered }
+            }
         };
         // The thread ends after the last answer.
         let sent = inlet.callbacks.send(callbacks::Message::Run(call));
@@ -257,7 +254,8 @@ impl callbacks::Job for Job {
                     Callback::Once(callback) => callback(outcome),
                     Callback::Default(callback) => callback(outcome),
                 });
-                lane.inlet.core.record(answered, |timings| &timings.callback);
+                lane.inlet.core.observer.batch(answered, |detail| &detail.callback);
+                lane.inlet.core.queues.callbacks.fetch_sub(1, Ordering::Relaxed);
                 lane.room.leave_lane(byte_len);
                 if let Some(lane) = Arc::into_inner(lane) {
                     lane.inlet.core.catch_callback(|| drop(lane.default_callback));
@@ -411,11 +409,11 @@ impl Lane {
             return Err((Refusal::Empty, batch));
         }
         let byte_len = batch.byte_len();
-        let start = inlet.core.now();
+        let start = inlet.core.observer.batch_clock();
         if let Err(denied) = self.room.take(byte_len, patience) {
             return Err((self.refusal_for(denied), batch));
         }
-        inlet.core.record(start, |timings| &timings.slot_wait);
+        inlet.core.observer.batch(start, |detail| &detail.slot_wait);
         let (addressee, completion) = self.addressee(way);
         if self.ack == Ack::Ordered {
             // Relaxed: the request travels through the queue, the log and `durable` before the
@@ -427,18 +425,19 @@ impl Lane {
             Passage::Append | Passage::Unseal => None,
         };
         let lane = Some(Arc::clone(self));
-        let reply = Reply { lane, byte_len, addressee: Some(addressee), seals };
+        let sent = inlet.core.observer.batch_clock();
+        let reply = Reply { lane, byte_len, addressee: Some(addressee), seals, sent };
         let keys = inlet.core.keys;
         let appends_to = |request: &Request, is_sealed: &dyn Fn(u64) -> bool| {
             request.batch.unsealed_streams().any(|stream| is_sealed(keys.stream(stream)))
         };
-        let request = Request { batch, reply, sent: inlet.core.now() };
+        let request = Request { batch, reply };
         let passed = match passage {
             Passage::Append => gate.pass(request, appends_to),
             Passage::Seal(stream) => gate.seal(stream, request),
             Passage::Unseal => gate.pass(request, |_, _| false),
         };
-        let (reason, Request { batch, reply, .. }) = match passed {
+        let (reason, Request { batch, reply }) = match passed {
             Ok(()) => return Ok(completion),
             Err(Shut::Closed(request)) => (inlet.refusal(), request),
             Err(Shut::Sealed(request)) => (Refusal::Sealed, request),
@@ -478,8 +477,9 @@ impl Lane {
         let (promise, mut answer) = completion();
         let sent = self.inlet.budget(self.ack).take(0, Patience::Endless).is_ok() && {
             let addressee = Some(Addressee::Flush(promise));
-            let reply = Reply { lane: Some(Arc::clone(self)), byte_len: 0, addressee, seals: None };
-            let request = Request { batch: EncodedBatch::new(), reply, sent: None };
+            let lane = Some(Arc::clone(self));
+            let reply = Reply { lane, byte_len: 0, addressee, seals: None, sent: None };
+            let request = Request { batch: EncodedBatch::new(), reply };
             match gate.pass(request, |_, _| false) {
                 Ok(()) => true,
                 Err(

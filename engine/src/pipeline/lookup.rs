@@ -6,7 +6,8 @@ use thalweg_wal::{Damage, Record, Segment};
 
 use crate::derived::chunks::{self, ChunkReader};
 use crate::derived::order_log::{self, Entry, Lineage, NONE};
-use crate::derived::run::{DamagedRun, Run};
+use crate::derived::run::{DamagedRun, KnownItem, Run};
+use crate::derived::runs;
 use crate::error::ReadError;
 use crate::event::EventId;
 use crate::order::window::Ordered;
@@ -71,6 +72,22 @@ impl From<Fault> for ReadError {
             Fault::Trimmed(first) => ReadError::Trimmed { first },
             Fault::GivenUp => ReadError::Closed,
         }
+    }
+}
+
+/// Calls `visit` for every item of an id with this key in the runs that have something from before `below`, and then in
+/// those of what was trimmed, until it returns something.
+#[inline]
+pub(crate) fn find_known<T>(
+    lookup: &Lookup,
+    below: u64,
+    key: u64,
+    mut visit: impl FnMut(&Run, KnownItem) -> Option<T>,
+) -> Result<Option<T>, DamagedRun> {
+    let found = runs::find(&lookup.runs, below, key, &mut visit)?;
+    match lookup.horizon.base() {
+        Some(base) if found.is_none() => runs::find(&base.runs, u64::MAX, key, visit),
+        _ => Ok(found),
     }
 }
 
@@ -160,7 +177,7 @@ impl Lookup {
 
     #[cold]
     fn fact_kept(&self, global: u64) -> Result<Fact, Fault> {
-        let kept = self.horizon.base().and_then(|base| base.fact(global));
+        let kept = self.horizon.base().and_then(|base| base.fact_of(global));
         kept.ok_or_else(|| {
             let (file, offset) = chunks::place(FACTS, global);
             DamagedRun { file, offset }.into()

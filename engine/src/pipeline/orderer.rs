@@ -26,7 +26,7 @@ use crate::pipeline::core::Core;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::lane::Request;
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
-use crate::pipeline::permits::{Budget, Denied, Patience};
+use crate::pipeline::permits::{Denied, Patience};
 use crate::pipeline::scanner::{self, Cut, ScannedCut};
 use crate::questions::{Question, answer};
 use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
@@ -97,9 +97,9 @@ pub(crate) struct Orderer {
     pub(crate) opened_at: Option<u64>,
     /// Learns of seals; none for a store that is open for reading only.
     pub(crate) gate: Option<Arc<Gate<Request>>>,
-    /// Bounds the windows that the committer has in front of it.
-    pub(crate) windows: Arc<Budget>,
     pub(crate) frontier: Frontier,
+    /// Ids of deliveries before this one are forgotten.
+    pub(crate) forgotten: u64,
     pub(crate) on_damage: OnDamage,
     pub(crate) cuts_max: usize,
     /// Bytes of memory that the state may take.
@@ -155,6 +155,8 @@ struct ScannedWindow {
     /// As in [`ScannedCut`].
     positions: Option<Vec<u64>>,
     damage: Vec<Damage>,
+    /// As in [`ScannedCut`].
+    forgotten: u64,
     /// Where the log goes on.
     to: u64,
 }
@@ -297,13 +299,16 @@ impl Orderer {
     /// Takes the cuts whose turn it is: the next one, and what else of a long tail is scanned.
     fn take_window(&self, progress: &mut Progress) -> Option<ScannedWindow> {
         self.scanned.try_iter().for_each(|cut| progress.put(cut));
-        let ScannedCut { split, positions, damage, to, .. } = progress.take()?;
-        let mut window = ScannedWindow { records: Window::default(), positions, damage, to };
+        let ScannedCut { split, positions, damage, forgotten, to, .. } = progress.take()?;
+        let mut window =
+            ScannedWindow { records: Window::default(), positions, damage, forgotten, to };
         window.records.push(split);
         while window.records.len() >= window::PARALLEL_MIN
             && window.to != self.core.discovery.to
             && let Some(next) = progress.early.get(&progress.next_in_turn)
             && window.goes_on_with(next)
+            // What is forgotten is so from the beginning of a window on.
+            && next.forgotten <= self.forgotten.max(window.forgotten)
             && window.records.len() + next.split.len() <= self.window_len_max()
         {
             let next = progress.take()?;
@@ -336,16 +341,22 @@ impl Orderer {
             let corrupt = &self.core.counts.corrupt;
             corrupt.set(corrupt.get() + window.damage.len() as u64);
         }
+        let start = now();
+        self.core.in_window.set(window.records.len() as u64);
         self.core.scanned.set(window.to);
         self.refresh(&mut progress.lookup);
+        if window.forgotten > self.forgotten {
+            self.forgotten = window.forgotten.min(self.frontier.global);
+            self.partitions.iter_mut().for_each(|partition| partition.forgotten = self.forgotten);
+        }
         let (partitions, lookup) = (&mut self.partitions, &progress.lookup);
         let with_placements = window.positions.is_some();
         let cursors = &mut self.cursors;
         let mut order = |partitions: &mut [Partition], parallel| {
             let (records, first) = (&window.records, self.frontier);
-            let timings = self.core.timings.as_ref();
+            let work = self.core.observer.work();
             let asked = with_placements;
-            window::order(partitions, cursors, records, first, lookup, asked, parallel, timings)
+            window::order(partitions, cursors, records, first, lookup, asked, parallel, work)
         };
         let ordered = match &self.pool {
             Some(pool) if window.records.len() >= window::PARALLEL_MIN => {
@@ -355,7 +366,10 @@ impl Orderer {
         };
         let ordered = Arc::new(ordered.map_err(Stopped::from)?);
         self.frontier = ordered.next();
+        self.core.ordered_events.set(self.frontier.global);
         self.core.ordered.set(window.to);
+        self.core.in_window.set(0);
+        self.core.observer.ordered(start);
         self.publish_counts();
         self.core.discovery.ordered(window.to, || self.core.counts.tally());
         if let Some(gate) = &self.gate {
@@ -374,8 +388,10 @@ impl Orderer {
     /// Takes the permit for a window. The committer may wait for room on the disk meanwhile, so whoever asks
     /// is answered; it gives back what it takes, also when it has failed.
     fn await_committer(&mut self, progress: &mut Progress) {
-        while self.windows.take(0, Patience::None) == Err(Denied::Full) {
-            self.core.orderer_work.wait_until(|| !self.windows.is_full() || !self.calls.is_empty());
+        while self.core.queues.windows.take(0, Patience::None) == Err(Denied::Full) {
+            self.core
+                .orderer_work
+                .wait_until(|| !self.core.queues.windows.is_full() || !self.calls.is_empty());
             self.take_calls(progress);
         }
     }
@@ -398,13 +414,14 @@ impl Orderer {
     pub(crate) fn publish_counts(&self) {
         let (mut sum, mut work, mut memory) = (PartitionCounts::default(), Work::default(), 0);
         for partition in &self.partitions {
-            let PartitionCounts { streams, held, duplicates, conflicts, rejected } =
+            let PartitionCounts { streams, held, duplicates, conflicts, rejected, discarded } =
                 partition.counts;
             sum.streams += streams;
             sum.held += held;
             sum.duplicates += duplicates;
             sum.conflicts += conflicts;
             sum.rejected += rejected;
+            sum.discarded += discarded;
             work.lookups += partition.work().lookups;
             work.records_read += partition.work().records_read;
             work.bytes_verified += partition.work().bytes_verified;
@@ -416,6 +433,7 @@ impl Orderer {
         counts.duplicates.set(sum.duplicates);
         counts.conflicts.set(sum.conflicts);
         counts.rejected.set(sum.rejected);
+        counts.discarded.set(sum.discarded);
         counts.lookups.set(work.lookups);
         counts.records_read.set(work.records_read);
         counts.bytes_verified.set(work.bytes_verified);
@@ -558,6 +576,7 @@ impl Orderer {
             // The log may be longer than what is ordered: then this saves looking for its end.
             log_end: synced.max(ordered),
             closed,
+            forgotten: self.forgotten,
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
             cursors: self.cursors.at().clone(),

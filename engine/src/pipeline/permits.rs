@@ -156,6 +156,13 @@ impl Budget {
         !self.is_worth_a_try(self.used.load(Ordering::Relaxed), 0)
     }
 
+    /// How many batches and bytes have a permit now. For people: nothing can be concluded from it.
+    pub fn used(&self) -> (u64, u64) {
+        // Relaxed: nothing comes with it.
+        let used = self.used.load(Ordering::Relaxed);
+        ((used & !CLOSED) / ONE_BATCH, used & (ONE_ANSWER - 1))
+    }
+
     /// Gives a permit back.
     pub fn give_back(&self, byte_len: u64) {
         // Release: pairs with the Acquire load in `is_idle`.

@@ -13,7 +13,7 @@ use crate::order::window::{MarkScanned, Split};
 use crate::pipeline::core::Core;
 use crate::sync::Arc;
 use crate::sync::mpmc::{Receiver, Sender};
-use crate::timings::timed;
+use crate::sync::now;
 
 /// A part of one segment, from one frame boundary to another.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct ScannedCut {
     /// Positions of the records, in the order of the log, if somebody asked.
     pub(crate) positions: Option<Vec<u64>>,
     pub(crate) damage: Vec<Damage>,
+    /// At the beginning of a segment: ids of deliveries before this one are forgotten from here on.
+    pub(crate) forgotten: u64,
     /// Where the log goes on.
     pub(crate) to: u64,
 }
@@ -41,7 +43,8 @@ impl ScannedCut {
     /// The step from a sealed segment to the next.
     pub(crate) fn empty(number: u64, to: u64) -> Self {
         let split = Split::new(&[], Vec::new());
-        ScannedCut { number, split, positions: None, damage: Vec::new(), to }
+        let (positions, damage) = (None, Vec::new());
+        ScannedCut { number, split, positions, damage, forgotten: 0, to }
     }
 }
 
@@ -61,7 +64,10 @@ pub(crate) fn run(core: &Core, cuts: &Receiver<Cut>, scanned: &Sender<ScannedCut
 
 /// Scans one cut.
 pub(crate) fn scan(core: &Core, cut: &Cut) -> ScannedCut {
-    timed(core.timings.as_ref(), |timings| &timings.scan, || verify_and_split(core, cut))
+    let start = now();
+    let scanned = verify_and_split(core, cut);
+    core.observer.scanned(start);
+    scanned
 }
 
 fn verify_and_split(core: &Core, cut: &Cut) -> ScannedCut {
@@ -78,7 +84,9 @@ fn verify_and_split(core: &Core, cut: &Cut) -> ScannedCut {
         positions
     });
     let split = Split::new(&records, marks);
-    ScannedCut { number: cut.number, split, positions, damage, to: cut.to }
+    let is_first = cut.from == cut.segment.first();
+    let forgotten = if is_first { cut.segment.forgotten() } else { 0 };
+    ScannedCut { number: cut.number, split, positions, damage, forgotten, to: cut.to }
 }
 
 /// Verifies a part of a segment; returns its records, its marks, and where it is damaged.

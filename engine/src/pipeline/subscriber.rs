@@ -16,7 +16,7 @@ use crate::error::ReadError;
 use crate::event::{Event, EventId, Pin};
 use crate::order::cold::head_of;
 use crate::pipeline::core::Core;
-use crate::pipeline::lookup::{Fault, Lookup, segment_at};
+use crate::pipeline::lookup::{Fault, Lookup, find_known, segment_at};
 use crate::sync::Arc;
 
 /// Events of a stream are located this many at a time.
@@ -216,7 +216,7 @@ impl Reader {
             cold.push(item.value);
             None::<()>
         };
-        runs::find(&self.core.runs.snapshot(), u64::MAX, key, look).map_err(Fault::from)?;
+        find_known(&self.core.lookup(), u64::MAX, key, look).map_err(Fault::from)?;
         for value in in_memory.into_iter().chain(cold) {
             let KnownAs::Delivered(global) = KnownAs::decode(value) else { continue };
             if let Some(fact) = self.lookup.fact(global)? {
@@ -375,17 +375,28 @@ impl StreamView {
         self.len
     }
 
+    /// The first local sequence that can be read: those before it were trimmed.
+    ///
+    /// # Errors
+    ///
+    /// The order cannot be read.
+    pub fn first(&self) -> Result<u64, ReadError> {
+        Reader::new(&self.core).first_kept(self.head, self.len)
+    }
+
     /// Whether nothing was delivered. Such a stream has no view, so this is never so.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The events in `range`, by local sequence, as far as the view goes. Finds them without
-    /// scanning the log: a skip list leads from the newest event to any other.
+    /// scanning the log: a skip list leads from the newest event to any other. A range without a beginning begins with
+    /// the first event that was not trimmed.
     ///
     /// # Errors
     ///
-    /// None now; events that cannot be read are errors in their place.
+    /// The range begins with what was trimmed ([`ReadError::Trimmed`]). Events that cannot be read are errors in their
+    /// place; if what is read is trimmed meanwhile, that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
         Read::local(&self.core, self.head, self.len, &range)
     }

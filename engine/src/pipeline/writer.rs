@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use thalweg_wal::format::{BATCH_LEN_MAX, FRAME_LEN_MAX};
 use thalweg_wal::{AppendError, FrameBuf, LogWriter, Spare, SpareRequest};
 
+use crate::clock::Clock;
 use crate::error::{AppendFailure, Cause, Outcome};
 use crate::event::{Ack, Receipt};
+use crate::observe::Frame;
 use crate::options::Durability;
 use crate::pipeline::committer::{Awaiting, Commit, Due};
 use crate::pipeline::core::Core;
@@ -39,6 +41,7 @@ pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
     pub(crate) log: LogWriter,
     pub(crate) durability: Durability,
+    pub(crate) clock: Clock,
     pub(crate) requests: Receiver<Request>,
     /// Takes appends that wait for the order.
     pub(crate) committer: Sender<Commit>,
@@ -73,6 +76,22 @@ impl Group {
 
     fn len(&self) -> usize {
         self.durable.len() + self.ordered.len()
+    }
+
+    /// What the frame has of the requests.
+    fn records(&self) -> impl Iterator<Item = &Records> {
+        self.durable.iter().chain(&self.ordered).filter_map(|member| match &member.part {
+            Part::Records(records) => Some(records),
+            Part::Refused(_) | Part::Nothing => None,
+        })
+    }
+
+    fn batch_count(&self) -> u64 {
+        self.records().count() as u64
+    }
+
+    fn record_count(&self) -> u64 {
+        self.records().map(|records| u64::from(records.count)).sum()
     }
 
     fn pop(&mut self) -> Option<Member> {
@@ -149,8 +168,8 @@ impl Writer {
 
     /// Puts a request into the group.
     fn add(&mut self, request: Request) {
-        let Request { batch, reply, sent } = request;
-        self.core.record(sent, |timings| &timings.queue);
+        let Request { batch, reply } = request;
+        self.core.observer.batch(reply.sent(), |detail| &detail.queue);
         let part = match reply.refusal() {
             Some(failure) => Part::Refused(failure.clone().not_appended()),
             None if batch.is_empty() => Part::Nothing,
@@ -200,8 +219,13 @@ impl Writer {
         if let Ok(spare) = self.spares.try_recv() {
             self.log.offer_spare(spare);
         }
-        if self.log.is_spare_due()
-            && let Some(request) = self.log.request_spare()
+        if !self.log.is_spare_due() {
+            return;
+        }
+        if let Some(base) = self.core.horizon().base() {
+            self.log.trimmed(&base.point());
+        }
+        if let Some(request) = self.log.request_spare()
             && self.preparer.send(request).is_err()
         {
             self.log.offer_spare(None);
@@ -227,6 +251,7 @@ impl GroupCommit for Writer {
             let Ok(request) = self.requests.try_recv() else { break };
             self.add(request);
         }
+        self.group.frame.stamp(self.clock.millis());
         true
     }
 
@@ -239,7 +264,7 @@ impl GroupCommit for Writer {
     }
 
     fn write(&mut self) -> Result<(), AppendError> {
-        let start = self.core.now();
+        let start = now();
         if self.group.frame.is_empty() {
             let end = self.log.end();
             self.group.written = (end, end);
@@ -248,17 +273,18 @@ impl GroupCommit for Writer {
         if self.log.awaits_spare(&self.group.frame) {
             self.take_spare();
         }
+        self.log.forget(self.core.forget_below.get());
         let appended = self.log.append(&mut self.group.frame)?;
         if let Some(segment) = appended.rolled {
             self.core.segments.push(segment);
             self.core.unsealed.set(0);
+            self.core.trim_work.notify_all();
         }
         self.core.written.set(appended.end);
         self.group.written = (appended.position, appended.end);
-        self.core.record(start, |timings| &timings.write);
-        if let Some(timings) = &self.core.timings {
-            timings.group.add(self.group.len() as u64);
-        }
+        self.core.in_frame.set(self.group.record_count());
+        let bytes = appended.end - appended.position;
+        self.core.observer.wrote(Frame { batches: self.group.batch_count(), bytes }, start);
         Ok(())
     }
 
@@ -266,12 +292,12 @@ impl GroupCommit for Writer {
         if self.group.frame.is_empty() {
             return Ok(());
         }
-        let start = self.core.now();
+        let start = now();
         match self.durability {
             Durability::Sync => self.core.synced.set(self.log.sync()?),
             Durability::Buffered => self.log.show(),
         }
-        self.core.record(start, |timings| &timings.sync);
+        self.core.observer.synced(start);
         Ok(())
     }
 
@@ -296,6 +322,7 @@ impl GroupCommit for Writer {
         }
         let (_, end) = self.group.written;
         self.core.durable.publish(end);
+        self.core.in_frame.set(0);
     }
 
     fn acknowledge(&mut self) {

@@ -60,6 +60,7 @@ pub(crate) fn advance_to(
     let mut machine = Machine::new(core, lookup, storage, store_id)?;
     let segments = Arc::clone(&machine.lookup.segments);
     for segment in segments.iter().filter(|segment| segment.base() < end) {
+        machine.enter(segment);
         let mut from = segment.first().max(machine.reached);
         let segment_end = segment.end().min(end);
         while from < segment_end {
@@ -84,6 +85,8 @@ struct Machine<'a> {
     partitions: Vec<Partition>,
     cursors: Cursors,
     frontier: Frontier,
+    /// Ids of deliveries before this one are forgotten.
+    forgotten: u64,
     /// How far the log is ordered.
     reached: u64,
     /// Sees the order that there is, and the machine's own runs.
@@ -112,13 +115,14 @@ impl<'a> Machine<'a> {
             Cursors::new(state.map_or_else(Default::default, |state| state.cursors.clone()));
         let (frontier, reached) =
             state.map_or_else(Default::default, |state| (state.frontier, state.ordered));
+        let forgotten = state.map_or(0, |state| state.forgotten);
         let runs = base.as_ref().map_or_else(Vec::new, |base| base.runs.clone());
         let facts = ChunkWriter::open(
             FACTS,
             store_id,
             &**storage,
             Arc::clone(storage),
-            (0, frontier.global),
+            (forgotten, frontier.global),
             true,
         );
         let facts = facts.map_err(TrimError::io("opening the facts of what was trimmed"))?;
@@ -145,12 +149,22 @@ impl<'a> Machine<'a> {
             partitions,
             cursors,
             frontier,
+            forgotten,
             reached,
             lookup,
             runs,
             next_run,
             facts,
         })
+    }
+
+    /// Forgets what the segment says, at its beginning.
+    fn enter(&mut self, segment: &Segment) {
+        if self.reached > segment.first() {
+            return;
+        }
+        self.forgotten = segment.forgotten().min(self.frontier.global).max(self.forgotten);
+        self.partitions.iter_mut().for_each(|partition| partition.forgotten = self.forgotten);
     }
 
     /// Orders a part of a segment that follows what is ordered.
@@ -236,6 +250,14 @@ impl<'a> Machine<'a> {
         self.next_run.0 += 1;
         let truth = (self.core.keys, self.core.store_tag);
         let is_stopping = || self.core.is_stopping();
+        // A tip that is forgotten otherwise was one at the base before, too.
+        let is_lost = |global| {
+            let base = self.base.as_ref();
+            global < self.forgotten
+                && base.is_some_and(|base| {
+                    global < base.frontier().global && base.entry(global).is_none()
+                })
+        };
         let run = build_run(
             &*self.storage,
             self.store_id,
@@ -245,6 +267,7 @@ impl<'a> Machine<'a> {
             neighbours,
             &self.lookup,
             truth,
+            &is_lost,
             &is_stopping,
         );
         run.map_err(|error| match error {
@@ -269,6 +292,7 @@ impl<'a> Machine<'a> {
             frontier: self.frontier,
             log_end: position,
             closed: false,
+            forgotten: self.forgotten,
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
             cursors: self.cursors.at().clone(),

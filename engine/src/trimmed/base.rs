@@ -18,10 +18,11 @@ use thalweg_wal::{Record, TrimPoint, TrimWriter, Trimmed, name};
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::{self, ChunkReader};
 use crate::derived::order_log::{Entry, Lineage, NONE};
-use crate::derived::run::{DamagedRun, Extent, Run};
+use crate::derived::run::{DamagedRun, Extent, KnownItem, Run};
 use crate::derived::runs::{self, BuildError, Fresh, Truth};
 use crate::error::{LogOpenError, OpenError};
 use crate::order::keys::Keys;
+use crate::order::partition::KnownAs;
 use crate::order::window::Frontier;
 use crate::sync::{Arc, Snapshot};
 use crate::trimmed::facts::{FACT_LEN, FACTS, Fact};
@@ -49,8 +50,29 @@ pub(crate) struct Base {
     bytes: Range<usize>,
 }
 
-/// What is wrong with it.
-type Wrong = String;
+/// What is wrong with it, and with which file.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    /// Name of the file.
+    pub(crate) file: String,
+    pub(crate) detail: String,
+}
+
+impl Wrong {
+    fn base(detail: &str) -> Self {
+        Wrong { file: name::trimmed().to_owned(), detail: detail.to_owned() }
+    }
+
+    fn needed(file: String) -> Self {
+        Wrong { file, detail: String::from("it is missing or damaged") }
+    }
+
+    /// The error of whoever cannot go on without it.
+    pub(crate) fn refusal(self, storage: &dyn Storage) -> OpenError {
+        let Wrong { file, detail } = self;
+        LogOpenError::Trimmed { file: storage.describe(&file), detail }.into()
+    }
+}
 
 impl Base {
     /// Opens what is kept in `storage`; nothing if nothing was ever trimmed. Reads the state and all records once, to
@@ -63,18 +85,36 @@ impl Base {
         storage: &dyn Storage,
         store_id: &[u8; 16],
     ) -> Result<Option<Arc<Self>>, OpenError> {
-        let Some(file) = Trimmed::open(storage)? else { return Ok(None) };
-        file.verify_body()?;
-        let of_another = file.store_id() != *store_id;
-        let base = match of_another {
-            true => Err(String::from("it belongs to another store")),
-            false => Self::read(file, storage, store_id)?,
-        };
-        let refused = |detail| {
-            let file = storage.describe(name::trimmed());
-            OpenError::from(LogOpenError::Trimmed { file, detail })
-        };
-        Ok(Some(Arc::new(base.map_err(refused)?)))
+        Self::examine(storage, store_id)?.map_err(|wrong| wrong.refusal(storage))
+    }
+
+    /// As [`Base::open`], and says which file it is that is not what it should be.
+    pub(crate) fn examine(
+        storage: &dyn Storage,
+        store_id: &[u8; 16],
+    ) -> Result<Result<Option<Arc<Self>>, Wrong>, OpenError> {
+        loop {
+            let opened = match Trimmed::open(storage) {
+                Ok(opened) => opened,
+                Err(LogOpenError::Trimmed { detail, .. }) => return Ok(Err(Wrong::base(&detail))),
+                Err(error) => return Err(error.into()),
+            };
+            let Some(file) = opened else { return Ok(Ok(None)) };
+            let point = file.point();
+            let base = match file.verify_body() {
+                Err(LogOpenError::Trimmed { detail, .. }) => Err(Wrong::base(&detail)),
+                Err(error) => return Err(error.into()),
+                Ok(()) if file.store_id() != *store_id => {
+                    Err(Wrong::base("it belongs to another store"))
+                }
+                Ok(()) => Self::read(file, storage, store_id)?,
+            };
+            // An owner that has trimmed the store meanwhile has taken away what the old file needs.
+            let newest = || Trimmed::open(storage).ok().flatten().map(|newest| newest.point());
+            if base.is_ok() || newest() == Some(point) {
+                return Ok(base.map(|base| Some(Arc::new(base))));
+            }
+        }
     }
 
     fn read(
@@ -83,16 +123,14 @@ impl Base {
         store_id: &[u8; 16],
     ) -> Result<Result<Self, Wrong>, OpenError> {
         let Some((checkpoint, [entries, records, tips, bytes])) = parts(file.body()) else {
-            return Ok(Err(String::from("what it says of itself does not fit together")));
+            return Ok(Err(Wrong::base("what it says of itself does not fit together")));
         };
         if checkpoint.store_id != *store_id || checkpoint.ordered != file.point().position {
-            return Ok(Err(String::from("its state is that of another place of the log")));
+            return Ok(Err(Wrong::base("its state is that of another place of the log")));
         }
         let opened = |name: String, opened: io::Result<_>| match opened {
             Ok(opened) => Ok(Ok(opened)),
-            Err(error) if is_missing_or_wrong(&error) => {
-                Ok(Err(format!("{name}, which it needs, is missing or damaged")))
-            }
+            Err(error) if is_missing_or_wrong(&error) => Ok(Err(Wrong::needed(name))),
             Err(source) => Err(OpenError::Io {
                 context: format!("opening {}", storage.describe(&name)),
                 source,
@@ -106,16 +144,14 @@ impl Base {
                 Err(wrong) => return Ok(Err(wrong)),
             }
         }
-        let count = (0, checkpoint.frontier.global);
+        let count = (checkpoint.forgotten, checkpoint.frontier.global);
         let facts = match chunks::open_to_read(FACTS, store_id, storage, count) {
             Ok(facts) => facts.reader(),
-            Err((_, error)) if !is_missing_or_wrong(&error) => {
-                let context = format!("opening {}", storage.describe(&name::facts(0)));
-                return Err(OpenError::Io { context, source: error });
+            Err((name, source)) if !is_missing_or_wrong(&source) => {
+                let context = format!("opening {}", storage.describe(&name));
+                return Err(OpenError::Io { context, source });
             }
-            Err((name, _)) => {
-                return Ok(Err(format!("{name}, which it needs, is missing or damaged")));
-            }
+            Err((name, _)) => return Ok(Err(Wrong::needed(name))),
         };
         let keys = Keys::new(store_id);
         Ok(Ok(Base { file, keys, checkpoint, runs, facts, entries, records, tips, bytes }))
@@ -129,6 +165,11 @@ impl Base {
     /// The file that says so.
     pub(crate) fn file(&self) -> &Arc<MappedFile> {
         self.file.file()
+    }
+
+    /// What is kept of deliveries that are not forgotten.
+    pub(crate) fn facts(&self) -> &ChunkReader {
+        &self.facts
     }
 
     /// The first segment of the log, and what was before it.
@@ -202,9 +243,42 @@ impl Base {
         self.kept(position)?.1
     }
 
-    /// What is kept of a delivery.
+    /// What is kept of a delivery, or of a tip that is forgotten otherwise.
+    pub(crate) fn fact_of(&self, global: u64) -> Option<Fact> {
+        if global < self.checkpoint.forgotten {
+            return self.fact_at(self.entry(global)?.position);
+        }
+        self.fact(global)
+    }
+
+    /// What is kept of a delivery that is not forgotten.
     pub(crate) fn fact(&self, global: u64) -> Option<Fact> {
         Fact::decode(global, self.facts.item(global)?)
+    }
+
+    /// The delivery of the event `id` of `stream`, if it was before the log.
+    pub(crate) fn global_of(&self, stream: &[u8], id: &[u8]) -> Result<Option<u64>, DamagedRun> {
+        let key = self.keys.event(self.keys.stream(stream), id);
+        // An id that was forgotten can have come again.
+        let mut newest = None;
+        let look = |_: &Run, item: KnownItem| {
+            let KnownAs::Delivered(global) = KnownAs::decode(item.value) else { return None };
+            match self.fact_of(global) {
+                Some(fact) if fact.is_event(self.keys, stream, id) => {
+                    newest = newest.max(Some(global));
+                    None
+                }
+                None if global >= self.checkpoint.forgotten => {
+                    let (file, offset) = chunks::place(FACTS, global);
+                    Some(DamagedRun { file, offset })
+                }
+                Some(_) | None => None,
+            }
+        };
+        match runs::find(&self.runs, self.position(), key, look)? {
+            Some(damaged) => Err(damaged),
+            None => Ok(newest),
+        }
     }
 
     /// What is kept of the tip at this place of a stream.
@@ -222,6 +296,11 @@ impl Base {
             .take_while(|row| row[..2] == [key, local])
             .filter_map(|[.., position]| self.record(position))
             .find(|record| record.stream() == stream)
+    }
+
+    /// Number of the records that are kept: of held events and of tips.
+    pub(crate) fn record_count(&self) -> u64 {
+        (self.records.len() / RECORD_LEN) as u64
     }
 
     /// All held events' records, in the order of the log.
@@ -249,7 +328,10 @@ impl Base {
         }
         let extent = Extent { number: 1, from: 0, to: self.position() };
         let never = |_: &_| false;
-        let truth = Truth { is_over: &never, is_delivery: &|_, _| false };
+        // Their ids are found where they are.
+        let is_left_out = |global| global < self.frontier().global;
+        let is_delivery = |_, _| false;
+        let truth = Truth { is_over: &never, is_delivery: &is_delivery, is_left_out: &is_left_out };
         let run = runs::build(
             target,
             store_id,
@@ -272,7 +354,7 @@ impl Base {
     /// Verifies every checksum of the facts and of the runs that is looked at only when it is needed; the rest was
     /// verified by the opening.
     pub(crate) fn verify(&self, mut wrong: impl FnMut(String, u64, String)) {
-        for global in 0..self.frontier().global {
+        for global in self.checkpoint.forgotten..self.frontier().global {
             if self.fact(global).is_none() {
                 let (file, offset) = chunks::place(FACTS, global);
                 wrong(file, offset, format!("the checksum of fact {global} does not match"));
@@ -285,6 +367,17 @@ impl Base {
             }
         }
     }
+}
+
+/// What is wrong, if nothing says where the log begins and it does not begin with segment 1, while there are facts:
+/// then something was trimmed. Without this the trimmed segments would pass for lost ones.
+pub(crate) fn missing(storage: &dyn Storage) -> Option<Wrong> {
+    let kinds: Vec<name::Kind> =
+        storage.list().ok()?.iter().map(|other| name::kind(other)).collect();
+    let is_there = |is_it: fn(&name::Kind) -> bool| kinds.iter().any(is_it);
+    let is_missing = is_there(|kind| matches!(kind, name::Kind::Facts(_)))
+        && !is_there(|kind| matches!(kind, name::Kind::Trimmed | name::Kind::Segment(1)));
+    is_missing.then(|| Wrong::base("it is missing, and there are facts of what was trimmed"))
 }
 
 /// Whether the file is not what it should be; any other error says nothing about it.

@@ -4,7 +4,7 @@
 //! Telling that takes the id and the content of the event, or hashes of them. The id is told by its 64-bit key,
 //! by which it was found, and by another 64 bits that a hash with another seed makes of the same: here, and only
 //! here, two ids are taken for one if both agree, at odds of one in 2^128 for each pair. The content is told
-//! by 62 bits of the payload and 32 of the parents; they decide between a duplicate and a conflict, which are both
+//! by 62 bits of the payload's digest, which stands for it in the serial machine too, and by 32 of the parents; they decide between a duplicate and a conflict, which are both
 //! ignored, and nothing else.
 
 use thalweg_wal::{Record, name};
@@ -13,7 +13,6 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::derived::chunks::Layout;
 use crate::derived::item_crc;
 use crate::order::keys::Keys;
-use crate::order::partition::distinct;
 
 /// Bytes of a fact in its file.
 pub(crate) const FACT_LEN: usize = 24;
@@ -43,13 +42,13 @@ impl Fact {
     /// chained on, if it was.
     pub(crate) fn of(keys: Keys, record: &Record<'_>, id: &[u8], chained_on: &[Vec<u8>]) -> Self {
         let lineage = if record.is_chained() {
-            set_hash(keys, chained_on.iter().map(Vec::as_slice))
+            set_hash(keys, chained_on.iter().map(Vec::as_slice).collect())
         } else {
-            list_hash(keys, record)
+            list_hash(keys, record.parents())
         };
         Fact {
             check: keys.check(record.stream(), id),
-            payload: payload_hash(keys, record),
+            payload: short(keys.digest(record.payload())),
             lineage,
             is_chained: record.is_chained(),
             is_lost: record.is_lost(),
@@ -63,28 +62,28 @@ impl Fact {
 
     /// Whether `arriving`, which has the same id, is the same event. See [`crate::reference`].
     pub(crate) fn is_same(&self, keys: Keys, arriving: &Record<'_>) -> bool {
-        if self.is_lost || arriving.is_lost() {
-            return true;
-        }
-        if self.payload != payload_hash(keys, arriving) {
-            return false;
-        }
-        match (self.is_chained, arriving.is_chained()) {
-            (true, true) => true,
-            (true, false) => {
-                self.lineage == set_hash(keys, distinct(arriving).map(|(_, parent)| parent))
-            }
-            (false, true) => false,
-            (false, false) => self.lineage == list_hash(keys, arriving),
-        }
+        let listed = (!arriving.is_chained()).then(|| arriving.parents().collect());
+        arriving.is_lost() || self.has(keys, keys.digest(arriving.payload()), listed)
+    }
+
+    /// Whether this is of an event with this digest of its payload, and these parents as they are listed, or none if it
+    /// is chained; or of one that is lost, which nobody can compare.
+    pub(crate) fn has(&self, keys: Keys, digest: u128, listed: Option<Vec<&[u8]>>) -> bool {
+        let has_parents = || match (self.is_chained, listed) {
+            (true, None) => true,
+            (true, Some(listed)) => self.lineage == set_hash(keys, listed),
+            (false, None) => false,
+            (false, Some(listed)) => self.lineage == list_hash(keys, listed.into_iter()),
+        };
+        self.is_lost || (self.payload == short(digest) && has_parents())
     }
 
     /// The fact of the delivery with this global sequence, for its place.
     pub(crate) fn encode(&self, global: u64, out: &mut Vec<u8>) {
         let start = out.len();
-        let flags = u64::from(self.is_chained) * CHAINED | u64::from(self.is_lost) * LOST;
+        let flags = (u64::from(self.is_chained) * CHAINED) | (u64::from(self.is_lost) * LOST);
         out.extend_from_slice(&self.check.to_le_bytes());
-        out.extend_from_slice(&(self.payload << 2 | flags).to_le_bytes());
+        out.extend_from_slice(&((self.payload << 2) | flags).to_le_bytes());
         out.extend_from_slice(&self.lineage.to_le_bytes());
         let crc = item_crc(global, &out[start..]);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -110,17 +109,21 @@ impl Fact {
     }
 }
 
-fn payload_hash(keys: Keys, record: &Record<'_>) -> u64 {
-    xxh3_64_with_seed(record.payload(), keys.content_seed()) >> 2
+/// As much of a digest as a fact keeps.
+fn short(digest: u128) -> u64 {
+    digest as u64 >> 2
 }
 
-fn list_hash(keys: Keys, record: &Record<'_>) -> u32 {
-    xxh3_64_with_seed(record.parents().as_bytes(), keys.content_seed()) as u32
+/// A hash that changes with the order of the ids, and with repetitions.
+fn list_hash<'a>(keys: Keys, ids: impl Iterator<Item = &'a [u8]>) -> u32 {
+    ids.fold(keys.content_seed(), |before, id| xxh3_64_with_seed(id, before)) as u32
 }
 
-/// A hash that no order and no repetition of the ids changes, but the callers have taken out repetitions.
-fn set_hash<'a>(keys: Keys, ids: impl Iterator<Item = &'a [u8]>) -> u32 {
-    let sum =
-        ids.fold(0_u64, |sum, id| sum.wrapping_add(xxh3_64_with_seed(id, keys.content_seed())));
+/// A hash that no order and no repetition of the ids changes.
+fn set_hash(keys: Keys, mut ids: Vec<&[u8]>) -> u32 {
+    ids.sort_unstable();
+    ids.dedup();
+    let hash = |id| xxh3_64_with_seed(id, keys.content_seed());
+    let sum = ids.into_iter().map(hash).fold(0, u64::wrapping_add);
     (sum >> 32) as u32
 }

@@ -9,12 +9,15 @@
 //! * `facts`: for each delivery that was trimmed, what tells its id and its content from others;
 //! * `base`: the state, and copies of the few records that are still looked at: held events, and the tips of the
 //!   streams;
-//! * `advance`: from one base to the next.
+//! * `advance`: from one base to the next;
+//! * `serial`: the serial machine, begun with a base, for whoever checks or repairs the log.
 //!
 //! None of it can be made again, so none of it is a derived file.
 
 pub(crate) mod advance;
 pub(crate) mod base;
 pub(crate) mod facts;
+pub(crate) mod serial;
 
-pub(crate) use self::base::{Base, Horizon};
+pub(crate) use self::base::{Base, Horizon, missing};
+pub(crate) use self::serial::Begun;

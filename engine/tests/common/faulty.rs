@@ -197,6 +197,10 @@ impl Storage for Faulty {
         self.inner.describe(name)
     }
 
+    fn lock_holder(&self, name: &str) -> io::Result<Option<String>> {
+        self.inner.lock_holder(name)
+    }
+
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
         self.step(Op::Create, name)?;
         let inner = self.inner.create(name, len)?;

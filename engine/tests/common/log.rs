@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use thalweg::MixedBatch;
-use thalweg::reference::{SerialMachine, SerialRecord};
+use thalweg::reference::{SerialDiscard, SerialMachine, SerialRecord};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg_wal::format::FRAME_HEADER_LEN;
 use thalweg_wal::{EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogWriter};
@@ -125,6 +125,9 @@ fn push_record(batch: &mut EncodedBatch, record: &SerialRecord) {
         SerialRecord::Mark(mark) => {
             return batch.push_mark(&mark.cursor, mark.change).expect("within the limits");
         }
+        SerialRecord::Discard(SerialDiscard { stream, id, reason }) => {
+            return batch.push_discard(stream, id, *reason).expect("within the limits");
+        }
         SerialRecord::Event(event) => event,
     };
     let listed: Option<Vec<&[u8]>> =
@@ -187,6 +190,9 @@ pub fn mixed(records: &[SerialRecord]) -> MixedBatch {
             SerialRecord::Seal(stream) => batch.push_seal(stream),
             SerialRecord::Unseal(stream) => batch.push_unseal(stream),
             SerialRecord::Mark(mark) => batch.push_mark(&mark.cursor, mark.change),
+            SerialRecord::Discard(SerialDiscard { stream, id, reason }) => {
+                batch.push_discard(stream, id, *reason)
+            }
             SerialRecord::Event(event) => batch.push(&event.stream, &super::to_new(event, true)),
         };
         pushed.expect("within the limits");

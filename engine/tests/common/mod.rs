@@ -10,10 +10,13 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use thalweg::reference::{Arrival, Delivery, SerialEvent, SerialMachine, SerialMark, SerialRecord};
+use thalweg::reference::{
+    Arrival, Delivery, SerialDiscard, SerialEvent, SerialMachine, SerialMark, SerialRecord,
+};
 use thalweg::storage::{Access, MemoryStorage, Storage};
 use thalweg::{
-    Ack, AppenderOptions, Event, MarkChange, MixedBatch, NewEvent, Placement, ReadError, Store,
+    Ack, AppenderOptions, DiscardReason, Event, MarkChange, MixedBatch, NewEvent, Placement,
+    ReadError, Store,
 };
 use thalweg_wal::{LogReader, Record, RecordKind};
 
@@ -52,6 +55,10 @@ pub enum Condition {
     Mark(u8),
     /// No event: a cursor is taken away.
     Unmark,
+    /// No event: the event with its id is discarded, if it is held.
+    Discard,
+    /// No event: one that is held is, if there is one in the stream.
+    DiscardHeld,
 }
 
 impl TestEvent {
@@ -77,6 +84,18 @@ impl TestEvent {
                 let cursor = format!("cursor-{}", self.stream % 3).into_bytes();
                 let change = self.mark_change(machine.order.len() as u64);
                 return (stream, SerialRecord::Mark(SerialMark { cursor, change, reach }));
+            }
+            Condition::Discard | Condition::DiscardHeld => {
+                let named = format!("e{}", self.id.unwrap_or(self.payload)).into_bytes();
+                let held = machine.held_ids(&name).into_iter().nth(self.payload.into());
+                let held = held.filter(|_| self.condition == Condition::DiscardHeld);
+                let reason = match self.require_parents {
+                    true => DiscardReason::Expired,
+                    false => DiscardReason::Discarded,
+                };
+                let id = held.unwrap_or(named);
+                let discard = SerialDiscard { stream: name, id, reason };
+                return (stream, SerialRecord::Discard(discard));
             }
             _ => {}
         }
@@ -165,6 +184,12 @@ pub fn batch_of(events: &[TestEvent], storage: &dyn Storage) -> MixedBatch {
                 batch.push_mark(&mark.cursor, mark.change).expect("within the limits");
                 previous = None;
             }
+            SerialRecord::Discard(discard) => {
+                batch
+                    .push_discard(&stream, &discard.id, discard.reason)
+                    .expect("within the limits");
+                previous = None;
+            }
         }
         machine.arrive(position..end + FRAME_HEADER_LEN + batch.byte_len(), record);
     }
@@ -210,6 +235,8 @@ pub fn hostile_event(streams: u8, ids: u8) -> impl Strategy<Value = TestEvent> {
         6 => Just(Condition::Unseal),
         6 => (0..6_u8).prop_map(Condition::Mark),
         1 => Just(Condition::Unmark),
+        4 => Just(Condition::Discard),
+        8 => Just(Condition::DiscardHeld),
     ];
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
     (0..streams, id, parents, flags, condition, 0..3_u8).prop_map(
@@ -276,6 +303,8 @@ impl Expected {
             Arrival::Sealed(next) => Placement::Sealed { next },
             Arrival::Unsealed => Placement::Unsealed,
             Arrival::Marked(at) => Placement::Marked { at },
+            Arrival::Discarded => Placement::Discarded,
+            Arrival::NotHeld { delivered } => Placement::NotHeld { delivered },
         }
     }
 }
@@ -291,6 +320,11 @@ pub fn serial_record(record: &Record<'_>, tag: &str) -> SerialRecord {
             let cursor = mark.cursor.to_vec();
             SerialRecord::Mark(SerialMark { cursor, change: mark.change, reach })
         }
+        RecordKind::Discard => SerialRecord::Discard(SerialDiscard {
+            stream: record.stream().to_vec(),
+            id: record.given_id().to_vec(),
+            reason: record.discard_reason().expect("a discard"),
+        }),
         RecordKind::Refused => unreachable!("only in place of what is lost"),
     }
 }
@@ -320,6 +354,7 @@ pub fn expected(storage: &dyn Storage) -> Expected {
     let (mut records, mut arrivals) = (Vec::new(), Vec::new());
     let (mut events, mut tips) = (BTreeMap::new(), BTreeMap::new());
     for segment in &log.segments {
+        machine.forget(segment.forgotten());
         for record in segment.walk(segment.first(), segment.end()) {
             let record = record.expect("no damage");
             let (position, end) = (record.position(), record.position() + record.len());
@@ -420,6 +455,7 @@ pub fn check(store: &Store, expected: &Expected) {
     assert_eq!(stats.duplicates, expected.count(|arrival| arrival == Arrival::Duplicate));
     assert_eq!(stats.conflicts, expected.count(|arrival| arrival == Arrival::Conflict));
     assert_eq!(stats.rejected, expected.rejected());
+    assert_eq!(stats.discarded, expected.count(|arrival| arrival == Arrival::Discarded));
 }
 
 /// Everything that must end soon ends within this time, on a busy machine too.
@@ -558,7 +594,7 @@ pub fn wild_event(rng: &mut Rng, around: u64, spread: u64, payload: Vec<u8>) -> 
 }
 
 /// Appends so many batches of events of every kind, of so many wild ones each: forks, held ones, duplicates, conflicts,
-/// tied ones, rejected ones and seals.
+/// tied ones, rejected ones, discards and seals.
 pub fn append_every_kind(store: &Store, rng: &mut Rng, count: u64, wild: u64) {
     for _ in 0..count {
         let mut batch = MixedBatch::new();
@@ -569,6 +605,12 @@ pub fn append_every_kind(store: &Store, rng: &mut Rng, count: u64, wild: u64) {
             for _ in 0..1 + u64::from(rng.once_in(5)) {
                 batch.push(&stream, &event).expect("within the limits");
             }
+        }
+        // Some that wait are given up, and may come again.
+        let held = if rng.once_in(2) { store.held().expect("held") } else { Vec::new() };
+        for event in held.iter().filter(|_| rng.once_in(4)) {
+            let reason = DiscardReason::Expired;
+            batch.push_discard(&event.stream, &event.id, reason).expect("within the limits");
         }
         // A tied event, and at times a seal and its end, with an event between them.
         let stream = format!("s{}", rng.below(3));

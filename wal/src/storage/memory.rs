@@ -99,6 +99,10 @@ impl Storage for MemoryStorage {
         directory.locked = Some(holder.to_owned());
         Ok(LockAttempt::Held(Box::new(MemoryLock { storage: self.clone() })))
     }
+
+    fn lock_holder(&self, _name: &str) -> io::Result<Option<String>> {
+        Ok(self.directory().locked.clone())
+    }
 }
 
 #[derive(Debug)]

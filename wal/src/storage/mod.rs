@@ -75,6 +75,12 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// ends with the returned value, or with the process.
     fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt>;
 
+    /// What the holder of the lock file `name` wrote, if somebody has the lock now. Takes no lock itself, so it keeps
+    /// nobody out. `None` if nobody has it, or this storage cannot tell.
+    fn lock_holder(&self, _name: &str) -> io::Result<Option<String>> {
+        Ok(None)
+    }
+
     /// The directory of the operating system that this is, if it is one: see [`link`].
     fn directory(&self) -> Option<&Path> {
         None

@@ -121,19 +121,68 @@ impl Storage for OsStorage {
                 Ok(LockAttempt::Held(Box::new(file)))
             }
             Err(TryLockError::WouldBlock) => {
-                let mut text = Vec::new();
                 file.seek(SeekFrom::Start(0))?;
-                file.take(256).read_to_end(&mut text)?;
                 // The text is for people: whatever it is, the lock is held.
-                Ok(LockAttempt::Busy(String::from_utf8_lossy(&text).into_owned()))
+                Ok(LockAttempt::Busy(holder_text(file)?))
             }
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
     #[cfg(target_os = "linux")]
+    fn lock_holder(&self, name: &str) -> io::Result<Option<String>> {
+        let file = match File::open(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let metadata = file.metadata()?;
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        let device = format!("{:02x}:{:02x}", rustix::fs::major(device), rustix::fs::minor(device));
+        let holder = holder_text(file)?;
+        // To try the lock would take it for a moment, and keep out who opens the store just then. The kernel lists the
+        // locks; without `/proc`, nobody can tell.
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let is_held = locks.lines().filter_map(Flock::parse).any(|lock| {
+            // Some file systems list another device than their files say. Then the process has to be the one that the file names.
+            let is_named = || holder.split(' ').any(|word| word == lock.process);
+            lock.inode == inode && (lock.device == device || is_named())
+        });
+        Ok(is_held.then_some(holder))
+    }
+
+    #[cfg(target_os = "linux")]
     fn watch(&self) -> io::Result<Option<Arc<dyn super::Watch>>> {
         Ok(Some(Arc::new(super::inotify::DirectoryWatch::new(&self.dir)?)))
+    }
+}
+
+/// What the holder of a lock wrote.
+fn holder_text(file: File) -> io::Result<String> {
+    let mut text = Vec::new();
+    file.take(256).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// An exclusive lock, as the kernel lists it.
+#[cfg(target_os = "linux")]
+struct Flock<'a> {
+    process: &'a str,
+    device: &'a str,
+    inode: u64,
+}
+
+#[cfg(target_os = "linux")]
+impl<'a> Flock<'a> {
+    /// Reads a line like `1: FLOCK  ADVISORY  WRITE 3123 fe:00:6463511 0 EOF`. Who waits for a lock has an arrow in the
+    /// second place.
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        for expected in ["FLOCK", "ADVISORY", "WRITE"] {
+            (words.next()? == expected).then_some(())?;
+        }
+        let process = words.next()?;
+        let (device, inode) = words.next()?.rsplit_once(':')?;
+        Some(Flock { process, device, inode: inode.parse().ok()? })
     }
 }
 

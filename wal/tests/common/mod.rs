@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use thalweg_wal::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
 use thalweg_wal::{
-    Damage, EncodedBatch, EventFields, FrameBuf, LimitError, Lineage, LogOptions, LogReader,
-    LogWriter, MarkChange, OpenError, OpenedLog, Record, RecordKind, Segment, TailHint, name,
+    Damage, DiscardReason, EncodedBatch, EventFields, FrameBuf, LimitError, Lineage, LogOptions,
+    LogReader, LogWriter, MarkChange, OpenError, OpenedLog, Record, RecordKind, Segment, TailHint,
+    name,
 };
 
 pub const MIB: u64 = 1 << 20;
@@ -59,6 +60,15 @@ impl Event {
         Event { payload: next.to_le_bytes().to_vec(), ..Self::control(RecordKind::Mark, cursor) }
     }
 
+    /// A discard of the event with this id, or its expiry.
+    pub fn discard(stream: &str, id: &str, reason: DiscardReason) -> Self {
+        let payload = match reason {
+            DiscardReason::Discarded => vec![1, 0, 0, 0],
+            DiscardReason::Expired => vec![2, 0, 0, 0],
+        };
+        Event { id: Some(id.into()), payload, ..Self::control(RecordKind::Discard, stream) }
+    }
+
     pub fn push_to(&self, batch: &mut EncodedBatch) -> Result<(), LimitError> {
         match self.kind {
             RecordKind::Event => {}
@@ -67,6 +77,14 @@ impl Event {
             RecordKind::Mark => {
                 let next = u64::from_le_bytes(self.payload[..].try_into().expect("a sequence"));
                 return batch.push_mark(&self.stream, MarkChange::Advance(next));
+            }
+            RecordKind::Discard => {
+                let reason = match self.payload[0] {
+                    1 => DiscardReason::Discarded,
+                    _ => DiscardReason::Expired,
+                };
+                let id = self.id.as_deref().unwrap_or_default();
+                return batch.push_discard(&self.stream, id, reason);
             }
             RecordKind::Refused => unreachable!("never appended"),
         }

@@ -79,11 +79,11 @@ fn read_back(setup: &Setup, visit: &mut Visit<'_>) -> Result<(), Failure> {
 }
 
 fn quantiles(histogram: &Histogram) -> Option<Quantiles> {
-    let us = |per_mille| histogram.quantile(per_mille) as f64 / 1e3;
+    let us = |part| histogram.quantile(part) as f64 / 1e3;
     (histogram.count() > 0).then(|| Quantiles {
-        p50: us(500),
-        p99: us(990),
-        p99_9: us(999),
+        p50: us(0.5),
+        p99: us(0.99),
+        p99_9: us(0.999),
         max: histogram.max() as f64 / 1e3,
     })
 }
@@ -107,7 +107,7 @@ impl Contender for Open {
     }
 
     fn spans(&self) -> Spans {
-        let timings = self.store.timings().expect("the store records them");
+        let timings = self.store.stats().timings;
         Spans {
             slot_wait_us: quantiles(&timings.slot_wait),
             queue_us: quantiles(&timings.queue),

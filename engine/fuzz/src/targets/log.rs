@@ -5,8 +5,8 @@ use std::sync::Arc;
 use thalweg::storage::{MemoryStorage, Storage, write_all_at};
 use thalweg_wal::format::{ALIGN, FrameHeader, SEGMENT_HEADER_LEN, SegmentHeader};
 use thalweg_wal::{
-    EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogReader, LogWriter, MarkChange,
-    Record, RecordKind, TailHint, name,
+    DiscardReason, EncodedBatch, EventFields, FrameBuf, Lineage, LogOptions, LogReader, LogWriter,
+    MarkChange, Record, RecordKind, TailHint, name,
 };
 
 use super::fix_up;
@@ -26,6 +26,8 @@ fn storage(frames: &[u8]) -> MemoryStorage {
         salt: SALT,
         previous_end: 0,
         previous_salt: 0,
+        forgotten: 0,
+        previous_forgotten: 0,
     };
     let storage = MemoryStorage::new();
     let file = storage.create(&name::segment(1), len).expect("creates");
@@ -156,7 +158,8 @@ pub fn record(bytes: &[u8]) {
         count += 1;
     }
     let len = frame.len() as u64;
-    let header = FrameHeader { position: SEGMENT_HEADER_LEN, len, record_count: count, floor: 0 };
+    let (position, record_count) = (SEGMENT_HEADER_LEN, count);
+    let header = FrameHeader { position, len, record_count, floor: 0, written_at: 0 };
     header.encode_into(salt, &mut frame);
     store::log(&frame);
 }
@@ -193,6 +196,7 @@ pub fn batch(bytes: &[u8]) {
         };
         let before = (batch.count(), batch.byte_len());
         let kind = match choice >> 6 {
+            0 if choice & 1 == 1 => RecordKind::Discard,
             0 => RecordKind::Seal,
             1 => RecordKind::Unseal,
             2 => RecordKind::Mark,
@@ -207,6 +211,7 @@ pub fn batch(bytes: &[u8]) {
             RecordKind::Seal => batch.push_seal(&stream),
             RecordKind::Unseal => batch.push_unseal(&stream),
             RecordKind::Mark => batch.push_mark(&stream, change),
+            RecordKind::Discard => batch.push_discard(&stream, &own, DiscardReason::Expired),
             RecordKind::Event | RecordKind::Refused => batch.push(&event),
         };
         if let Err(error) = pushed {
@@ -225,13 +230,18 @@ pub fn batch(bytes: &[u8]) {
             position,
             kind,
             stream.clone(),
-            event.id.filter(|_| is_event).unwrap_or_default().to_vec(),
+            event
+                .id
+                .filter(|_| is_event || kind == RecordKind::Discard)
+                .unwrap_or_default()
+                .to_vec(),
             listed.map(|parent| parent.to_vec()).collect::<Vec<_>>(),
             flags.map(|flag| flag && is_event),
             event.if_local.filter(|_| is_event),
             match kind {
                 RecordKind::Event => payload,
                 RecordKind::Mark => mark(change, before.1),
+                RecordKind::Discard => vec![2, 0, 0, 0],
                 RecordKind::Seal | RecordKind::Unseal | RecordKind::Refused => Vec::new(),
             },
         ));

@@ -57,6 +57,12 @@ pub enum TryRecvError {
 }
 
 impl<T> Sender<T> {
+    /// Number of messages.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.0.state.lock().messages.len()
+    }
+
     /// Sends a message; waits while there is no room.
     ///
     /// # Errors

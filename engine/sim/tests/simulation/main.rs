@@ -17,6 +17,7 @@ mod common;
 mod damage;
 #[path = "../../../../wal/tests/common/disk.rs"]
 mod disk;
+mod following;
 mod model;
 mod scenario;
 mod workload;
@@ -80,6 +81,7 @@ fn seeds() {
         assert!(report.crashes > rounds / 2 && report.reopened > rounds / 2, "{report:?}");
         assert!(report.faults > rounds && report.rolled > rounds / 4, "{report:?}");
         assert!(report.acknowledged > 4 * rounds && report.delivered > 10 * rounds, "{report:?}");
+        assert!(report.followers > rounds / 4, "{report:?}");
     }
 }
 

@@ -87,6 +87,7 @@ fn name_of(record: &SerialRecord) -> (Vec<u8>, Vec<u8>) {
         SerialRecord::Seal(stream) => (stream.clone(), b"seal".to_vec()),
         SerialRecord::Unseal(stream) => (stream.clone(), b"unseal".to_vec()),
         SerialRecord::Mark(_) => panic!("no batch begins with a mark"),
+        SerialRecord::Discard(_) => panic!("no batch begins with a discard"),
     }
 }
 
@@ -165,6 +166,9 @@ impl Model {
                             matches!(record, SerialRecord::Seal(_) | SerialRecord::Unseal(_))
                         }
                         Placement::Marked { .. } => matches!(record, SerialRecord::Mark(_)),
+                        Placement::Discarded | Placement::NotHeld { .. } => {
+                            matches!(record, SerialRecord::Discard(_))
+                        }
                         Placement::Rejected { .. } => {
                             matches!(record, SerialRecord::Event(_) | SerialRecord::Mark(_))
                         }

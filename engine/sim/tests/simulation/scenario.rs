@@ -2,7 +2,7 @@
 //! recovery everything that it ever said has to be so.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thalweg::storage::Storage;
 use thalweg::{Durability, LogOpenError, OpenError, Options, Store, verify_on};
@@ -10,6 +10,7 @@ use thalweg::{Durability, LogOpenError, OpenError, Options, Store, verify_on};
 use crate::common::{check, expected};
 use crate::damage;
 use crate::disk::{Dice, Disk, Fault, Op};
+use crate::following::Following;
 use crate::model::Model;
 use crate::workload::{self, Size};
 
@@ -26,6 +27,8 @@ pub struct Report {
     pub acknowledged: u64,
     pub delivered: u64,
     pub rolled: u64,
+    /// Followers that were opened.
+    pub followers: u64,
     pub ops: u64,
     /// Of everything that was done to the disk, in its order.
     pub fingerprint: u64,
@@ -94,6 +97,7 @@ pub fn options(dice: &mut Dice) -> Options {
         .scanners(1 + dice.below(2) as usize)
         .orderers(orderers)
         .pin(false)
+        .clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
         .wait_for_room(Duration::from_secs([0, 1, 300][dice.below(3) as usize]))
         .memory_budget([0, 30_000, 1 << 30][dice.below(3) as usize])
         .queue_bytes([1, 10_000, 64 << 20][dice.below(3) as usize])
@@ -132,6 +136,11 @@ struct Scenario {
     /// How far everything had come from where on a power loss may take away what a session with buffered
     /// durability has shown; until the next recovery.
     buffered: Option<(usize, u64, u64)>,
+    /// A follower, at times, over any number of sessions.
+    following: Option<Following>,
+    /// Whether there can be one. After a power loss, entries of a buffered store may have outlived records that were
+    /// not synced, and what a follower makes of these is not promised.
+    can_follow: bool,
 }
 
 /// Runs the scenario of a seed, in the world of the caller.
@@ -141,7 +150,16 @@ pub fn run(seed: u64) -> Report {
     let model = Arc::default();
     let uniform = dice.once_in(5);
     let report = Report::default();
-    let mut scenario = Scenario { disk, model, dice, report, uniform, buffered: None };
+    let mut scenario = Scenario {
+        disk,
+        model,
+        dice,
+        report,
+        uniform,
+        buffered: None,
+        following: None,
+        can_follow: true,
+    };
     for _ in 0..1 + scenario.dice.below(4) {
         scenario.session();
         scenario.between();
@@ -188,6 +206,11 @@ impl Scenario {
             // Only new segments need room.
             size.large = 2;
         }
+        if self.following.is_none() && self.can_follow && self.dice.once_in(4) {
+            let is_harmed = is_harmed(&self.disk);
+            self.following = Following::open(&self.disk, &self.model, is_harmed, &mut self.dice);
+            self.report.followers += u64::from(self.following.is_some());
+        }
         workload::run(&store, &self.disk, &self.model, size, &mut self.dice);
         let is_closed = self.close(store);
         if buffered && !is_closed {
@@ -198,6 +221,7 @@ impl Scenario {
     /// Closes the store, and says whether that went well.
     fn close(&mut self, store: Store) -> bool {
         self.report.rolled += store.stats().segments - 1;
+        let delivered = store.delivered();
         let closed = if self.dice.once_in(4) {
             // What becomes of the last sync nobody hears.
             drop(store);
@@ -207,6 +231,11 @@ impl Scenario {
         };
         let unknown = self.model.check_ended();
         let is_harmed = is_harmed(&self.disk);
+        match &self.following {
+            Some(following) if is_harmed => following.harm(),
+            Some(following) => following.catch_up(delivered),
+            None => {}
+        }
         if !is_harmed || has_only_no_room(&self.disk) {
             assert!(closed != Some(Ok(())) || unknown == 0, "{unknown} are not known");
             assert_eq!(
@@ -225,10 +254,18 @@ impl Scenario {
         self.report.faults += happened.len() as u64;
         let crashes = self.dice.once_in(2) || self.disk.has_stopped() && !self.dice.once_in(4);
         let is_failed_sync = |(op, _, fault): &(_, _, _)| *op == Op::Sync && *fault != Fault::Stop;
-        if let Some(since) = self.buffered
-            && (crashes || happened.iter().any(is_failed_sync))
+        let lost = self.buffered.filter(|_| crashes || happened.iter().any(is_failed_sync));
+        let drops_caches = !crashes && self.dice.once_in(3);
+        // The machine takes it along. Maps of this disk stay behind when it drops its caches, and those of a
+        // real one do not.
+        if (crashes || drops_caches || lost.is_some() || self.dice.once_in(4))
+            && let Some(following) = self.following.take()
         {
+            following.end();
+        }
+        if let Some(since) = lost {
             self.model.lose_what_was_buffered(since);
+            self.can_follow = false;
         }
         if crashes {
             self.report.crashes += 1;
@@ -237,7 +274,7 @@ impl Scenario {
         } else {
             self.report.reopened += 1;
             self.disk.restart();
-            if self.dice.once_in(3) {
+            if drops_caches {
                 self.disk.drop_caches();
             }
         }
@@ -262,6 +299,10 @@ impl Scenario {
         }
         store.close().expect("closes");
         self.model.check_ended();
+        if let Some(following) = self.following.take() {
+            following.catch_up(store.delivered());
+            following.end();
+        }
         let now = expected(&copy(&self.disk));
         self.model.check(&now);
         if self.dice.once_in(3) {
@@ -286,6 +327,7 @@ impl Report {
         self.acknowledged += other.acknowledged;
         self.delivered += other.delivered;
         self.rolled += other.rolled;
+        self.followers += other.followers;
         self.ops += other.ops;
     }
 }

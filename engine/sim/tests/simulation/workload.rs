@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep::thread::{self, JoinHandle};
-use thalweg::reference::{SerialEvent, SerialMark, SerialRecord};
+use thalweg::reference::{SerialDiscard, SerialEvent, SerialMark, SerialRecord};
 use thalweg::{
-    Ack, AppenderOptions, Barrier, Batch, Cause, Cursor, CursorError, LogOpenError, MarkChange,
-    MixedAppender, MixedBatch, OpenError, Options, ReadError, Refusal, SealError, Store,
-    StreamAppender, Subscription, Ticket,
+    Ack, AppenderOptions, Barrier, Batch, Cause, Cursor, CursorError, DiscardReason, LogOpenError,
+    MarkChange, MixedAppender, MixedBatch, OpenError, Options, ReadError, Refusal, SealError,
+    Store, StreamAppender, Subscription, Ticket,
 };
 
 use crate::common::to_new;
@@ -276,6 +276,11 @@ impl<'a> Appending<'a> {
                 events.push(self.mark(false));
                 continue;
             }
+            if fixed.is_none() && self.dice.once_in(8) {
+                let (id, reason) = (self.name(), DiscardReason::Discarded);
+                events.push((SerialRecord::Discard(SerialDiscard { stream, id, reason }), true));
+                continue;
+            }
             let earlier = self.model.earlier(self.dice.next());
             let again = earlier.filter(|event| fixed.is_none_or(|fixed| event.stream == fixed));
             if let Some(again) = again.filter(|_| self.dice.once_in(6)) {
@@ -380,6 +385,9 @@ fn mixed_of(records: &[Submitted]) -> MixedBatch {
             SerialRecord::Seal(stream) => batch.push_seal(stream),
             SerialRecord::Unseal(stream) => batch.push_unseal(stream),
             SerialRecord::Mark(mark) => batch.push_mark(&mark.cursor, mark.change),
+            SerialRecord::Discard(discard) => {
+                batch.push_discard(&discard.stream, &discard.id, discard.reason)
+            }
         }
         .expect("within the limits");
     }

@@ -38,7 +38,7 @@ fn built_of(
     fresh.sort();
     let extent = Extent { number, from: number, to: number + 1 };
     let is_delivery = |global, position| position_of(global) == position;
-    let truth = Truth { is_over, is_delivery: &is_delivery };
+    let truth = Truth { is_over, is_delivery: &is_delivery, is_left_out: &|_| false };
     build(storage, STORE, name::run, extent, fresh, runs, &truth, &|| false).expect("no fault")
 }
 
@@ -123,7 +123,7 @@ fn a_merge_that_is_to_stop_does_even_if_it_has_nothing_to_write() {
         looked_at.set(looked_at.get() + 1);
         true
     };
-    let truth = Truth { is_over: &is_over, is_delivery: &|_, _| false };
+    let truth = Truth { is_over: &is_over, is_delivery: &|_, _| false, is_left_out: &|_| false };
     let is_stopping = || looked_at.get() > 0;
     let extent = Extent { number: 2, from: 1, to: 2 };
     let stopped =

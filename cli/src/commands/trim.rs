@@ -1,0 +1,143 @@
+//! `trim`: giving up the oldest part of the log.
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, bail};
+use bytesize::ByteSize;
+use clap::Args;
+use serde::Serialize;
+use thalweg::{KeptBy, TrimReport};
+
+use super::StoreArgument;
+use crate::exit::Exit;
+use crate::interrupt;
+use crate::output::{self, bytes, count, name, number_argument, plural};
+
+/// Give up the oldest part of the log
+///
+/// Whole segments go, and their space is given back. What ordering needs of their events is kept: a child of
+/// an event that is gone is still delivered, a copy of one is still a duplicate, and no number changes.
+/// Reading what is gone is an error that says where the rest begins.
+///
+/// Of --before and --keep, what either says goes. Nothing goes that a cursor has before it, unless
+/// --past-cursors says so, and never the segment that is written. The store must be there, and no other program
+/// may write it at the same time; one that does can trim by itself. Ctrl-C leaves the log as it was.
+#[derive(Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:
+  thalweg trim orders --keep 10GiB
+  thalweg trim orders --before 1000000 --dry-run"
+)]
+pub(crate) struct Trim {
+    #[command(flatten)]
+    store: StoreArgument,
+    /// Give up events before this global sequence
+    #[arg(long, value_name = "N", value_parser = number_argument, allow_negative_numbers = true)]
+    before: Option<u64>,
+    /// Give up all but the newest so many bytes of the log: 500MB, 10GiB
+    #[arg(long, value_name = "SIZE")]
+    keep: Option<ByteSize>,
+    /// Also what a cursor has before it
+    #[arg(long)]
+    past_cursors: bool,
+    /// Change nothing, and say what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object; lengths are in bytes
+    #[arg(long)]
+    json: bool,
+}
+
+impl Trim {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        if self.before.is_none() && self.keep.is_none() {
+            bail!("say what is to go: --before N, --keep SIZE");
+        }
+        interrupt::exit_at_once()?;
+        let mut trim = thalweg::Trim::new();
+        if let Some(before) = self.before {
+            trim = trim.before(before);
+        }
+        if let Some(keep) = self.keep {
+            trim = trim.keep_bytes(keep.as_u64());
+        }
+        if self.past_cursors {
+            trim = trim.past_cursors();
+        }
+        if self.dry_run {
+            trim = trim.dry_run();
+        }
+        let store = self.store.open_to_change()?;
+        let report = store.trim(&trim)?;
+        store.close().context("cannot close the store")?;
+        let mut out = output::stdout();
+        if self.json {
+            output::json_line(&mut out, &Numbers::new(&report))?;
+        } else {
+            self.print(&mut out, &report)?;
+        }
+        out.flush()?;
+        Ok(Exit::Done)
+    }
+
+    fn print(&self, out: &mut impl std::io::Write, report: &TrimReport) -> std::io::Result<()> {
+        let TrimReport { first, events, segments, bytes: len, .. } = *report;
+        match segments {
+            0 => writeln!(
+                out,
+                "nothing to trim; events from global sequence {} on are there",
+                count(first)
+            )?,
+            _ => {
+                let done = if self.dry_run { "would trim" } else { "trimmed" };
+                let (events, segments) = (plural(events, "event"), plural(segments, "segment"));
+                writeln!(
+                    out,
+                    "{done} {events} in {segments}, {}; events from global sequence {} on are left",
+                    bytes(len),
+                    count(first)
+                )?;
+            }
+        }
+        match &report.kept_by {
+            Some(KeptBy::Cursor { name: cursor, at }) => writeln!(
+                out,
+                "the rest is kept for the cursor {}, which is at {}: `thalweg cursors {}`, or --past-cursors",
+                name(cursor),
+                count(*at),
+                self.store.shown()
+            ),
+            Some(KeptBy::Checkpoint) => {
+                writeln!(out, "the rest is kept because no checkpoint could be written")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The keys of `--json`, in this order.
+#[derive(Serialize)]
+struct Numbers {
+    first: u64,
+    events: u64,
+    segments: u64,
+    bytes: u64,
+    kept_by_cursor: Option<String>,
+}
+
+impl Numbers {
+    fn new(report: &TrimReport) -> Self {
+        let kept_by_cursor = match &report.kept_by {
+            Some(KeptBy::Cursor { name: cursor, .. }) => Some(name(cursor)),
+            _ => None,
+        };
+        Numbers {
+            first: report.first,
+            events: report.events,
+            segments: report.segments,
+            bytes: report.bytes,
+            kept_by_cursor,
+        }
+    }
+}
