@@ -153,7 +153,9 @@
 //!
 //! [`Store::backup`] copies a store while it runs, up to one durable position; [`backup()`] does so for
 //! a store that another process writes. [`verify_backup`] compares every byte of the copy with its
-//! manifest, and so does [`restore()`], which makes a store of it.
+//! manifest, and so does [`restore()`], which makes a store of it. A copy can begin later than its source,
+//! with the state that there is: [`BackupOptions::from`] and [`BackupOptions::from_frontier`] are how a replica starts
+//! without the history.
 //!
 //! # How to consume
 //!

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{
-    LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, identity, name,
+    LogOptions, LogReader, LogWriter, OpenedLog, Segment, TailHint, Trimmed, WriteLock, identity,
+    name,
 };
 
 use crate::backup;
@@ -111,8 +112,7 @@ pub(crate) fn open_read_only_on(
         let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let checkpoint = Checkpoint::read(&*storage)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
-        let log = LogReader::open(&*storage, hint)?;
-        let base = Base::open(&*storage, &log.store_id)?;
+        let (log, base) = read_log(&*storage, hint)?;
         let identity = identity_to_read(&log, checkpoint.as_ref());
         let is_early = checkpoint.as_ref().is_some_and(|checkpoint| {
             // The store was trimmed since the checkpoint was read.
@@ -143,6 +143,26 @@ pub(crate) fn open_read_only_on(
     let opened =
         Opened { begun, storage, segments, log_id, store_id, state, log_end, recovery, corrupt };
     start(options, opened, None)
+}
+
+/// Opens the log that is there for reading, and what is kept of what was trimmed of it. They belong together, also if
+/// its owner trims it meanwhile.
+pub(crate) fn read_log(
+    storage: &dyn Storage,
+    hint: Option<TailHint>,
+) -> Result<(LogReader, Option<Arc<Base>>), OpenError> {
+    // No two trims are at the same point.
+    let point = || Trimmed::open(storage).ok().flatten().map(|trimmed| trimmed.point());
+    loop {
+        let before = point();
+        let opened = LogReader::open(storage, hint).map_err(OpenError::from).and_then(|log| {
+            let base = Base::open(storage, &log.store_id)?;
+            Ok((log, base))
+        });
+        if point() == before {
+            return opened;
+        }
+    }
 }
 
 pub(crate) fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenError> {

@@ -631,6 +631,9 @@ impl Store {
     /// target is on the same file system, and copied otherwise; the last segment is always copied, and no
     /// store writes to a linked file. Everything is synced when it returns.
     ///
+    /// A trimmed store has a trimmed copy, with the same state before it; the store can be trimmed meanwhile. With
+    /// [`BackupOptions::from`] the copy begins later than the store.
+    ///
     /// The copy can be opened for reading, and is checked by [`verify_backup`](crate::verify_backup());
     /// [`restore`](crate::restore()) makes another copy of it, after comparing every byte. When it is
     /// opened for writing it becomes a store, and is no backup any more. It has the identity of this

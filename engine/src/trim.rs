@@ -376,7 +376,12 @@ fn slowest_cursor(core: &Core) -> Option<(Vec<u8>, u64)> {
 /// The first delivery, from `from` on, that was set off at or behind `position`. An event that sets something off is
 /// the first that it delivers, and all that it delivers with it stood before it; so this is the first delivery of an
 /// event that stands at or behind `position`.
-fn first_set_off(lookup: &Lookup, position: u64, from: u64, delivered: u64) -> Result<u64, Fault> {
+pub(crate) fn first_set_off(
+    lookup: &Lookup,
+    position: u64,
+    from: u64,
+    delivered: u64,
+) -> Result<u64, Fault> {
     for global in from..delivered {
         if lookup.entry(global)?.position >= position {
             return Ok(global);

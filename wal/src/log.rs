@@ -592,6 +592,20 @@ fn activate(
     Ok(Active { segment, file: spare.file })
 }
 
+/// Makes the segment that follows `last`, which ends at `end`, in a directory that has nothing of that log: a copy
+/// that begins there. Durable on return.
+///
+/// # Errors
+///
+/// As creating, writing and syncing a file.
+pub fn begin_behind(storage: &dyn Storage, last: &Segment, end: u64) -> io::Result<Arc<Segment>> {
+    let (number, len) = (last.number() + 1, SEGMENT_LEN_MIN);
+    let request = SpareRequest { number, len, preparation: Preparation::Reserve };
+    let spare = request.prepare(storage, &|| true)?;
+    let header = last.header();
+    Ok(activate(storage, spare, header.store_id, Some(header), end, 0)?.segment)
+}
+
 /// Length of the next segment of a log of which `log_len` bytes are kept: a quarter of the log, within
 /// limits, so that a small store stays small and a big one has few files; longer if one frame
 /// needs it.

@@ -57,6 +57,18 @@ impl TrimPoint {
         point.is_possible().then_some(point)
     }
 
+    /// The trim after which the log begins behind all of `segment`, its last, which ends at `end`: with a segment that
+    /// [`begin_behind`](crate::begin_behind) makes.
+    pub fn behind(segment: &Segment, end: u64) -> Option<TrimPoint> {
+        let point = TrimPoint {
+            segment: segment.number() + 1,
+            position: segment.limit(),
+            previous_end: end,
+            previous_salt: segment.header().salt,
+        };
+        point.is_possible().then_some(point)
+    }
+
     /// Where the log in `storage` begins; nothing if it was never trimmed.
     ///
     /// # Errors
@@ -227,6 +239,11 @@ impl Trimmed {
     /// Identity of the store that was trimmed.
     pub fn store_id(&self) -> [u8; 16] {
         self.header.store_id
+    }
+
+    /// The file, which stays as it is when another takes its name.
+    pub fn file(&self) -> &Arc<MappedFile> {
+        &self.file
     }
 
     /// What the engine has written, as it is mapped: it begins at an address that is a multiple of 8, and is

@@ -122,6 +122,11 @@ impl ChunkReader {
         chunk.bytes().get(at..at + self.layout.item_len)
     }
 
+    /// The file of chunk `number`, which stays as it is when its name goes.
+    pub(crate) fn file(&self, number: u64) -> Option<&Arc<MappedFile>> {
+        self.list.get(number as usize)?.as_ref()
+    }
+
     /// Sees chunks that were added since.
     pub(crate) fn refresh(&mut self) {
         self.list = self.shared.list.snapshot();
