@@ -236,6 +236,7 @@ impl Trimmer {
             (segments + 1, bytes + (segment.limit() - segment.base()))
         });
         show(core, &base);
+        self.orderer.call(Call::LetGo);
         remove(core, &base).map_err(TrimError::io("removing what was trimmed"))?;
         Ok(report)
     }

@@ -126,6 +126,11 @@ impl ChunkReader {
     pub(crate) fn refresh(&mut self) {
         self.list = self.shared.list.snapshot();
     }
+
+    /// Sees no chunk any more.
+    pub(crate) fn let_go(&mut self) {
+        self.list = Snapshot::default();
+    }
 }
 
 /// The writer's side. There is one.

@@ -9,7 +9,7 @@ use std::ops::{Bound, RangeBounds};
 
 use thalweg_wal::{Damage, name};
 
-use crate::derived::order_log::Entry;
+use crate::derived::order_log::{Entry, NONE};
 use crate::derived::run::{KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::error::ReadError;
@@ -51,6 +51,12 @@ impl Reader {
         Reader { lookup: core.lookup(), core: Arc::clone(core), source, pin: None }
     }
 
+    /// Lets go of all files, so that what is trimmed of them gives its space back. The next look takes a new view.
+    pub(crate) fn let_go(&mut self) {
+        self.lookup.let_go();
+        self.pin = None;
+    }
+
     /// The entry of a committed event.
     fn entry(&mut self, global: u64) -> Result<Entry, ReadError> {
         match self.lookup.entry(global) {
@@ -65,11 +71,11 @@ impl Reader {
 
     /// The event of a committed global sequence.
     pub(crate) fn event(&mut self, global: u64) -> Result<Event, ReadError> {
-        if global < self.lookup.horizon.first {
-            return Err(ReadError::Trimmed { first: self.core.horizon().first });
-        }
+        self.is_kept(global)?;
         let entry = self.entry(global)?;
         let pin = self.pin(entry.position)?;
+        // The view may be another by now, and of what was trimmed some records are kept in part.
+        self.is_kept(global)?;
         let record = pin.record(entry.position)?;
         if record.is_lost() {
             return Err(self.lost(entry.position).into());
@@ -78,6 +84,15 @@ impl Reader {
         let (position, local) = (entry.position, entry.local);
         let source = Arc::clone(&self.source);
         Ok(Event { pin, position, len, global, local, id, source })
+    }
+
+    /// An error if the view does not reach back to a global sequence.
+    #[inline]
+    fn is_kept(&self, global: u64) -> Result<(), ReadError> {
+        if global < self.lookup.horizon.first {
+            return Err(ReadError::Trimmed { first: self.core.horizon().first });
+        }
+        Ok(())
     }
 
     /// What holds the record at a position, with this reader's own count of references.
@@ -140,6 +155,18 @@ impl Reader {
         }
     }
 
+    /// Whether events at or behind the global sequence `from` were trimmed, of the stream whose delivery `head`, which is
+    /// not before `from`, is its newest.
+    pub(crate) fn has_trimmed(&mut self, head: u64, from: u64) -> Result<bool, ReadError> {
+        let first = self.first();
+        if from >= first || head < first {
+            return Ok(from < first);
+        }
+        self.entry(head)?;
+        let kept = self.lookup.seek_global(head, first)?;
+        Ok(kept.previous != NONE && kept.previous >= from)
+    }
+
     /// Global sequences of the local sequences `from..to` of the stream whose delivery `head` is
     /// not earlier.
     pub(crate) fn locate(&mut self, head: u64, from: u64, to: u64) -> Result<Vec<u64>, ReadError> {
@@ -157,6 +184,17 @@ impl Reader {
 
     /// The newest committed delivery of the stream `name`, with its entry.
     pub(crate) fn head(&mut self, name: &[u8]) -> Result<Option<(u64, Entry)>, ReadError> {
+        loop {
+            let first = self.lookup.horizon.first;
+            let head = self.look_for_head(name)?;
+            // What was the newest a moment ago may be trimmed by now, and another be there.
+            if head.is_some() || self.lookup.horizon.first == first {
+                return Ok(head);
+            }
+        }
+    }
+
+    fn look_for_head(&mut self, name: &[u8]) -> Result<Option<(u64, Entry)>, ReadError> {
         let key = self.core.keys.stream(name);
         let heads = &self.core.heads[crate::order::keys::partition_of(key)];
         // What is forgotten stands in a run before, so the runs are asked after memory.
