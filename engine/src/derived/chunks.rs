@@ -199,6 +199,18 @@ impl ChunkWriter {
         })
     }
 
+    /// As [`ChunkWriter::open`], in place, for whoever writes again what stands behind the items, whatever it is.
+    pub(crate) fn open_to_rewrite(
+        layout: Layout,
+        store_id: [u8; 16],
+        source: &dyn Storage,
+        target: Arc<dyn Storage>,
+        items: (u64, u64),
+    ) -> io::Result<Self> {
+        let opened = Self::open(layout, store_id, source, target, items, true)?;
+        Ok(ChunkWriter { is_resuming: false, ..opened })
+    }
+
     /// Begins behind the first `count` items, which are not there.
     pub(crate) fn begin(
         layout: Layout,
