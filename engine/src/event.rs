@@ -685,7 +685,8 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// The tips of a chained event are looked up, so a damaged file can be met.
+    /// The tips of a chained event are looked up, so a damaged file can be met, or the event be trimmed by now
+    /// ([`ReadError::Trimmed`]).
     pub fn parents(&self) -> Result<Vec<Vec<u8>>, ReadError> {
         let record = self.record();
         if record.is_chained() {

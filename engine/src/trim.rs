@@ -157,8 +157,8 @@ pub enum TrimError {
     Interrupted,
     /// What is to go cannot be read, or its order is not what readers have seen. Nothing was trimmed.
     Read(ReadError),
-    /// What is kept cannot be written. Nothing was trimmed; or, at the last step, it may have been: the next opening
-    /// tells.
+    /// What is kept cannot be written, and nothing was trimmed; or it was, and what is gone cannot be removed: the next
+    /// trim or opening does.
     Io {
         /// What was done.
         context: String,
@@ -167,12 +167,19 @@ pub enum TrimError {
     },
     /// What was written cannot be opened. The next opening of the store will say so, too.
     Open(OpenError),
+    /// The directory could not be synced, so the log begins at the old place or at the new one: the next opening tells.
+    /// Readers see what they saw, and nothing more is trimmed before that.
+    Unknown(Arc<io::Error>),
 }
 
 impl TrimError {
     pub(crate) fn io(context: &str) -> impl FnOnce(io::Error) -> TrimError {
         let context = context.to_owned();
         move |source| TrimError::Io { context, source }
+    }
+
+    pub(crate) fn unknown(source: io::Error) -> TrimError {
+        TrimError::Unknown(Arc::new(source))
     }
 }
 
@@ -184,6 +191,11 @@ impl fmt::Display for TrimError {
             TrimError::Read(error) => write!(f, "nothing was trimmed: {error}"),
             TrimError::Io { context, source } => write!(f, "{context}: {source}"),
             TrimError::Open(error) => error.fmt(f),
+            TrimError::Unknown(source) => write!(
+                f,
+                "where the log begins could not be made durable: {source}; close the store and open it again, which \
+                 tells, to trim it"
+            ),
         }
     }
 }
@@ -194,6 +206,7 @@ impl std::error::Error for TrimError {
             TrimError::Io { source, .. } => Some(source),
             TrimError::Read(error) => Some(error),
             TrimError::Open(error) => Some(error),
+            TrimError::Unknown(source) => Some(&**source),
             TrimError::ReadOnly | TrimError::Interrupted => None,
         }
     }
@@ -229,13 +242,22 @@ pub(crate) struct Trimmer {
     /// Identity of the log.
     log_id: [u8; 16],
     /// Held while the store is trimmed.
-    trimming: Mutex<()>,
+    trimming: Mutex<Left>,
+}
+
+/// What a trim has left that did not go well.
+#[derive(Debug, Default)]
+struct Left {
+    /// Why nobody knows where the log begins on the disk.
+    unknown: Option<Arc<io::Error>>,
+    /// Files that were trimmed and could not be removed.
+    files: bool,
 }
 
 impl Trimmer {
     pub(crate) fn new(orderer: OrdererHandle, log_id: [u8; 16]) -> Self {
         let core = Arc::clone(&orderer.core);
-        Trimmer { core, orderer, log_id, trimming: Mutex::new(()) }
+        Trimmer { core, orderer, log_id, trimming: Mutex::default() }
     }
 
     pub(crate) fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
@@ -243,9 +265,18 @@ impl Trimmer {
         if core.read_only {
             return Err(TrimError::ReadOnly);
         }
-        let _trimming = self.trimming.lock();
+        let mut left = self.trimming.lock();
+        if let Some(cause) = core.cause() {
+            return Err(TrimError::Read(ReadError::Poisoned(cause.clone())));
+        }
         if core.is_stopping() {
             return Err(TrimError::Interrupted);
+        }
+        if let Some(source) = &left.unknown {
+            return Err(TrimError::Unknown(Arc::clone(source)));
+        }
+        if left.files {
+            self.remove(&mut left)?;
         }
         let mut report = TrimReport { first: core.horizon().first, ..TrimReport::default() };
         if !is_over_a_limit(core, trim) {
@@ -267,14 +298,29 @@ impl Trimmer {
         if trim.dry_run {
             return Ok(report);
         }
-        let base = advance(core, self.log_id, &segment, &|_| true)?;
+        let base = advance(core, self.log_id, &segment, &|_| true).inspect_err(|error| {
+            if let TrimError::Unknown(source) = error {
+                left.unknown = Some(Arc::clone(source));
+            }
+        })?;
         debug_assert_eq!(base.frontier().global, first);
         show(core, &base);
         if let Some(events) = trim.remember {
             core.forget_below.set(first.saturating_sub(events));
         }
-        remove(core, &base).map_err(TrimError::io("removing what was trimmed"))?;
+        self.orderer.call(Call::LetGo);
+        self.remove(&mut left)?;
         Ok(report)
+    }
+
+    /// Removes what is not needed any more.
+    fn remove(&self, left: &mut Left) -> Result<(), TrimError> {
+        left.files = true;
+        let bases = self.core.bases.snapshot();
+        let base = bases.last().expect("something was trimmed");
+        remove(&self.core, base).map_err(TrimError::io("removing what was trimmed"))?;
+        left.files = false;
+        Ok(())
     }
 
     /// Waits until nobody trims. Called when the pipeline ends: then nobody begins to.
@@ -291,17 +337,20 @@ impl Trimmer {
         }
         let (promise, mut done) = completion();
         self.orderer.call(Call::Checkpoint(promise));
-        let written = done.wait().map_err(|_| TrimError::Interrupted)?;
+        let written = done.wait().map_err(|_| match core.cause() {
+            Some(cause) => TrimError::Read(ReadError::Poisoned(cause.clone())),
+            None => TrimError::Interrupted,
+        })?;
         Ok(written.is_ok())
     }
 
     /// Trims again and again, until the store closes: the thread of a store that has a retention.
     pub(crate) fn keep_to(&self, retention: &Trim) {
         let core = &self.core;
-        let mut seen = 0;
+        // Of the list, which would keep what is trimmed mapped, nothing is kept.
+        let newest = || core.segments.snapshot().last().map_or(0, |segment| segment.number());
         while !core.is_stopping() {
-            let segments = core.segments.snapshot();
-            seen = segments.last().map_or(seen, |segment| segment.number());
+            let seen = newest();
             let is_kept = match self.trim(retention) {
                 Ok(report) => {
                     let is_kept = report.kept_by.is_some();
@@ -311,10 +360,13 @@ impl Trimmer {
                 Err(TrimError::Interrupted) => continue,
                 Err(error) => {
                     *core.trimming.lock() = (None, Some(error.to_string()));
+                    if core.cause().is_some() || matches!(error, TrimError::Unknown(_)) {
+                        // It is the same however often it is tried.
+                        return;
+                    }
                     true
                 }
             };
-            let newest = || core.segments.snapshot().last().map_or(0, |segment| segment.number());
             let is_due = || core.is_stopping() || newest() != seen;
             if is_kept {
                 core.trim_work.wait_deadline(is_due, deadline_in(RETRY_AFTER));

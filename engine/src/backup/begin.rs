@@ -209,6 +209,10 @@ fn error_of(error: TrimError, core: &Core) -> BackupError {
         TrimError::Interrupted => BackupError::Read(core.ended()),
         TrimError::Read(error) => BackupError::Read(error),
         TrimError::Io { context, source } => BackupError::Io { context, source },
+        TrimError::Unknown(source) => BackupError::Io {
+            context: String::from("syncing the copy's directory"),
+            source: std::io::Error::new(source.kind(), source.to_string()),
+        },
         TrimError::Open(error) => BackupError::Source(error),
         TrimError::ReadOnly => unreachable!("a copy is made of any store"),
     }

@@ -152,6 +152,15 @@ impl Lookup {
         }
     }
 
+    /// Lets go of all files. There is nothing to be found any more.
+    pub(crate) fn let_go(&mut self) {
+        self.segments = SegmentList::default();
+        self.order.let_go();
+        self.tips.let_go();
+        self.runs = RunList::default();
+        self.horizon = Horizon::default();
+    }
+
     /// What a position before the log has that is kept.
     #[cold]
     fn record_kept(&self, position: u64) -> Result<Record<'_>, Fault> {

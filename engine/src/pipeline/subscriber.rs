@@ -9,7 +9,7 @@ use std::ops::{Bound, RangeBounds};
 
 use thalweg_wal::{Damage, name};
 
-use crate::derived::order_log::Entry;
+use crate::derived::order_log::{Entry, NONE};
 use crate::derived::run::{KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::error::ReadError;
@@ -51,6 +51,12 @@ impl Reader {
         Reader { lookup: core.lookup(), core: Arc::clone(core), source, pin: None }
     }
 
+    /// Lets go of all files, so that what is trimmed of them gives its space back. The next look takes a new view.
+    pub(crate) fn let_go(&mut self) {
+        self.lookup.let_go();
+        self.pin = None;
+    }
+
     /// The entry of a committed event.
     fn entry(&mut self, global: u64) -> Result<Entry, ReadError> {
         match self.lookup.entry(global) {
@@ -65,11 +71,11 @@ impl Reader {
 
     /// The event of a committed global sequence.
     pub(crate) fn event(&mut self, global: u64) -> Result<Event, ReadError> {
-        if global < self.lookup.horizon.first {
-            return Err(ReadError::Trimmed { first: self.core.horizon().first });
-        }
+        self.is_kept(global)?;
         let entry = self.entry(global)?;
         let pin = self.pin(entry.position)?;
+        // The view may be another by now, and of what was trimmed some records are kept in part.
+        self.is_kept(global)?;
         let record = pin.record(entry.position)?;
         if record.is_lost() {
             return Err(self.lost(entry.position).into());
@@ -78,6 +84,15 @@ impl Reader {
         let (position, local) = (entry.position, entry.local);
         let source = Arc::clone(&self.source);
         Ok(Event { pin, position, len, global, local, id, source })
+    }
+
+    /// An error if the view does not reach back to a global sequence.
+    #[inline]
+    fn is_kept(&self, global: u64) -> Result<(), ReadError> {
+        if global < self.lookup.horizon.first {
+            return Err(ReadError::Trimmed { first: self.core.horizon().first });
+        }
+        Ok(())
     }
 
     /// What holds the record at a position, with this reader's own count of references.
@@ -140,6 +155,18 @@ impl Reader {
         }
     }
 
+    /// Whether events at or behind the global sequence `from` were trimmed, of the stream whose delivery `head`, which is
+    /// not before `from`, is its newest.
+    pub(crate) fn has_trimmed(&mut self, head: u64, from: u64) -> Result<bool, ReadError> {
+        let first = self.first();
+        if from >= first || head < first {
+            return Ok(from < first);
+        }
+        self.entry(head)?;
+        let kept = self.lookup.seek_global(head, first)?;
+        Ok(kept.previous != NONE && kept.previous >= from)
+    }
+
     /// Global sequences of the local sequences `from..to` of the stream whose delivery `head` is
     /// not earlier.
     pub(crate) fn locate(&mut self, head: u64, from: u64, to: u64) -> Result<Vec<u64>, ReadError> {
@@ -161,7 +188,25 @@ impl Reader {
         let heads = &self.core.heads[crate::order::keys::partition_of(key)];
         // What is forgotten stands in a run before, so the runs are asked after memory.
         let in_memory = heads.values(key);
-        for head in in_memory.into_iter().chain(self.cold_heads(key)?) {
+        let in_runs = self.cold_heads(&self.core.runs.snapshot(), key)?;
+        if let Some(head) = self.first_head_of(name, in_memory.into_iter().chain(in_runs))? {
+            return Ok(Some(head));
+        }
+        // What was the newest a moment ago may be trimmed by now; but what was when the log was trimmed is kept.
+        let kept = match self.lookup.horizon.base() {
+            Some(base) => self.cold_heads(&base.runs, key)?,
+            None => return Ok(None),
+        };
+        self.first_head_of(name, kept.into_iter())
+    }
+
+    /// The first of these deliveries that is of the stream `name`.
+    fn first_head_of(
+        &mut self,
+        name: &[u8],
+        heads: impl Iterator<Item = u64>,
+    ) -> Result<Option<(u64, Entry)>, ReadError> {
+        for head in heads {
             // The head is set a moment before it is committed.
             if self.core.delivered.wait_for(head + 1).is_err() {
                 return Err(self.core.ended());
@@ -182,11 +227,10 @@ impl Reader {
         Ok(None)
     }
 
-    /// Newest deliveries of the streams with this key, as the runs have them, the newest first.
-    fn cold_heads(&self, key: u64) -> Result<Vec<u64>, ReadError> {
-        let runs = self.core.runs.snapshot();
-        // What a run has was committed before there was the run; nobody must wait for anything else.
-        let delivered = self.core.delivered.get();
+    /// Newest deliveries of the streams with this key, as these runs have them, the newest first.
+    fn cold_heads(&self, runs: &[Arc<Run>], key: u64) -> Result<Vec<u64>, ReadError> {
+        // What a run has was committed before there was the run, or trimmed; nobody must wait for anything else.
+        let delivered = self.core.delivered.get().max(self.lookup.horizon.first);
         let mut heads = Vec::new();
         let look = |run: &Run, item: StreamItem| match head_of(run, &item) {
             Ok(Some(head)) if head >= delivered => Some(run.damaged_item()),
@@ -196,7 +240,7 @@ impl Reader {
             }
             Err(damaged) => Some(damaged),
         };
-        let found = runs::find(&runs, u64::MAX, key, look);
+        let found = runs::find(runs, u64::MAX, key, look);
         match found.map_err(Fault::from)? {
             Some(damaged) => Err(Fault::from(damaged).into()),
             None => Ok(heads),

@@ -19,6 +19,9 @@ use crate::sync::{Arc, WaitError, Watermark};
 /// So many events that are not wanted may be looked at before the next look at whether the store is closed.
 const LOOKS_MAX: u32 = 1024;
 
+/// Who waits for longer lets go of the files that it has looked into, and looks for them again when there is more.
+const IDLE_AFTER: Duration = Duration::from_millis(500);
+
 /// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -59,7 +62,8 @@ impl From<&Cursor> for Start {
 /// other streams. [`Subscription::next_sequence`] says where to go on.
 ///
 /// Each event comes once, and none is left out: nothing that comes later has a place before one that has come.
-/// A subscription takes no memory for what it has not handed out, and keeps nobody waiting.
+/// A subscription takes no memory for what it has not handed out, and keeps nobody waiting. One that is between two calls keeps the files
+/// mapped that it has looked into, so a trim gives their space back when it goes on; one that waits lets go of them.
 pub struct Subscription {
     reader: Reader,
     wanted: Wanted,
@@ -188,13 +192,7 @@ impl Subscription {
             if let Some(event) = self.try_next()? {
                 return Ok(Some(event));
             }
-            let more = self.next.saturating_add(1);
-            let watermark = self.watermark();
-            let waited = match deadline {
-                Some(deadline) => watermark.wait_deadline(more, deadline),
-                None => watermark.wait_for(more).map_err(|_| WaitError::Failed),
-            };
-            match waited {
+            match self.wait_for_more(deadline) {
                 Ok(_) => {}
                 // There may be something since the last look: others publish how far readers see before they
                 // wake, and before they end.
@@ -205,6 +203,21 @@ impl Subscription {
                         .map_or_else(|| Err(self.reader.core.ended()), |last| Ok(Some(last)));
                 }
             }
+        }
+    }
+
+    fn wait_for_more(&mut self, deadline: Option<Instant>) -> Result<u64, WaitError> {
+        let more = self.next.saturating_add(1);
+        let idle = deadline_in(IDLE_AFTER);
+        if deadline.is_none_or(|deadline| deadline > idle) {
+            match self.watermark().wait_deadline(more, idle) {
+                Err(WaitError::TimedOut) => self.reader.let_go(),
+                waited => return waited,
+            }
+        }
+        match deadline {
+            Some(deadline) => self.watermark().wait_deadline(more, deadline),
+            None => self.watermark().wait_for(more).map_err(|_| WaitError::Failed),
         }
     }
 
@@ -272,8 +285,16 @@ impl Stream {
             located?;
         }
         let Some(global) = self.located.pop() else { return Ok(None) };
+        let event = reader.event(global);
+        if let Err(ReadError::Trimmed { .. }) = event {
+            // Since it was located, and so may be any number of those behind it: the next look tells where
+            // the stream begins.
+            (self.located, self.local) = (Vec::new(), None);
+            *next = global;
+            return self.next(reader, next, delivered);
+        }
         *next = global + 1;
-        reader.event(global).map(Some)
+        event.map(Some)
     }
 
     /// Finds the next events from the global sequence `from` on, if there are any.
@@ -282,7 +303,10 @@ impl Stream {
             return Ok(());
         };
         let kept = reader.first_kept(head, entry.local + 1)?;
-        let has_missed = kept > 0 && self.local.is_none() && from < reader.first();
+        let has_missed = match self.local {
+            Some(local) => local < kept,
+            None => reader.has_trimmed(head, from)?,
+        };
         let from = from.max(reader.first());
         let asked = self.local.map_or_else(|| reader.first_local(head, from), Ok);
         let kept = kept.max(reader.core.first_of(&self.name));

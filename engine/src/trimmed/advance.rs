@@ -117,13 +117,13 @@ impl<'a> Machine<'a> {
             state.map_or_else(Default::default, |state| (state.frontier, state.ordered));
         let forgotten = state.map_or(0, |state| state.forgotten);
         let runs = base.as_ref().map_or_else(Vec::new, |base| base.runs.clone());
-        let facts = ChunkWriter::open(
+        // What an attempt that failed has left is written again: of a sync that has failed nobody knows what it has left.
+        let facts = ChunkWriter::open_to_rewrite(
             FACTS,
             store_id,
             &**storage,
             Arc::clone(storage),
             (forgotten, frontier.global),
-            true,
         );
         let facts = facts.map_err(TrimError::io("opening the facts of what was trimmed"))?;
         let names = storage.list().map_err(TrimError::io("listing the store's directory"))?;
@@ -286,7 +286,8 @@ impl<'a> Machine<'a> {
         let sync = |file: &Arc<thalweg_wal::storage::MappedFile>| file.sync();
         let storage = &*self.storage;
         let synced = self.facts.take_unsynced().iter().try_for_each(sync);
-        synced.and_then(|()| storage.sync_dir()).map_err(TrimError::io("syncing what is kept"))?;
+        synced.map_err(TrimError::io("syncing what is kept"))?;
+        storage.sync_dir().map_err(TrimError::unknown)?;
         let checkpoint = Checkpoint {
             store_id: self.store_id,
             ordered: position,
@@ -301,7 +302,11 @@ impl<'a> Machine<'a> {
             runs: self.runs.iter().map(|run| run.extent.number).collect(),
         };
         let writing = TrimError::io("writing where the log begins");
-        base.write(storage, point, &checkpoint).map_err(writing)?;
+        let written = base.write(storage, point, &checkpoint).map_err(writing)?;
+        if let Some(cause) = self.core.cause() {
+            return Err(TrimError::Read(ReadError::Poisoned(cause.clone())));
+        }
+        written.finish().map_err(TrimError::unknown)?;
         let opened = Base::open(storage, &self.store_id)?;
         Ok(opened.expect("it was just written"))
     }
