@@ -450,7 +450,7 @@ fn start(
     let started = started.and_then(|entrances| {
         let calls = entrances.calls.clone();
         let orderer = OrdererHandle { calls, core: Arc::clone(&core) };
-        let trimmer = Arc::new(Trimmer::new(orderer, log_id));
+        let trimmer = Arc::new(Trimmer::new(orderer, log_id, options.clock.clone()));
         if let Some(retention) = options.retention.filter(|_| !core.read_only) {
             let stage = (Arc::clone(&trimmer), retention);
             let run = |(trimmer, retention): &mut (Arc<Trimmer>, Trim)| trimmer.keep_to(retention);

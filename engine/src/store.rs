@@ -373,6 +373,14 @@ impl Store {
     /// The store is open for reading only or was closed meanwhile; or what is to go cannot be read, or what is kept of
     /// it cannot be written. Nothing is trimmed then, unless the error is that of the last step ([`TrimError`]).
     pub fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
+        if trim.wants_roll() && !self.core().read_only {
+            self.core().roll_wanted.set(1);
+            // The writer does it on its way to answer this.
+            let (durable, _) = &self.inner.unrelated;
+            if durable.flush().is_ok() {
+                let _ = self.core().committed.wait_for(self.core().durable.get());
+            }
+        }
         self.inner.trimmer.trim(trim)
     }
 

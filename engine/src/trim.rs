@@ -18,6 +18,7 @@ use std::time::Duration;
 use thalweg_wal::storage::{Storage, remove_if_there};
 use thalweg_wal::{Segment, name, retire};
 
+use crate::clock::Clock;
 use crate::derived::chunks::Layout;
 use crate::derived::order_log::{ORDER, TIPS};
 use crate::error::{OpenError, ReadError};
@@ -51,6 +52,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Trim {
     before: Option<u64>,
     keep_bytes: Option<u64>,
+    older_than: Option<Duration>,
+    everything: bool,
     remember: Option<u64>,
     past_cursors: bool,
     dry_run: bool,
@@ -77,6 +80,22 @@ impl Trim {
         self
     }
 
+    /// What is older than this, by the time of day at which it was appended ([`Options::clock`](crate::Options::clock)). A segment is as old as
+    /// the first batch of the next one.
+    #[must_use]
+    pub fn older_than(mut self, age: Duration) -> Self {
+        self.older_than = Some(age);
+        self
+    }
+
+    /// Everything that is there now: the log goes on in a new segment first, if there is room for one. Of no more use
+    /// as a retention than a limit of no bytes.
+    #[must_use]
+    pub fn everything(mut self) -> Self {
+        self.everything = true;
+        self
+    }
+
     /// Of the events that are trimmed, remembers the newest so many, and forgets the ids of the others. Default: none is
     /// ever forgotten.
     ///
@@ -92,6 +111,31 @@ impl Trim {
     pub fn remember(mut self, events: u64) -> Self {
         self.remember = Some(events);
         self
+    }
+
+    /// Whether the log has to go on in a new segment first.
+    pub(crate) fn wants_roll(&self) -> bool {
+        self.everything && !self.dry_run
+    }
+
+    /// Whether the log may begin with `segment`, by bytes, age, or because everything is to go: `durable` is where it ends,
+    /// `now` the time in milliseconds.
+    fn may_begin_with(&self, segment: &Segment, durable: u64, now: u64) -> bool {
+        let by_bytes = || self.keep_bytes.is_some_and(|keep| segment.base() + keep <= durable);
+        let by_age = || {
+            let age = self.older_than.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            // All that is before it is older than what it begins with.
+            let begun = age.and_then(|_| segment.frame_times().at(segment.first()));
+            age.zip(begun).is_some_and(|(age, begun)| begun.saturating_add(age) <= now)
+        };
+        self.everything || by_bytes() || by_age()
+    }
+
+    /// How long it takes at most until something more may have to go, beside by a new segment.
+    fn look_every(&self) -> Option<Duration> {
+        const LOOKS: u32 = 16;
+        let (least, most) = (Duration::from_millis(100), Duration::from_secs(60));
+        self.older_than.map(|age| (age / LOOKS).clamp(least, most))
     }
 
     /// The longest that a segment may be, for this to give up anything in time.
@@ -241,6 +285,7 @@ pub(crate) struct Trimmer {
     pub(crate) orderer: OrdererHandle,
     /// Identity of the log.
     log_id: [u8; 16],
+    clock: Clock,
     /// Held while the store is trimmed.
     trimming: Mutex<Left>,
 }
@@ -255,9 +300,9 @@ struct Left {
 }
 
 impl Trimmer {
-    pub(crate) fn new(orderer: OrdererHandle, log_id: [u8; 16]) -> Self {
+    pub(crate) fn new(orderer: OrdererHandle, log_id: [u8; 16], clock: Clock) -> Self {
         let core = Arc::clone(&orderer.core);
-        Trimmer { core, orderer, log_id, trimming: Mutex::default() }
+        Trimmer { core, orderer, log_id, clock, trimming: Mutex::default() }
     }
 
     pub(crate) fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
@@ -279,13 +324,14 @@ impl Trimmer {
             self.remove(&mut left)?;
         }
         let mut report = TrimReport { first: core.horizon().first, ..TrimReport::default() };
-        if !is_over_a_limit(core, trim) {
+        let now = self.clock.millis();
+        if !is_over_a_limit(core, trim, now) {
             return Ok(report);
         }
         if !self.checkpoint()? {
             report.kept_by = Some(KeptBy::Checkpoint);
         }
-        let Some(Candidate { segment, first }) = choose(core, trim, &mut report)? else {
+        let Some(Candidate { segment, first }) = choose(core, trim, now, &mut report)? else {
             return Ok(report);
         };
         report.events = first - report.first;
@@ -368,20 +414,20 @@ impl Trimmer {
                 }
             };
             let is_due = || core.is_stopping() || newest() != seen;
-            if is_kept {
-                core.trim_work.wait_deadline(is_due, deadline_in(RETRY_AFTER));
-            } else {
-                core.trim_work.wait_until(is_due);
+            let pause = if is_kept { Some(RETRY_AFTER) } else { retention.look_every() };
+            match pause {
+                Some(pause) => drop(core.trim_work.wait_deadline(is_due, deadline_in(pause))),
+                None => core.trim_work.wait_until(is_due),
             }
         }
     }
 }
 
 /// Whether there is anything to do, without a closer look.
-fn is_over_a_limit(core: &Core, trim: &Trim) -> bool {
+fn is_over_a_limit(core: &Core, trim: &Trim, now: u64) -> bool {
     let segments = core.segments.snapshot();
     let Some(second) = segments.get(1) else { return false };
-    let by_bytes = trim.keep_bytes.is_some_and(|keep| second.base() + keep <= core.durable.get());
+    let by_bytes = trim.may_begin_with(second, core.durable.get(), now);
     let by_sequence = trim.before.is_some_and(|before| before > core.horizon().first);
     by_bytes || by_sequence
 }
@@ -390,6 +436,7 @@ fn is_over_a_limit(core: &Core, trim: &Trim) -> bool {
 fn choose(
     core: &Core,
     trim: &Trim,
+    now: u64,
     report: &mut TrimReport,
 ) -> Result<Option<Candidate>, TrimError> {
     let lookup = core.lookup();
@@ -399,7 +446,7 @@ fn choose(
     let mut chosen = None;
     let mut first = lookup.horizon.first;
     for segment in lookup.segments.iter().skip(1) {
-        let by_bytes = trim.keep_bytes.is_some_and(|keep| segment.base() + keep <= durable);
+        let by_bytes = trim.may_begin_with(segment, durable, now);
         if !by_bytes && trim.before.is_none_or(|before| first >= before) {
             break;
         }

@@ -220,3 +220,59 @@ fn what_is_kept_of_what_was_trimmed_is_bounded() {
     assert!(store.store.first() > 150_000, "{}", store.store.first());
     assert!(most.1 <= most.0 + most.0 / 4, "{most:?}");
 }
+
+/// The log goes on in a new segment, which is all that is left; where it begins survives.
+#[test]
+fn everything_can_be_trimmed() {
+    let mut store = Forgetful::new(u64::MAX);
+    for round in 0..3_u64 {
+        store.append(event("s", &format!("held {round}"), &["never"]));
+        store.append(event("s", &format!("root {round}"), &[]));
+        let delivered = store.store.delivered();
+        let report = store.store.trim(&Trim::new().everything()).expect("trims");
+        assert_eq!((report.first, store.store.first()), (delivered, delivered));
+        assert_eq!(store.store.stats().segments, 1);
+        assert!(store.store.read(..).expect("reads").next().is_none());
+        store.keep_log();
+        store.check();
+        // Again, there is nothing.
+        let report = store.store.trim(&Trim::new().everything()).expect("trims");
+        assert_eq!((report.segments, report.events), (0, 0));
+        store.reopen(round == 1);
+        assert_eq!(store.store.first(), delivered);
+        store.append(event("s", &format!("child {round}"), &[&format!("root {round}")]));
+        store.append(event("s", &format!("root {round}"), &[]));
+        store.check();
+    }
+}
+
+/// A segment is as old as the first frame of the next.
+#[test]
+fn what_is_old_is_trimmed_by_the_clock_of_the_store() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, UNIX_EPOCH};
+    let hours = Arc::new(AtomicU64::new(1000));
+    let clock = Arc::clone(&hours);
+    let hour = Duration::from_secs(3600);
+    let options = Options::new()
+        .segment_bytes(SEGMENT_BYTES)
+        .clock(move || UNIX_EPOCH + hour * clock.load(Ordering::SeqCst) as u32);
+    let store = options.open_on(Arc::new(MemoryStorage::new())).expect("opens");
+    let fill = || {
+        let mut batch = MixedBatch::new();
+        batch.push("s", &Event::new(vec![7; FILLER_LEN])).expect("within the limits");
+        store.submit(batch, Ack::Ordered).expect("is taken").wait().expect("is stored");
+    };
+    let trim = Trim::new().older_than(hour * 24);
+    for _ in 0..12 {
+        fill();
+        hours.fetch_add(1, Ordering::SeqCst);
+    }
+    assert_eq!(store.trim(&trim).expect("trims").segments, 0, "nothing is a day old");
+    hours.fetch_add(18, Ordering::SeqCst);
+    let report = store.trim(&trim).expect("trims");
+    // Event n is 30 - n hours old; three stand in a segment.
+    assert_eq!((report.first, report.segments), (6, 2));
+    hours.fetch_add(1000, Ordering::SeqCst);
+    assert_eq!(store.trim(&trim).expect("trims").first, 9, "but the segment that is written");
+}

@@ -167,6 +167,8 @@ pub(crate) struct Core {
     pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
     pub(crate) orderer_work: EventCount,
+    /// 1 when the log is to go on in a new segment. Set by whoever trims everything, and taken back by the writer.
+    pub(crate) roll_wanted: Gauge,
     /// What the next segment is to say is forgotten. Written by whoever trims.
     pub(crate) forget_below: Gauge,
     /// Where the thread waits that keeps the store to its retention: for another segment, and for the end.
@@ -410,6 +412,7 @@ impl Core {
             unsealed: Gauge::new(parts.unsealed.into()),
             ending: Arc::default(),
             orderer_work: EventCount::new(),
+            roll_wanted: Gauge::default(),
             forget_below: Gauge::default(),
             trim_work: EventCount::new(),
             trimming: Mutex::new((None, None)),

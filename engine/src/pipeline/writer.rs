@@ -231,6 +231,29 @@ impl Writer {
         }
     }
 
+    /// Goes on in a new segment, since somebody wants to trim all before it. Without room for one, it does not.
+    fn roll(&mut self) -> Result<(), AppendError> {
+        self.core.roll_wanted.set(0);
+        if self.log.awaits_any_spare() {
+            self.take_spare();
+        }
+        match self.log.roll_now() {
+            Ok(Some(segment)) => {
+                self.core.segments.push(segment);
+                self.core.unsealed.set(0);
+                let end = self.log.end();
+                self.core.written.set(end);
+                self.core.synced.set(end);
+                self.core.durable.publish(end);
+                self.core.orderer_work.notify_all();
+                self.core.trim_work.notify_all();
+                Ok(())
+            }
+            Ok(None) | Err(AppendError::StorageFull(_) | AppendError::Exhausted(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Waits for the spare that was asked for: making another would only take longer.
     fn take_spare(&mut self) {
         let spare = self.spares.recv().unwrap_or(None);
@@ -264,6 +287,9 @@ impl GroupCommit for Writer {
 
     fn write(&mut self) -> Result<(), AppendError> {
         let start = now();
+        if self.core.roll_wanted.get() > 0 {
+            self.roll()?;
+        }
         if self.group.frame.is_empty() {
             let end = self.log.end();
             self.group.written = (end, end);
