@@ -85,3 +85,27 @@ fn everything_goes_where_that_is_asked_for() {
         run(on("trim", &store, bad)).exits(2);
     }
 }
+
+#[test]
+fn a_trimmed_store_verifies_and_says_why_of_what_was_trimmed() {
+    let (_place, store) = store_of(&lines());
+    run(on("trim", &store, &["--before", "40"])).exits(0);
+    let report = run(on("verify", &store, &["--json"])).exits(0).json().remove(0);
+    let first = report["first"].as_u64().expect("a number");
+    assert!(first > 0 && report["begins"].as_u64().is_some_and(|begins| begins > 0), "{report}");
+    assert_eq!((&report["delivered"], &report["kept_records"]), (&60.into(), &1.into()));
+    let text = run(on("verify", &store, &[])).exits(0);
+    assert!(text.text().contains(&format!("trimmed: the events before {first}, ")));
+
+    let why = |id: u64| run(on("why", &store, &["s", &id.to_string()])).exits(0);
+    assert!(why(first - 1).text().contains("was trimmed since"), "{}", why(first - 1).text());
+    assert!(why(first).text().contains("is delivered"), "{}", why(first).text());
+    let answer = run(on("why", &store, &["s", "0", "--json"])).exits(0).json().remove(0);
+    assert_eq!((&answer["state"], &answer["first"]), (&"trimmed".into(), &first.into()));
+
+    std::fs::remove_file(store.join("trimmed.trm")).expect("there");
+    let report = run(on("verify", &store, &["--json"])).exits(1).json().remove(0);
+    let problem = &report["problems"][0];
+    assert_eq!((&problem["file"], &problem["remedy"]), (&"trimmed.trm".into(), &"restore".into()));
+    run(on("repair", &store, &[])).exits(2).says("put it back from a backup");
+}

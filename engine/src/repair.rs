@@ -17,7 +17,7 @@
 //! It takes memory for all that was delivered and not trimmed: as much as [`verify`](crate::verify), and 48 bytes for
 //! each delivery.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
@@ -832,6 +832,7 @@ impl<'a> Repair<'a> {
             next: 0,
             fixes: Vec::new(),
             outcome: Outcome::default(),
+            forgotten: self.survey.forgotten()?.into(),
             is_sealed_compared: false,
             namesake: None,
             moved: BTreeMap::new(),
@@ -922,6 +923,8 @@ struct TryOrder<'r, 'a> {
     next: usize,
     fixes: Vec<Fix>,
     outcome: Outcome,
+    /// What segments further on say is forgotten, with the positions at which they begin.
+    forgotten: VecDeque<(u64, u64)>,
     is_sealed_compared: bool,
     /// The newest event that was in conflict with one that is held, if only events that are tied to it have come since:
     /// where the two are, their stream, and their id.
@@ -954,6 +957,12 @@ impl TryOrder<'_, '_> {
     fn take(&mut self, record: &Record<'_>) -> ControlFlow<()> {
         let store_id = &self.repair.survey.store_id;
         self.compare_seals(record.position());
+        while let Some(&(begins, below)) = self.forgotten.front()
+            && begins <= record.position()
+        {
+            self.machine.forget(below);
+            self.forgotten.pop_front();
+        }
         let is_stand_in = record.is_lost() || record.kind() == RecordKind::Refused;
         let is_known = record.position() < self.repair.evidence.known_to();
         if !is_stand_in

@@ -15,8 +15,8 @@ use thalweg::reference::Delivery;
 use thalweg::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
 use thalweg::{
     Ack, BackupOptions, BackupProgress, Event, KnownBy, LogOpenError, LostEvent, MarkChange,
-    MixedBatch, OpenError, Options, ReadError, RepairOptions, RepairReport, Store, Trim, Unproven,
-    backup_on, repair_on, restore_on, verify_on,
+    MixedBatch, NewEvent, OpenError, Options, Placement, ReadError, RepairOptions, RepairReport,
+    Store, Trim, Unproven, backup_on, repair_on, restore_on, verify_on,
 };
 use thalweg_wal::{LogReader, name};
 
@@ -826,4 +826,91 @@ fn missing_neighbours_of_different_lengths_are_made_again() {
     [first, second].iter().for_each(|name| storage.remove(name).expect("there"));
     let report = repaired(&storage);
     check_repaired(&storage, &before, &report, "neighbours");
+}
+
+/// Ids that were forgotten are forgotten for the machine of a repair too, where the log says so: an event that took one
+/// again was delivered.
+#[test]
+fn a_repair_forgets_what_the_log_says() {
+    let storage = MemoryStorage::new();
+    let options = Options::new().orderers(1).scanners(1).segment_bytes(1 << 20);
+    let store = options.open_on(shared(&storage)).expect("opens");
+    let append = |stream: &str, event: NewEvent| {
+        let mut batch = MixedBatch::new();
+        batch.push(stream, &event).expect("within the limits");
+        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended").placements[0]
+            .clone()
+    };
+    let filler = || append("filler", Event::new(vec![7; 300 << 10]));
+    append("s", Event::new("").id("a"));
+    append("s", Event::new("").id("b"));
+    (0..8).for_each(|_| drop(filler()));
+    let trim = Trim::new().keep_bytes(0).past_cursors().remember(0);
+    assert!(store.trim(&trim).expect("trims").events > 2);
+    // The next segments say so.
+    (0..8).for_each(|_| drop(filler()));
+    let again = append("s", Event::new("other").id("a"));
+    assert!(matches!(again, Placement::Delivered { .. }), "{again:?}");
+    let newest = store.read(..).expect("reads").last().expect("an event").expect("reads");
+    append("s", Event::new("last"));
+    let before = shown(&store);
+    store.close().expect("closes");
+    let place = newest.position() - 1000;
+    let log = LogReader::open(&storage, None).expect("opens");
+    let after = log.segments.partition_point(|segment| segment.base() <= place);
+    flip(&storage, &nth(&storage, after), place - log.segments[after - 1].base(), 1);
+    let report = repaired(&storage);
+    assert!(report.is_done && report.unproven.is_none(), "{report:?}");
+    let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
+    assert_eq!(lost, [newest.global() - 1]);
+    forget_order(&storage);
+    let now = shown(&open(&storage).expect("opens"));
+    let differ = before.iter().zip(&now).filter(|(before, now)| before != now);
+    assert_eq!((now.len(), differ.count()), (before.len(), 1));
+}
+
+/// What stands in for a lost event takes the tips of the base that it had as parents, and no others; and an event
+/// that names a trimmed parent says nothing of what is lost.
+#[test]
+fn a_lost_event_behind_the_trim_point_goes_on_from_what_was_trimmed() {
+    let storage = MemoryStorage::new();
+    let options = Options::new().orderers(1).scanners(1).segment_bytes(1 << 20);
+    let store = options.open_on(shared(&storage)).expect("opens");
+    let append = |stream: &str, event: NewEvent| {
+        let mut batch = MixedBatch::new();
+        batch.push(stream, &event).expect("within the limits");
+        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended").position
+    };
+    let listing =
+        |id: &str, parents: &[&'static str]| Event::new("").id(id).parents(parents.to_vec());
+    append("s", listing("root", &[]));
+    append("s", listing("a", &["root"]));
+    append("s", listing("b", &[]));
+    (0..4).for_each(|_| drop(append("filler", Event::new(vec![7; 300 << 10]))));
+    let report = store.trim(&Trim::new().keep_bytes(0).past_cursors()).expect("trims");
+    assert!(report.first > 2, "{report:?}");
+    let lost = append("s", listing("lost", &["a"]));
+    append("s", listing("of root", &["root"]));
+    append("s", Event::new("").id("chained"));
+    let before = shown(&store);
+    // No run has the key of the lost id yet.
+    let storage = storage.fork();
+    drop(store);
+    let log = LogReader::open(&storage, None).expect("opens");
+    let after = log.segments.partition_point(|segment| segment.base() <= lost);
+    let at = lost - log.segments[after - 1].base();
+    let event = log.segments[after - 1].walk(lost, log.end).flatten().next().expect("an event");
+    let len = event.len() as usize;
+    overwrite(&storage, &nth(&storage, after), at as usize, &vec![0; len]);
+    let report = repaired(&storage);
+    assert!(report.is_done && report.unproven.is_none(), "{report:?}");
+    let [event] = &report.lost_events[..] else { panic!("{report:?}") };
+    assert_eq!((event.position, &event.stream[..], &event.id), (lost, &b"s"[..], &None));
+    forget_order(&storage);
+    let store = open(&storage).expect("opens");
+    let differ = before.iter().zip(&shown(&store)).filter(|(before, now)| before != now).count();
+    assert_eq!(differ, 1);
+    let chained = store.get("s", "chained").expect("gets").expect("is there");
+    let parents = chained.parents().expect("parents");
+    assert_eq!((parents.len(), &parents[0][..], &parents[2][..]), (3, &b"b"[..], &b"of root"[..]));
 }

@@ -192,6 +192,12 @@ impl Survey {
         Ok(self.targets()?.iter().map(extent).collect())
     }
 
+    /// Positions at which segments begin, and what each of them says is forgotten.
+    pub fn forgotten(&self) -> Result<Vec<(u64, u64)>, OpenError> {
+        let said = |target: &Target| (target.header.base, target.header.forgotten);
+        Ok(self.targets()?.iter().map(said).collect())
+    }
+
     /// The segments of a log that is whole.
     fn targets(&self) -> Result<Vec<Target>, OpenError> {
         let mut targets: Vec<Target> = Vec::new();
