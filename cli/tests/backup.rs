@@ -79,6 +79,7 @@ fn a_replica_starts_from_the_frontier_and_goes_on_as_its_source() {
         assert_eq!(report["delivered"], 650);
         assert_eq!(first == 650, begin[0] == "--frontier", "{first}");
         assert!((500..=600).contains(&first) || first == 650, "{first}");
+        run(on("verify", &copy, &[])).exits(0);
         let restored = run(on("restore", &copy, &[back.to_str().expect("text")])).exits(0);
         let text = format!(", from event {first} on, 650 events delivered\n");
         assert!(restored.text().contains(&text), "{}", restored.text());
@@ -90,6 +91,7 @@ fn a_replica_starts_from_the_frontier_and_goes_on_as_its_source() {
         let next = run(on("read", &back, &["--from", &from, "--json"])).exits(0).json();
         let next = next.last().expect("an event");
         assert_eq!((&next["global"], &next["local"]), (&650.into(), &167.into()));
+        run(on("verify", &back, &[])).exits(0);
     }
     let target = place.path("no").to_str().expect("text").to_owned();
     run(on("backup", &store, &[&target, "--frontier", "--from", "1"])).exits(2);

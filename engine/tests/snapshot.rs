@@ -13,10 +13,11 @@ use common::{
 };
 use hooked::Hooked;
 use proptest::prelude::*;
+use thalweg::reference::{Delivery, SerialEvent};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
     Ack, BackupError, BackupOptions, BackupProgress, BackupReport, Event, MixedBatch, NewEvent,
-    Options, ReadError, Store, Trim, backup_on, restore_on, verify_backup_on,
+    Options, Placement, ReadError, Store, Trim, backup_on, restore_on, verify_backup_on, verify_on,
 };
 use thalweg_wal::{LogReader, name};
 
@@ -67,11 +68,11 @@ impl Begin {
             Begin::From(thousandths) => delivered * thousandths / 1000,
         };
         let first_behind = |base: &u64| {
-            let is_behind = |delivery: &thalweg::reference::Delivery| delivery.position >= *base;
+            let is_behind = |delivery: &Delivery| delivery.position >= *base;
             expected.order.iter().position(is_behind).map_or(delivered, |first| first as u64)
         };
         let firsts = bases[1..].iter().map(first_behind);
-        firsts.filter(|first| *first <= before).last().unwrap_or(source_first)
+        firsts.rev().find(|first| *first <= before).unwrap_or(source_first)
     }
 }
 
@@ -80,7 +81,10 @@ fn bases(storage: &dyn Storage) -> Vec<u64> {
     log.segments.iter().map(|segment| segment.base()).collect()
 }
 
-fn is_good(storage: &dyn Storage, report: &BackupReport) {
+/// A backup that is what its manifest says, and a store that is what its log comes to.
+fn is_good(storage: &MemoryStorage, report: &BackupReport) {
+    let verified = verify_on(shared(storage), &|_| ControlFlow::Continue(())).expect("verifies");
+    assert_eq!(verified.problems, Vec::new());
     let found = verify_backup_on(storage, GO_ON).expect("a backup");
     assert_eq!((found.problems, &found.backup), (Vec::new(), &report.backup));
 }
@@ -232,6 +236,11 @@ fn run(steps: &[Step], budget: u64) {
     twins.check();
     twins.reopen(true);
     twins.check();
+    for (storage, store) in [twins.whole, twins.other] {
+        store.close().expect("closes");
+        let found = verify_on(shared(&storage), &|_| ControlFlow::Continue(()));
+        assert_eq!(found.expect("verifies").problems, Vec::new());
+    }
 }
 
 const ROUNDS: u32 = 24;
@@ -444,6 +453,87 @@ fn a_copy_from_the_frontier_has_the_state_and_nothing_else() {
     assert_eq!(read[3].local(), 3, "{text}");
     assert!(text.contains("Duplicate") && text.contains("Conflict"), "{text}");
     assert_eq!(copy.cursors()[0].at, 2);
+}
+
+/// What the source has forgotten, and what it remembers of what was trimmed: two copies of it, of which one begins later,
+/// come to the same, whatever comes.
+#[test]
+fn a_copy_remembers_and_has_forgotten_what_its_source_has() {
+    let (source, log) = trimmed_source(34);
+    let store = open(&source, u64::MAX);
+    let (mut rng, fillers) = (Rng(5), || {
+        (0..4).for_each(|number| {
+            store.submit(filler(number), Ack::Ordered).expect("accepted").wait().expect("stored");
+        });
+    });
+    for keep in [5, 3, 2] {
+        append_every_kind(&store, &mut rng, 1, 12);
+        let trim = Trim::new().keep_bytes(keep * SEGMENT_BYTES).remember(25).past_cursors();
+        assert!(store.trim(&trim).expect("trims").segments > 0);
+        // What is forgotten stands at the beginning of the next segment.
+        fillers();
+    }
+    for begin in [Begin::From(1000), Begin::Frontier] {
+        let delivered = store.delivered();
+        let stores = [Begin::Source, begin].map(|begin| {
+            let target = MemoryStorage::new();
+            let report = store.backup_on(shared(&target), begin.options(delivered), GO_ON);
+            is_good(&target, &report.expect("a backup"));
+            (open(&target, 0), target)
+        });
+        let first = stores[1].0.first();
+        assert!(first > stores[0].0.first());
+        for round in 0..12 {
+            let batches = [(), ()].map(|()| {
+                let mut rng = Rng(round);
+                let mut batch = MixedBatch::new();
+                // Each that was ever delivered once more: known, or new.
+                for delivery in log.order.iter().filter(|_| round == 0) {
+                    let SerialEvent { stream, id, .. } = &log.events[&delivery.position];
+                    let event = Event::new("again").id(id.clone()).parents::<&str>([]);
+                    batch.push(stream, &event).expect("within the limits");
+                }
+                for _ in 0..40 {
+                    let event = wild_event(&mut rng, round * 40, 60, vec![round as u8]);
+                    let stream = format!("s{}", rng.below(3));
+                    batch.push(stream, &event).expect("within the limits");
+                }
+                batch
+            });
+            let receipts: Vec<_> = (stores.iter().zip(batches))
+                .map(|((store, _), batch)| {
+                    let ticket = store.submit(batch, Ack::Ordered).expect("accepted");
+                    ticket.wait().expect("stored").placements
+                })
+                .collect();
+            assert_eq!(receipts[0], receipts[1], "{begin:?}");
+            if round == 0 {
+                let again = &receipts[0][..log.order.len()];
+                let count =
+                    |wanted: fn(&Placement) -> bool| again.iter().filter(|it| wanted(it)).count();
+                let forgotten = count(|it| matches!(it, Placement::Delivered { .. }));
+                let known = count(|it| matches!(it, Placement::Conflict | Placement::Duplicate));
+                assert!(forgotten > 20 && known > 5, "{forgotten} forgotten, {known} known");
+            }
+        }
+        let [all, later] = stores.map(|(store, storage)| {
+            let events = store.read(first..).expect("reads").map(|event| {
+                let event = event.expect("reads");
+                let parents = event.parents().expect("parents");
+                (event.position(), event.local(), event.id().to_vec(), parents)
+            });
+            let events: Vec<_> = events.collect();
+            let streams = format!("{:?}", store.streams().expect("streams"));
+            let held = store.held().expect("held").into_iter();
+            let held: Vec<_> = held.map(|event| (event.position, event.missing)).collect();
+            store.close().expect("closes");
+            let found = verify_on(shared(&storage), &|_| ControlFlow::Continue(()));
+            assert_eq!(found.expect("verifies").problems, Vec::new());
+            (events, streams, held)
+        });
+        assert!(all.0 == later.0, "other events, {begin:?}");
+        assert_eq!((all.1, all.2), (later.1, later.2), "{begin:?}");
+    }
 }
 
 /// What is left out has to be read, and to come to the order that there is. If it does not, there is no copy.

@@ -9,10 +9,12 @@ use std::thread::{self, ThreadId};
 
 use thalweg::storage::{Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile};
 
+type Call = Box<dyn Fn(u64) + Send + Sync>;
+
 /// What is called, from the thread that has made it; what it does itself is not counted.
 #[derive(Clone)]
 struct Hook {
-    call: Arc<OnceLock<Box<dyn Fn(u64) + Send + Sync>>>,
+    call: Arc<OnceLock<Call>>,
     thread: ThreadId,
     ops: Arc<AtomicU64>,
     is_inside: Arc<AtomicBool>,
