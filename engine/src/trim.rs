@@ -128,8 +128,8 @@ pub enum TrimError {
     Interrupted,
     /// What is to go cannot be read, or its order is not what readers have seen. Nothing was trimmed.
     Read(ReadError),
-    /// What is kept cannot be written. Nothing was trimmed; or, at the last step, it may have been: the next opening
-    /// tells.
+    /// What is kept cannot be written, and nothing was trimmed; or it was, and what is gone cannot be removed: the next
+    /// trim or opening does.
     Io {
         /// What was done.
         context: String,
@@ -138,12 +138,19 @@ pub enum TrimError {
     },
     /// What was written cannot be opened. The next opening of the store will say so, too.
     Open(OpenError),
+    /// The directory could not be synced, so the log begins at the old place or at the new one: the next opening tells.
+    /// Readers see what they saw, and nothing more is trimmed before that.
+    Unknown(Arc<io::Error>),
 }
 
 impl TrimError {
     pub(crate) fn io(context: &str) -> impl FnOnce(io::Error) -> TrimError {
         let context = context.to_owned();
         move |source| TrimError::Io { context, source }
+    }
+
+    pub(crate) fn unknown(source: io::Error) -> TrimError {
+        TrimError::Unknown(Arc::new(source))
     }
 }
 
@@ -155,6 +162,11 @@ impl fmt::Display for TrimError {
             TrimError::Read(error) => write!(f, "nothing was trimmed: {error}"),
             TrimError::Io { context, source } => write!(f, "{context}: {source}"),
             TrimError::Open(error) => error.fmt(f),
+            TrimError::Unknown(source) => write!(
+                f,
+                "where the log begins could not be made durable: {source}; close the store and open it again, which \
+                 tells, to trim it"
+            ),
         }
     }
 }
@@ -165,6 +177,7 @@ impl std::error::Error for TrimError {
             TrimError::Io { source, .. } => Some(source),
             TrimError::Read(error) => Some(error),
             TrimError::Open(error) => Some(error),
+            TrimError::Unknown(source) => Some(&**source),
             TrimError::ReadOnly | TrimError::Interrupted => None,
         }
     }
@@ -200,13 +213,22 @@ pub(crate) struct Trimmer {
     /// Identity of the log.
     log_id: [u8; 16],
     /// Held while the store is trimmed.
-    trimming: Mutex<()>,
+    trimming: Mutex<Left>,
+}
+
+/// What a trim has left that did not go well.
+#[derive(Debug, Default)]
+struct Left {
+    /// Why nobody knows where the log begins on the disk.
+    unknown: Option<Arc<io::Error>>,
+    /// Files that were trimmed and could not be removed.
+    files: bool,
 }
 
 impl Trimmer {
     pub(crate) fn new(orderer: OrdererHandle, log_id: [u8; 16]) -> Self {
         let core = Arc::clone(&orderer.core);
-        Trimmer { core, orderer, log_id, trimming: Mutex::new(()) }
+        Trimmer { core, orderer, log_id, trimming: Mutex::default() }
     }
 
     pub(crate) fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
@@ -214,9 +236,18 @@ impl Trimmer {
         if core.read_only {
             return Err(TrimError::ReadOnly);
         }
-        let _trimming = self.trimming.lock();
+        let mut left = self.trimming.lock();
+        if let Some(cause) = core.cause() {
+            return Err(TrimError::Read(ReadError::Poisoned(cause.clone())));
+        }
         if core.is_stopping() {
             return Err(TrimError::Interrupted);
+        }
+        if let Some(source) = &left.unknown {
+            return Err(TrimError::Unknown(Arc::clone(source)));
+        }
+        if left.files {
+            self.remove(&mut left)?;
         }
         let mut report = TrimReport { first: core.horizon().first, ..TrimReport::default() };
         if !is_over_a_limit(core, trim) {
@@ -226,7 +257,11 @@ impl Trimmer {
             report.kept_by = Some(KeptBy::Checkpoint);
         }
         let Some(begin) = choose(core, trim, &mut report)? else { return Ok(report) };
-        let base = advance(core, self.log_id, &begin.segment, &|_| true)?;
+        let base = advance(core, self.log_id, &begin.segment, &|_| true).inspect_err(|error| {
+            if let TrimError::Unknown(source) = error {
+                left.unknown = Some(Arc::clone(source));
+            }
+        })?;
         debug_assert_eq!(base.frontier().global, begin.first);
         report.events = base.frontier().global - report.first;
         report.first = base.frontier().global;
@@ -237,8 +272,18 @@ impl Trimmer {
         });
         show(core, &base);
         self.orderer.call(Call::LetGo);
-        remove(core, &base).map_err(TrimError::io("removing what was trimmed"))?;
+        self.remove(&mut left)?;
         Ok(report)
+    }
+
+    /// Removes what is not needed any more.
+    fn remove(&self, left: &mut Left) -> Result<(), TrimError> {
+        left.files = true;
+        let bases = self.core.bases.snapshot();
+        let base = bases.last().expect("something was trimmed");
+        remove(&self.core, base).map_err(TrimError::io("removing what was trimmed"))?;
+        left.files = false;
+        Ok(())
     }
 
     /// Waits until nobody trims. Called when the pipeline ends: then nobody begins to.
@@ -255,7 +300,10 @@ impl Trimmer {
         }
         let (promise, mut done) = completion();
         self.orderer.call(Call::Checkpoint(promise));
-        let written = done.wait().map_err(|_| TrimError::Interrupted)?;
+        let written = done.wait().map_err(|_| match core.cause() {
+            Some(cause) => TrimError::Read(ReadError::Poisoned(cause.clone())),
+            None => TrimError::Interrupted,
+        })?;
         Ok(written.is_ok())
     }
 
@@ -275,6 +323,10 @@ impl Trimmer {
                 Err(TrimError::Interrupted) => continue,
                 Err(error) => {
                     *core.trimming.lock() = (None, Some(error.to_string()));
+                    if core.cause().is_some() || matches!(error, TrimError::Unknown(_)) {
+                        // It is the same however often it is tried.
+                        return;
+                    }
                     true
                 }
             };

@@ -260,6 +260,7 @@ pub struct TrimWriter<'a> {
     unwritten: Vec<u8>,
     /// Offset in the file at which that goes.
     offset: u64,
+    is_synced: bool,
     is_renamed: bool,
 }
 
@@ -299,7 +300,8 @@ impl<'a> TrimWriter<'a> {
         let file = storage.create(name::trimmed_new(), len)?;
         let header = TrimHeader { store_id, point, body_len, body_crc: 0 };
         let (unwritten, offset) = (Vec::new(), TRIM_HEADER_LEN);
-        Ok(TrimWriter { storage, file, header, unwritten, offset, is_renamed: false })
+        let (is_synced, is_renamed) = (false, false);
+        Ok(TrimWriter { storage, file, header, unwritten, offset, is_synced, is_renamed })
     }
 
     /// Adds `bytes` to the body.
@@ -332,15 +334,13 @@ impl<'a> TrimWriter<'a> {
         Ok(())
     }
 
-    /// Trims: on return the log begins at the point, for good. The segments before it can be
-    /// [retired](retire).
+    /// Writes what is left, and makes it durable. The log begins where it began, and another trim can be tried.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput), if the body is shorter than was said, or as writing and syncing. The log
-    /// may begin at the old place or at the new one, until it is opened again: nothing is to be
-    /// retired, and no other trim tried, before that.
-    pub fn finish(mut self) -> io::Result<()> {
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput), if the body is shorter than was said, or as writing and syncing. Then this is
+    /// of no more use.
+    pub fn sync(&mut self) -> io::Result<()> {
         self.write_out()?;
         if self.offset != TRIM_HEADER_LEN + self.header.body_len {
             let text = "the body is shorter than was said";
@@ -348,6 +348,22 @@ impl<'a> TrimWriter<'a> {
         }
         write_all_at(&*self.file, &self.header.encode(), 0)?;
         self.file.sync()?;
+        self.is_synced = true;
+        Ok(())
+    }
+
+    /// Trims: on return the log begins at the point, for good. The segments before it can be
+    /// [retired](retire). Does what [`TrimWriter::sync`] does, if that was not called.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TrimWriter::sync`]; or as renaming, and syncing the directory. Then the log
+    /// may begin at the old place or at the new one, until it is opened again: nothing is to be
+    /// retired, and no other trim tried, before that.
+    pub fn finish(mut self) -> io::Result<()> {
+        if !self.is_synced {
+            self.sync()?;
+        }
         self.storage.rename(name::trimmed_new(), name::trimmed())?;
         self.is_renamed = true;
         self.storage.sync_dir()

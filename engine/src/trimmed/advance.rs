@@ -239,7 +239,8 @@ impl<'a> Machine<'a> {
         let sync = |file: &Arc<thalweg_wal::storage::MappedFile>| file.sync();
         let storage = &*self.core.storage;
         let synced = self.facts.take_unsynced().iter().try_for_each(sync);
-        synced.and_then(|()| storage.sync_dir()).map_err(TrimError::io("syncing what is kept"))?;
+        synced.map_err(TrimError::io("syncing what is kept"))?;
+        storage.sync_dir().map_err(TrimError::unknown)?;
         let checkpoint = Checkpoint {
             store_id: self.store_id,
             ordered: position,
@@ -253,7 +254,11 @@ impl<'a> Machine<'a> {
         };
         let point = TrimPoint::before(to).expect("what is trimmed stands before a later segment");
         let writing = TrimError::io("writing where the log begins");
-        base.write(storage, point, &checkpoint).map_err(writing)?;
+        let written = base.write(storage, point, &checkpoint).map_err(writing)?;
+        if let Some(cause) = self.core.cause() {
+            return Err(TrimError::Read(ReadError::Poisoned(cause.clone())));
+        }
+        written.finish().map_err(TrimError::unknown)?;
         let opened = Base::open(storage, &self.store_id)?;
         Ok(opened.expect("it was just written"))
     }

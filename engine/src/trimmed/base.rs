@@ -346,13 +346,14 @@ impl BaseBuilder {
         self.bytes.extend_from_slice(&record.stub());
     }
 
-    /// Makes it the base of the store: the trim itself. What `checkpoint` lists, and all facts, are durable.
-    pub(crate) fn write(
+    /// Writes it, durably. To finish what this returns makes it the base of the store: the trim itself. What
+    /// `checkpoint` lists, and all facts, are durable by then.
+    pub(crate) fn write<'a>(
         mut self,
-        storage: &dyn Storage,
+        storage: &'a dyn Storage,
         point: TrimPoint,
         checkpoint: &Checkpoint,
-    ) -> io::Result<()> {
+    ) -> io::Result<TrimWriter<'a>> {
         self.entries.sort_unstable();
         self.entries.dedup();
         self.records.sort_unstable();
@@ -382,7 +383,8 @@ impl BaseBuilder {
             writer.write(&number.to_le_bytes())?;
         }
         writer.write(&self.bytes)?;
-        writer.finish()
+        writer.sync()?;
+        Ok(writer)
     }
 }
 

@@ -15,7 +15,7 @@ use thalweg::storage::{Access, MemoryStorage, Storage};
 use thalweg::{
     Ack, AppenderOptions, Event, MarkChange, MixedBatch, NewEvent, Placement, ReadError, Store,
 };
-use thalweg_wal::{LogReader, Record, RecordKind};
+use thalweg_wal::{LogReader, Record, RecordKind, Segment};
 
 /// An event of a test: which stream, and everything else by small numbers, so that ids collide,
 /// parents are met before and after, and streams mix.
@@ -314,12 +314,19 @@ fn serial_event(record: &Record<'_>, tag: &str) -> SerialEvent {
 
 /// What the log in `storage` must come to.
 pub fn expected(storage: &dyn Storage) -> Expected {
+    expected_of(storage, &[])
+}
+
+/// The same for a log of which some segments were trimmed since somebody has opened them.
+pub fn expected_of(storage: &dyn Storage, older: &[Arc<Segment>]) -> Expected {
     let log = LogReader::open(storage, None).expect("the log opens");
     let tag: String = log.store_id[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     let mut machine = SerialMachine::default();
     let (mut records, mut arrivals) = (Vec::new(), Vec::new());
     let (mut events, mut tips) = (BTreeMap::new(), BTreeMap::new());
-    for segment in &log.segments {
+    let begins = log.segments.first().map_or(0, |segment| segment.base());
+    let older = older.iter().filter(|segment| segment.base() < begins);
+    for segment in older.chain(&log.segments) {
         for record in segment.walk(segment.first(), segment.end()) {
             let record = record.expect("no damage");
             let (position, end) = (record.position(), record.position() + record.len());
