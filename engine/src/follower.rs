@@ -169,6 +169,12 @@ impl Follower {
         self.core().delivered.get()
     }
 
+    /// The first global sequence that was not trimmed, as far as the follower has seen; 0 if nothing was. Never blocks.
+    pub fn first(&self) -> u64 {
+        // A follower that is overtaken sees where the log begins a moment before it goes on there.
+        self.core().horizon().first.min(self.delivered())
+    }
+
     /// Blocks until `count` events can be read, for at most `timeout`; tells whether it came to that. After an append with
     /// [`Ack::Ordered`](crate::Ack::Ordered), one more than the global sequence in its receipt has the event in it.
     ///
@@ -577,21 +583,22 @@ impl Stage {
             Err(OpenError::Log(error)) => return Err(Failure::Files(error)),
             Err(_) => return Ok(()),
         };
-        let Frontier { global, tips } = base.frontier();
+        let (Frontier { global, tips }, position) = (base.frontier(), base.position());
+        let runs = base.runs.clone();
+        // As the owner does: it is there before anything goes.
+        self.core.bases.change(|bases| *bases = vec![base]);
         if global > self.order.count() {
+            // Nobody looks behind the watermark, nor, by what the base says, before it.
+            self.core.delivered.publish(global);
             self.order.skip_to(global);
             self.newest = None;
+            self.core.runs.change(|list| *list = runs);
             self.heads.iter_mut().for_each(|heads| heads.retain(|_| false));
             self.head_count = 0;
-            let runs = base.runs.clone();
-            self.core.runs.change(|list| *list = runs);
         }
         if tips > self.tips.count() {
             self.tips.skip_to(tips);
         }
-        let position = base.position();
-        // As the owner does: it is there before anything goes.
-        self.core.bases.change(|bases| *bases = vec![base]);
         self.log.let_go(position);
         self.core.segments.change(|segments| {
             let last = segments.pop();
@@ -600,16 +607,19 @@ impl Stage {
         });
         self.core.order.retire(global);
         self.core.tips.retire(tips);
-        if global > self.core.delivered.get() {
-            self.core.delivered.publish(global);
-        }
         Ok(())
     }
 
     fn update_head(&mut self, global: u64, entry: &Entry) {
-        let Some(segment) = segment_at(self.log.segments(), entry.position) else { return };
+        let horizon = self.core.horizon();
         // Whoever finds a stream by its key compares the name, on a record that is verified. A damaged record has no stream.
-        let Ok(record) = segment.record_verified_before(entry.position) else { return };
+        let record = match horizon.base() {
+            // It was held when its segment was trimmed.
+            Some(base) if entry.position < base.position() => base.record(entry.position),
+            _ => segment_at(self.log.segments(), entry.position)
+                .and_then(|segment| segment.record_verified_before(entry.position).ok()),
+        };
+        let Some(record) = record else { return };
         let key = self.core.keys.stream(record.stream());
         let heads = &mut self.heads[partition_of(key)];
         let is_it = |value| (value == entry.previous).then_some(());

@@ -310,10 +310,10 @@ impl Trimmer {
     /// Trims again and again, until the store closes: the thread of a store that has a retention.
     pub(crate) fn keep_to(&self, retention: &Trim) {
         let core = &self.core;
-        let mut seen = 0;
+        // Of the list, which would keep what is trimmed mapped, nothing is kept.
+        let newest = || core.segments.snapshot().last().map_or(0, |segment| segment.number());
         while !core.is_stopping() {
-            let segments = core.segments.snapshot();
-            seen = segments.last().map_or(seen, |segment| segment.number());
+            let seen = newest();
             let is_kept = match self.trim(retention) {
                 Ok(report) => {
                     let is_kept = report.kept_by.is_some();
@@ -330,7 +330,6 @@ impl Trimmer {
                     true
                 }
             };
-            let newest = || core.segments.snapshot().last().map_or(0, |segment| segment.number());
             let is_due = || core.is_stopping() || newest() != seen;
             if is_kept {
                 core.trim_work.wait_deadline(is_due, deadline_in(RETRY_AFTER));

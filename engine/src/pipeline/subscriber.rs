@@ -184,22 +184,29 @@ impl Reader {
 
     /// The newest committed delivery of the stream `name`, with its entry.
     pub(crate) fn head(&mut self, name: &[u8]) -> Result<Option<(u64, Entry)>, ReadError> {
-        loop {
-            let first = self.lookup.horizon.first;
-            let head = self.look_for_head(name)?;
-            // What was the newest a moment ago may be trimmed by now, and another be there.
-            if head.is_some() || self.lookup.horizon.first == first {
-                return Ok(head);
-            }
-        }
-    }
-
-    fn look_for_head(&mut self, name: &[u8]) -> Result<Option<(u64, Entry)>, ReadError> {
         let key = self.core.keys.stream(name);
         let heads = &self.core.heads[crate::order::keys::partition_of(key)];
         // What is forgotten stands in a run before, so the runs are asked after memory.
         let in_memory = heads.values(key);
-        for head in in_memory.into_iter().chain(self.cold_heads(key)?) {
+        let in_runs = self.cold_heads(&self.core.runs.snapshot(), key)?;
+        if let Some(head) = self.first_head_of(name, in_memory.into_iter().chain(in_runs))? {
+            return Ok(Some(head));
+        }
+        // What was the newest a moment ago may be trimmed by now; but what was when the log was trimmed is kept.
+        let kept = match self.lookup.horizon.base() {
+            Some(base) => self.cold_heads(&base.runs, key)?,
+            None => return Ok(None),
+        };
+        self.first_head_of(name, kept.into_iter())
+    }
+
+    /// The first of these deliveries that is of the stream `name`.
+    fn first_head_of(
+        &mut self,
+        name: &[u8],
+        heads: impl Iterator<Item = u64>,
+    ) -> Result<Option<(u64, Entry)>, ReadError> {
+        for head in heads {
             // The head is set a moment before it is committed.
             if self.core.delivered.wait_for(head + 1).is_err() {
                 return Err(self.core.ended());
@@ -220,11 +227,10 @@ impl Reader {
         Ok(None)
     }
 
-    /// Newest deliveries of the streams with this key, as the runs have them, the newest first.
-    fn cold_heads(&self, key: u64) -> Result<Vec<u64>, ReadError> {
-        let runs = self.core.runs.snapshot();
-        // What a run has was committed before there was the run; nobody must wait for anything else.
-        let delivered = self.core.delivered.get();
+    /// Newest deliveries of the streams with this key, as these runs have them, the newest first.
+    fn cold_heads(&self, runs: &[Arc<Run>], key: u64) -> Result<Vec<u64>, ReadError> {
+        // What a run has was committed before there was the run, or trimmed; nobody must wait for anything else.
+        let delivered = self.core.delivered.get().max(self.lookup.horizon.first);
         let mut heads = Vec::new();
         let look = |run: &Run, item: StreamItem| match head_of(run, &item) {
             Ok(Some(head)) if head >= delivered => Some(run.damaged_item()),
@@ -234,7 +240,7 @@ impl Reader {
             }
             Err(damaged) => Some(damaged),
         };
-        let found = runs::find(&runs, u64::MAX, key, look);
+        let found = runs::find(runs, u64::MAX, key, look);
         match found.map_err(Fault::from)? {
             Some(damaged) => Err(Fault::from(damaged).into()),
             None => Ok(heads),
