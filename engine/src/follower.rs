@@ -482,7 +482,7 @@ impl Stage {
         let begins = self.core.horizon().position;
         let count = self.order.count();
         // The newest that is shown is looked at again, if it stands in the same file.
-        let again = u64::from(!count.is_multiple_of(ORDER.chunk_items));
+        let again = u64::from(self.order.is_within_chunk());
         let Some(piece) = self.order.look(count - again, self.look_items)? else {
             return Ok(Found::Nothing);
         };
@@ -590,15 +590,14 @@ impl Stage {
         if global > self.order.count() {
             // Nobody looks behind the watermark, nor, by what the base says, before it.
             self.core.delivered.publish(global);
-            self.order.skip_to(global);
+        }
+        if self.order.trim(global) {
             self.newest = None;
             self.core.runs.change(|list| *list = runs);
             self.heads.iter_mut().for_each(|heads| heads.retain(|_| false));
             self.head_count = 0;
         }
-        if tips > self.tips.count() {
-            self.tips.skip_to(tips);
-        }
+        self.tips.trim(tips);
         self.log.let_go(position);
         self.core.segments.change(|segments| {
             let last = segments.pop();

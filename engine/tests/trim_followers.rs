@@ -37,8 +37,11 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Place, stream, id and length of payload of all that is shown.
-fn all_of(read: thalweg::Read) -> Vec<(u64, u64, Vec<u8>, Vec<u8>, usize)> {
+/// Places, stream, id, and length of the payload.
+type Seen = (u64, u64, Vec<u8>, Vec<u8>, usize);
+
+/// All that is shown.
+fn all_of(read: thalweg::Read) -> Vec<Seen> {
     read.map(|event| {
         let event = event.expect("reads");
         let (stream, id) = (event.stream().to_vec(), event.id().to_vec());
@@ -311,6 +314,7 @@ fn owner() {
 }
 
 #[test]
+#[expect(clippy::zombie_processes, reason = "whoever leaves early has failed")]
 fn no_owner_that_trims_and_is_killed_misleads_a_follower() {
     let rounds = std::env::var("THALWEG_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     let mut rng = Rng::from_env();
@@ -318,7 +322,7 @@ fn no_owner_that_trims_and_is_killed_misleads_a_follower() {
     options().open(dir.path()).expect("creates").close().expect("closes");
     let follower = Store::open_follower(dir.path()).expect("follows");
     let mut events = follower.subscribe(0).expect("subscribes");
-    let mut seen: Vec<(u64, u64, Vec<u8>, Vec<u8>, usize)> = Vec::new();
+    let mut seen: Vec<Seen> = Vec::new();
     let (mut next, mut trims) = (0, 0);
     for _ in 0..rounds.unwrap_or(6_u64) {
         let mut child = Command::new(std::env::current_exe().expect("this test"))
