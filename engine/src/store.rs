@@ -331,6 +331,8 @@ impl Store {
 
     /// Gives up the oldest part of the log: see [`Trim`], which says how much. Blocks until that is done, for about a
     /// microsecond an event that goes; appends and reads go on meanwhile. One thread trims at a time; others wait for it.
+    /// Takes memory for 16 MiB of the log at a time, some 100 MiB where events are tiny, for 64 MiB of the state of their order, and
+    /// for what is kept of each stream and each held event.
     ///
     /// # Errors
     ///
