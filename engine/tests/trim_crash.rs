@@ -110,25 +110,27 @@ fn at_every_operation(fault: Fault, trimmed_before: bool) {
     let run = |op: Option<u64>| {
         let disk = source.power_loss(|| true);
         let store = open(&disk);
-        let begun = disk.ops();
         if let Some(op) = op {
-            disk.fail_at(begun + op, fault);
+            disk.fail_at(disk.ops() + op, fault);
         }
         let old = store.first();
         let trimmed = store.trim(&all());
-        (disk, store, begun, old, trimmed)
+        (disk, store, old, trimmed)
     };
-    let (disk, store, begun, old, trimmed) = run(None);
-    let ops = disk.ops() - begun;
+    let (_, store, old, trimmed) = run(None);
     let new = trimmed.expect("trims").first;
-    assert!(old < new && (old > 0) == trimmed_before && ops > 12, "{old} {new} {ops}");
+    assert!(old < new && (old > 0) == trimmed_before, "{old} {new}");
     store.close().expect("closes");
-    let (mut stayed, mut went, mut refused, mut again) = (0, 0, 0, 0);
-    for op in 1..=ops {
-        let what = format!("{fault:?} at {op} of {ops}");
-        let (disk, store, _, _, trimmed) = run(Some(op));
+    let (mut stayed, mut went, mut refused, mut again, mut ops) = (0, 0, 0, 0, 0);
+    // Beside the trim the next segment is made ready, so how many operations there are differs: up to the last.
+    for op in 1.. {
+        let (disk, store, _, trimmed) = run(Some(op));
         let happened = disk.happened();
-        let what = format!("{what}: {happened:?}");
+        if happened.is_empty() && trimmed.is_ok() {
+            ops = op;
+            break;
+        }
+        let what = format!("{fault:?} at {op}: {happened:?}");
         disk.heal();
         // Where a success was reported, or readers see it, it has come to stay.
         let shown = store.first();
@@ -179,7 +181,9 @@ fn at_every_operation(fault: Fault, trimmed_before: bool) {
     println!(
         "{fault:?}: {ops} operations, {stayed} as before, {went} trimmed; {again} done again, {refused} refused"
     );
-    assert!(stayed > 0 && went > 0);
+    assert!(stayed > 0 && ops > 12);
+    // What comes after the trim itself takes no room.
+    assert!(went > 0 || fault == Fault::Full);
     assert_eq!(refused > 0, fault == Fault::Error, "a directory that cannot be synced");
     assert_eq!(again > 3, fault != Fault::Stop);
 }
@@ -207,6 +211,11 @@ fn what_a_failed_sync_has_lost_is_written_again() {
     let (source, log) = source(true);
     let disk = source.power_loss(|| true);
     let store = open(&disk);
+    // The next segment is made ready by now, so all syncs are those of trims.
+    let mut ops = 0;
+    while std::mem::replace(&mut ops, disk.ops()) != ops {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let mut syncs = 0;
     loop {
         disk.fail_next(Op::Sync, syncs, Fault::Error);
