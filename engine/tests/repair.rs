@@ -899,7 +899,7 @@ fn a_lost_event_behind_the_trim_point_goes_on_from_what_was_trimmed() {
     let log = LogReader::open(&storage, None).expect("opens");
     let after = log.segments.partition_point(|segment| segment.base() <= lost);
     let at = lost - log.segments[after - 1].base();
-    let event = log.segments[after - 1].walk(lost, log.end).flatten().next().expect("an event");
+    let event = log.segments[after - 1].record(lost).ok().expect("an event");
     let len = event.len() as usize;
     overwrite(&storage, &nth(&storage, after), at as usize, &vec![0; len]);
     let report = repaired(&storage);
