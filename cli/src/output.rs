@@ -91,6 +91,24 @@ pub(crate) fn age(age: Duration) -> String {
     }
 }
 
+/// `90s`, `45m`, `36h`, `30d`.
+pub(crate) fn age_argument(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || String::from("an age is a number and s, m, h or d, such as 90s, 45m, 36h or 30d");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return Err(wrong()),
+    };
+    let number = &text[..text.len() - 1];
+    let is_number = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| is_number).ok_or_else(wrong)?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
 /// Events a second, rounded; 0 when no time has passed.
 pub(crate) fn per_second(events: u64, elapsed: Duration) -> u64 {
     let seconds = elapsed.as_secs_f64();

@@ -60,6 +60,42 @@ fn a_store_comes_back_from_its_backup_under_the_same_numbers() {
     }
 }
 
+/// A replica that starts with the state alone, and one that has the newest part of the history.
+#[test]
+fn a_replica_starts_from_the_frontier_and_goes_on_as_its_source() {
+    let (place, store) = store_of(&lines(500));
+    // Two segments more.
+    let line =
+        |n: usize| format!("{{\"stream\":\"long\",\"payload\":\"{}{n}\"}}\n", "x".repeat(20_000));
+    let long = place.path("long.ndjson");
+    fs::write(&long, (0..150).map(line).collect::<String>()).expect("writes");
+    run(on("import", &store, &[long.to_str().expect("text")])).exits(0);
+    let all = run(on("read", &store, &[])).exits(0).text().to_owned();
+    for (begin, back) in [(&["--frontier"][..], "all"), (&["--from", "600"], "some")] {
+        let (copy, back) = (place.path(&format!("copy-{back}")), place.path(back));
+        let args = [&[copy.to_str().expect("text"), "--json"], begin].concat();
+        let report = &run(on("backup", &store, &args)).exits(0).json()[0];
+        let first = report["first"].as_u64().expect("a number");
+        assert_eq!(report["delivered"], 650);
+        assert_eq!(first == 650, begin[0] == "--frontier", "{first}");
+        assert!((500..=600).contains(&first) || first == 650, "{first}");
+        let restored = run(on("restore", &copy, &[back.to_str().expect("text")])).exits(0);
+        let text = format!(", from event {first} on, 650 events delivered\n");
+        assert!(restored.text().contains(&text), "{}", restored.text());
+        let from = first.to_string();
+        let left = run(on("read", &back, &["--from", &from])).exits(0);
+        let newest = all.lines().skip(first as usize);
+        assert!(left.text().lines().eq(newest), "{}", left.text().lines().count());
+        run(on("append", &back, &["s0", "next"])).exits(0);
+        let next = run(on("read", &back, &["--from", &from, "--json"])).exits(0).json();
+        let next = next.last().expect("an event");
+        assert_eq!((&next["global"], &next["local"]), (&650.into(), &167.into()));
+    }
+    let target = place.path("no").to_str().expect("text").to_owned();
+    run(on("backup", &store, &[&target, "--frontier", "--from", "1"])).exits(2);
+    assert!(!place.path("no").exists());
+}
+
 #[test]
 fn a_store_that_another_program_writes_is_backed_up_beside_it() {
     use std::io::Write as _;

@@ -232,3 +232,23 @@ fn a_refused_append_creates_no_store() {
     run(on("append", &place.store(), &[&"s".repeat(256), "x"])).exits(2);
     assert!(!place.store().exists());
 }
+
+#[test]
+fn readers_of_a_trimmed_stream_begin_later() {
+    let lines = (0..4).map(|id| format!("{{\"stream\":\"s\",\"id\":\"{id}\"}}\n"));
+    let (_place, store) = store_of(&lines.collect::<String>());
+    let told = run(on("trim", &store, &["--stream", "s", "--before", "2"])).exits(0);
+    assert_eq!(told.text(), "readers of the stream begin at local sequence 2\n");
+    let ids = |args: &[&str]| {
+        let args = [&["--format", "ids"], args].concat();
+        run(on("read", &store, &args)).exits(0).text().split_whitespace().collect::<String>()
+    };
+    assert_eq!(ids(&["--stream", "s"]), "23");
+    assert_eq!(ids(&["--stream", "s", "--from", "3"]), "3");
+    assert_eq!(ids(&[]), "0123");
+    run(on("read", &store, &["--stream", "s", "--from", "1"])).exits(2).says("begin there");
+    run(on("graph", &store, &["s"])).exits(0);
+    run(on("trim", &store, &["--before", "2"])).exits(2);
+    run(on("trim", &store, &["--stream", "s"])).exits(2);
+    run(on("verify", &store, &[])).exits(0);
+}

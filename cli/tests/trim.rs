@@ -60,7 +60,9 @@ fn a_cursor_keeps_what_it_has_before_it_unless_told_otherwise() {
 #[test]
 fn a_trim_that_says_nothing_or_nonsense_is_refused() {
     let (_place, store) = store_of("{\"stream\":\"s\"}\n");
-    run(on("trim", &store, &[])).exits(2).says("--before N, --keep SIZE");
+    run(on("trim", &store, &[]))
+        .exits(2)
+        .says("--before N, --keep SIZE, --older-than AGE, or --all");
     for bad in [&["--keep", "much"][..], &["--before", "-1"], &["--before", "x"]] {
         run(on("trim", &store, bad)).exits(2);
     }
@@ -90,4 +92,20 @@ fn a_trimmed_store_verifies_and_says_why_of_what_was_trimmed() {
     let problem = &report["problems"][0];
     assert_eq!((&problem["file"], &problem["remedy"]), (&"trimmed.trm".into(), &"restore".into()));
     run(on("repair", &store, &[])).exits(2).says("put it back from a backup");
+}
+
+#[test]
+fn everything_goes_where_that_is_asked_for() {
+    let (_place, store) = store_of("{\"stream\":\"s\",\"id\":\"a\"}\n{\"stream\":\"s\"}\n");
+    let done = run(on("trim", &store, &["--all", "--json"])).exits(0).json().remove(0);
+    assert_eq!((&done["first"], &done["events"]), (&2.into(), &2.into()));
+    assert_eq!(run(on("read", &store, &[])).exits(0).text(), "");
+    run(on("append", &store, &["s", "more"])).exits(0);
+    assert_eq!(run(on("read", &store, &["--json"])).exits(0).json()[0]["global"], 2);
+    run(on("verify", &store, &[])).exits(0);
+    run(on("order", &store, &["--rebuild"])).exits(0);
+    run(on("trim", &store, &["--older-than", "30d"])).exits(0);
+    for bad in [&["--older-than", "30"][..], &["--all", "--keep", "1MB"], &["--stream", "s"]] {
+        run(on("trim", &store, bad)).exits(2);
+    }
 }

@@ -15,7 +15,7 @@
 
 use std::fmt;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,18 +30,24 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks::Layout;
 use crate::derived::order_log::{self, ORDER, TIPS};
-use crate::error::{Cause, LogOpenError, OpenError};
+use crate::error::{Cause, LogOpenError, OpenError, ReadError};
+use crate::observe::trace;
 use crate::open::{
-    READ_ONLY_ATTEMPTS, check_losses, directory, is_of, probe, restore as restore_state,
+    READ_ONLY_ATTEMPTS, check_losses, directory, is_of, probe, read_log, restore as restore_state,
 };
+use crate::options::Options;
 use crate::order::window::Frontier;
 use crate::pipeline::core::Core;
+use crate::pipeline::lookup::Lookup;
 use crate::sync::Arc;
+use crate::trimmed::Base;
 use crate::verify::{Problem, Remedy, beyond_walks};
 
+mod begin;
 mod manifest;
 mod place;
 
+use begin::{Begin, Cut, copy_base, wait_for_order};
 use manifest::{Entry, Manifest};
 use place::Place;
 
@@ -57,6 +63,7 @@ const PROBLEMS_MAX: usize = 100;
 #[derive(Debug, Clone, Default)]
 pub struct BackupOptions {
     hard_links: Option<bool>,
+    begin: Option<Begin>,
 }
 
 impl BackupOptions {
@@ -73,6 +80,28 @@ impl BackupOptions {
     #[must_use]
     pub fn hard_links(mut self, hard_links: bool) -> Self {
         self.hard_links = Some(hard_links);
+        self
+    }
+
+    /// Has a backup begin with the event at this global sequence, or with one before it: the copy is what the store would
+    /// be if it were trimmed there ([`Trim::before`](crate::Trim::before)), and the store stays as it is. Only
+    /// whole segments are left out, so [`BackupInfo::first`] says where it does begin. Default: where the store does.
+    ///
+    /// The copy has the state that the store had come to there: late children of events that are left out are delivered,
+    /// copies of them are duplicates, and numbers go on. That state is made by running the machine over what is left out, on
+    /// the calling thread, and compared with the order that there is. It is waited for until that is
+    /// there. Of no meaning for a restore.
+    #[must_use]
+    pub fn from(mut self, global: u64) -> Self {
+        self.begin = Some(Begin::Before(global));
+        self
+    }
+
+    /// Has a backup begin behind everything: it has no events, and the state that the store has come to. This is what a
+    /// replica needs that is to have nothing but what comes. As [`BackupOptions::from`] otherwise.
+    #[must_use]
+    pub fn from_frontier(mut self) -> Self {
+        self.begin = Some(Begin::Frontier);
         self
     }
 }
@@ -97,6 +126,8 @@ pub struct BackupInfo {
     pub position: u64,
     /// Position up to which the order is in the backup; the rest is ordered when the copy is opened.
     pub ordered: u64,
+    /// The first global sequence in the backup; those before were trimmed, or left out.
+    pub first: u64,
     /// Events that are delivered up to [`position`](BackupInfo::position); nothing if the order had not
     /// come there when the backup was made, or only another process knew.
     pub delivered: Option<u64>,
@@ -114,6 +145,7 @@ impl BackupInfo {
             store_id: manifest.store_id,
             position: manifest.position,
             ordered: manifest.ordered,
+            first: manifest.first,
             delivered: manifest.delivered,
             created: manifest.created,
             files: manifest.files.len() as u64,
@@ -199,6 +231,9 @@ pub enum BackupError {
         /// What is wrong with it.
         detail: String,
     },
+    /// What a copy leaves out cannot be read, or comes to another order than the one that there is; or the
+    /// store was closed meanwhile, or its engine has stopped.
+    Read(ReadError),
     /// It was interrupted by whoever watches its progress.
     Interrupted,
     /// A file could not be read, written or synced.
@@ -234,6 +269,9 @@ impl fmt::Display for BackupError {
             BackupError::Differs { path, detail } => {
                 write!(f, "{path} is not what the manifest says: {detail}; take another backup")
             }
+            BackupError::Read(error) => {
+                write!(f, "the state where the copy is to begin cannot be made: {error}")
+            }
             BackupError::Interrupted => f.write_str("interrupted"),
             BackupError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
                 write!(
@@ -250,6 +288,7 @@ impl std::error::Error for BackupError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             BackupError::Source(error) => Some(error),
+            BackupError::Read(error) => Some(error),
             BackupError::Io { source, .. } => Some(source),
             _ => None,
         }
@@ -298,13 +337,8 @@ pub fn backup_on(
     options: BackupOptions,
     progress: &dyn Fn(BackupProgress) -> ControlFlow<()>,
 ) -> Result<BackupReport, BackupError> {
-    let store_id = thalweg_wal::store_id(&*source);
-    let derived = store_id.and_then(|id| Derived::plan(&*source, id));
-    let checkpoint = Checkpoint::read(&*source)?;
-    // Without what is recorded as lost, the order is not that of the log, and would be left out.
-    check_losses(&*source, checkpoint.as_ref())?;
-    let hint = checkpoint.and_then(|checkpoint| checkpoint.tail_hint(&*source));
-    let log = LogReader::open(&*source, hint).map_err(OpenError::from)?;
+    let _span = trace::backing_up(&*source);
+    let OpenedToCopy { derived, log, base } = open_to_copy(&*source)?;
     // A reader finds its way among files that are missing or have each other's names; a copy by names would not.
     // Nor would a copy have a segment that the reader leaves out, since nothing in it can be read without its
     // header.
@@ -320,22 +354,60 @@ pub fn backup_on(
         let (file, detail) = (source.describe(&found.file), found.fault.to_string());
         return Err(OpenError::from(LogOpenError::Losses { file, detail }).into());
     }
-    let derived = derived.filter(|derived| derived.checkpoint.store_id == log.identity());
     let first_damage = beyond_walks(&log).next().cloned();
     let damaged = beyond_walks(&log).count() as u64;
+    if options.begin.is_some() {
+        // The machine is run over what is left out, and what it comes to compared with the order.
+        let store = Options::new().open_read_only_on(source)?;
+        let mut report = store.backup_on(target, options, progress)?;
+        report.damaged += damaged;
+        report.first_damage = first_damage.or(report.first_damage);
+        return Ok(report);
+    }
+    let identity = log.identity();
     let plan = Plan {
         store_id: log.store_id,
         losses: losses_of(&*source)?,
+        base,
+        cut: None,
         segments: log.segments,
         end: log.end,
-        derived,
+        derived: derived.filter(|derived| derived.checkpoint.store_id == identity),
         damaged,
         first_damage,
     };
     let end = log.end;
-    plan.run(source, target, options, progress, &|checkpoint| {
+    plan.run(source, target, options, progress, &|checkpoint, _| {
         checkpoint.filter(|found| found.ordered == end).map(|found| found.frontier.global)
     })
+}
+
+/// A store that nobody has open here.
+struct OpenedToCopy {
+    derived: Option<Derived>,
+    log: LogReader,
+    base: Option<Arc<Base>>,
+}
+
+/// Opens what a copy takes, all of it of one moment between two trims.
+fn open_to_copy(source: &dyn Storage) -> Result<OpenedToCopy, BackupError> {
+    let mut attempts = READ_ONLY_ATTEMPTS;
+    loop {
+        let store_id = thalweg_wal::store_id(source);
+        let derived = store_id.and_then(|id| Derived::plan(source, id));
+        let checkpoint = Checkpoint::read(source)?;
+        // Without what is recorded as lost, the order is not that of the log, and would be left out.
+        check_losses(source, checkpoint.as_ref())?;
+        let hint = checkpoint.and_then(|checkpoint| checkpoint.tail_hint(source));
+        let (log, base) = read_log(source, hint)?;
+        let begins = base.as_ref().map_or(0, |base| base.position());
+        attempts -= 1;
+        // If not, the store was trimmed since the checkpoint was read, and has another.
+        let reaches = |derived: &Derived| derived.checkpoint.ordered >= begins;
+        if attempts == 0 || derived.as_ref().is_none_or(reaches) {
+            return Ok(OpenedToCopy { derived, log, base });
+        }
+    }
 }
 
 /// Backs up an open store: see [`Store::backup_with`](crate::Store::backup_with).
@@ -355,14 +427,15 @@ pub(crate) fn backup_core(
     options: BackupOptions,
     progress: Watch<'_>,
 ) -> Result<BackupReport, BackupError> {
-    // The checkpoint first: what it counts is durable, so it is below the position that is taken next.
-    let derived = Derived::plan(&*core.storage, core.store_id);
-    let derived = derived.filter(|derived| derived.checkpoint.store_id == core.store_id);
+    let _span = trace::backing_up(&*core.storage);
+    let Moment { derived, end, lookup } = loop {
+        if let Some(moment) = Moment::of(core, options.begin.is_some(), progress)? {
+            break moment;
+        }
+    };
     check_losses(&*core.storage, derived.as_ref().map(|derived| &derived.checkpoint))?;
     let losses = losses_of(&*core.storage)?;
-    let end = core.durable.get();
-    // A segment is in the list before anything in it is durable.
-    let segments = core.segments.snapshot().to_vec();
+    let segments = lookup.segments.to_vec();
     if end > core.synced.get()
         && let Some(Err(source)) = segments.last().map(|segment| segment.sync())
     {
@@ -372,10 +445,43 @@ pub(crate) fn backup_core(
     }
     // Without what is mixed in for its losses.
     let store_id = thalweg_wal::store_id(&*core.storage).unwrap_or(core.store_id);
-    let plan = Plan { store_id, losses, segments, end, derived, damaged: 0, first_damage: None };
-    plan.run(Arc::clone(&core.storage), target, options, progress, &|checkpoint| {
-        delivered_up_to(core, end, checkpoint.map_or(0, |found| found.frontier.global))
+    let base = lookup.horizon.base().cloned();
+    let cut = match options.begin {
+        Some(begin) => Cut::choose(core, lookup, store_id, end, begin)?,
+        None => None,
+    };
+    let (damaged, first_damage) = (0, None);
+    let plan = Plan { store_id, losses, base, cut, segments, end, derived, damaged, first_damage };
+    plan.run(Arc::clone(&core.storage), target, options, progress, &|checkpoint, first| {
+        delivered_up_to(core, end, checkpoint.map_or(first, |found| found.frontier.global))
     })
+}
+
+/// What an open store has at one moment.
+struct Moment {
+    derived: Option<Derived>,
+    /// Where the log ends. It is durable up to here.
+    end: u64,
+    lookup: Lookup,
+}
+
+impl Moment {
+    /// With the order up to the end if it `is_ordered`; nothing if the store was trimmed meanwhile.
+    fn of(core: &Core, is_ordered: bool, progress: Watch<'_>) -> Result<Option<Self>, BackupError> {
+        // In this order. The checkpoint is beyond the base that there is; what it counts is durable, so it is below the
+        // end; and a segment is in the list before anything in it is durable.
+        let begins = core.horizon().position;
+        let derived = Derived::plan(&*core.storage, core.store_id);
+        let derived = derived.filter(|derived| derived.checkpoint.store_id == core.store_id);
+        let end = core.durable.get();
+        if is_ordered {
+            wait_for_order(core, end, progress)?;
+        }
+        let lookup = core.lookup();
+        // What a trim takes from the lists, it has given up before.
+        let is_as_before = lookup.horizon.position == begins;
+        Ok(is_as_before.then_some(Moment { derived, end, lookup }))
+    }
 }
 
 /// Events that are delivered up to `end`, of which at least `from`; nothing if the order is not there yet.
@@ -671,7 +777,7 @@ struct Piece {
 #[derive(Debug)]
 struct Derived {
     checkpoint: Checkpoint,
-    pieces: Vec<Piece>,
+    runs: Vec<Piece>,
 }
 
 impl Derived {
@@ -681,7 +787,6 @@ impl Derived {
             // The log alone is enough, whatever is wrong with it.
             let checkpoint = Checkpoint::read(storage).ok().flatten();
             let checkpoint = checkpoint.filter(|found| is_of(&found.store_id, &store_id))?;
-            let mut pieces = Vec::new();
             let run = |&number: &u64| {
                 let name = name::run(number);
                 // A merge takes the name away; the bytes stay as long as the file is open.
@@ -691,13 +796,7 @@ impl Derived {
             };
             let runs: Option<Vec<Piece>> = checkpoint.runs.iter().map(run).collect();
             let Some(runs) = runs else { continue };
-            pieces.extend(runs);
-            for (layout, count) in
-                [(ORDER, checkpoint.frontier.global), (TIPS, checkpoint.frontier.tips)]
-            {
-                pieces.extend(chunks(layout, count));
-            }
-            return Some(Derived { checkpoint, pieces });
+            return Some(Derived { checkpoint, runs });
         }
         None
     }
@@ -722,21 +821,24 @@ fn losses_of(storage: &dyn Storage) -> Result<Option<Piece>, BackupError> {
     }
 }
 
-/// The chunks with the first `count` items. One that is not full is written on, and what is behind these
+/// The chunks with the items `first..count`. One that is not full is written on, and what is behind these
 /// items in it is none of the backup's.
-fn chunks(layout: Layout, count: u64) -> impl Iterator<Item = Piece> {
-    (0..count.div_ceil(layout.chunk_items)).map(move |number| {
+fn chunks(layout: Layout, first: u64, count: u64) -> impl Iterator<Item = Piece> {
+    (first / layout.chunk_items..count.div_ceil(layout.chunk_items)).map(move |number| {
         let (taken, len) = (layout.published(number, count), layout.file_len());
         Piece { name: (layout.name)(number), taken, len, sealed: taken == len, file: None }
     })
 }
 
 /// A backup that is about to be made.
-#[derive(Debug)]
-struct Plan {
+struct Plan<'a> {
     store_id: [u8; 16],
     /// What repairs have recorded as lost, which belongs to the log.
     losses: Option<Piece>,
+    /// What the log begins with, if it was trimmed.
+    base: Option<Arc<Base>>,
+    /// What is left out of it.
+    cut: Option<Cut<'a>>,
     segments: Vec<Arc<Segment>>,
     /// The log is taken up to here. It is durable.
     end: u64,
@@ -745,30 +847,58 @@ struct Plan {
     first_damage: Option<Damage>,
 }
 
-impl Plan {
+impl Plan<'_> {
     /// Makes the backup. `delivered` tells how many events are delivered up to its end, of a store with
-    /// this checkpoint.
+    /// this checkpoint that begins with this event.
     fn run(
         mut self,
         source: Arc<dyn Storage>,
         target: Arc<dyn Storage>,
         options: BackupOptions,
         progress: Watch<'_>,
-        delivered: &dyn Fn(Option<&Checkpoint>) -> Option<u64>,
+        delivered: &dyn Fn(Option<&Checkpoint>, u64) -> Option<u64>,
     ) -> Result<BackupReport, BackupError> {
         let begun = Instant::now();
         begin(&*target)?;
-        let (end, hard_links) = (self.end, options.hard_links.unwrap_or(true));
-        self.segments.retain(|segment| segment.base() < end);
-        // A log that is damaged at its end may be shorter than a checkpoint says.
-        let derived = self.derived.take();
-        let derived = derived.filter(|derived| derived.checkpoint.log_end <= end);
+        let (mut end, hard_links) = (self.end, options.hard_links.unwrap_or(true));
+        let (base, cut) = (self.base.take(), self.cut.take());
+        let begins = match &cut {
+            Some(cut) => cut.position(),
+            None => base.as_ref().map_or(0, |base| base.position()),
+        };
+        self.segments.retain(|segment| (begins..end).contains(&segment.base()));
         let pieces: Vec<Piece> = self.segments.iter().map(|segment| self.piece(segment)).collect();
         let losses = self.losses.take();
-        let derived_pieces = derived.as_ref().map_or(&[][..], |derived| &derived.pieces);
-        let total = pieces.iter().chain(&losses).chain(derived_pieces).map(|piece| piece.len).sum();
+        let total = pieces.iter().chain(&losses).map(|piece| piece.len).sum();
         let mut work = Work::new(progress, total);
-        let mut files = Vec::new();
+        let (base, mut files) = match (cut, base) {
+            (Some(cut), _) => {
+                let begun = cut.make(&mut work, &target, hard_links)?;
+                end = begun.segment.map_or(end, |segment| segment.first());
+                (Some(begun.base), begun.files)
+            }
+            (None, Some(base)) => {
+                let files = copy_base(&mut work, &*source, &*target, &base, hard_links)?;
+                (Some(base), files)
+            }
+            (None, None) => (None, Vec::new()),
+        };
+        work.look_for_damage_in(base.as_deref());
+        // A log that is damaged at its end may be shorter than a checkpoint says.
+        let derived = self.derived.take().filter(|Derived { checkpoint, .. }| {
+            checkpoint.log_end <= end && checkpoint.ordered >= begins
+        });
+        // Before the log: a trim takes away the names of these files, too, and nobody has them open.
+        let checkpoint = match derived {
+            Some(derived) => {
+                let from = (&*source, base.as_ref());
+                let (found, more) =
+                    copy_derived(&mut work, from, &target, derived, end, hard_links)?;
+                files.extend(more);
+                found
+            }
+            None => None,
+        };
         for (segment, piece) in self.segments.iter().zip(&pieces) {
             files.push(work.copy(&*source, &*target, piece, hard_links)?);
             work.look_for_damage(segment, end)?;
@@ -776,20 +906,16 @@ impl Plan {
         if let Some(piece) = &losses {
             files.push(work.copy(&*source, &*target, piece, hard_links)?);
         }
-        let checkpoint = match derived {
-            Some(derived) => {
-                let (found, more) =
-                    copy_derived(&mut work, &*source, &target, derived, end, hard_links)?;
-                files.extend(more);
-                found
-            }
-            None => None,
-        };
+        let first = base.as_ref().map_or(0, |base| base.frontier().global);
         let manifest = Manifest {
             store_id: self.store_id,
             position: end,
-            ordered: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.ordered),
-            delivered: delivered(checkpoint.as_ref()),
+            ordered: checkpoint.as_ref().map_or(begins, |checkpoint| checkpoint.ordered),
+            first,
+            delivered: match self.segments.is_empty() {
+                true => Some(first),
+                false => delivered(checkpoint.as_ref(), first),
+            },
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
             files,
         };
@@ -807,7 +933,9 @@ impl Plan {
         let last = self.segments.last().is_some_and(|last| last.number() == segment.number());
         // What stands behind the end of a sealed segment is the rest of a write that was cut short.
         let taken = (self.end.min(segment.end()) - segment.base()).min(len);
-        Piece { name: name::segment(segment.number()), taken, len, sealed: !last, file: None }
+        // A trim takes the name away.
+        let file = Some(Arc::clone(segment.file().file()));
+        Piece { name: name::segment(segment.number()), taken, len, sealed: !last, file }
     }
 }
 
@@ -815,13 +943,18 @@ impl Plan {
 /// The order can be made again, so this is no reason to fail.
 fn copy_derived(
     work: &mut Work<'_>,
-    source: &dyn Storage,
+    (source, base): (&dyn Storage, Option<&Arc<Base>>),
     target: &Arc<dyn Storage>,
     derived: Derived,
     end: u64,
     hard_links: bool,
 ) -> Result<(Option<Checkpoint>, Vec<Entry>), BackupError> {
-    let Derived { checkpoint, pieces } = derived;
+    let Derived { checkpoint, runs } = derived;
+    let (first, count) = (first_of(base), checkpoint.frontier);
+    let order = chunks(ORDER, first.global, count.global);
+    let pieces: Vec<Piece> =
+        runs.into_iter().chain(order).chain(chunks(TIPS, first.tips, count.tips)).collect();
+    work.total += pieces.iter().map(|piece| piece.len).sum::<u64>();
     let mut files = Vec::new();
     let mut whole = true;
     for piece in &pieces {
@@ -845,7 +978,7 @@ fn copy_derived(
         checkpoint
             .write(&**target)
             .map_err(io_error(format!("writing {}", target.describe(name::checkpoint()))))?;
-        if is_whole(work, target, &checkpoint)? {
+        if is_whole(work, target, base, &checkpoint)? {
             let len =
                 read_file(&**target, name::checkpoint()).map_or(0, |bytes| bytes.len() as u64);
             work.total += len;
@@ -865,20 +998,28 @@ fn copy_derived(
 fn is_whole(
     work: &mut Work<'_>,
     storage: &Arc<dyn Storage>,
+    base: Option<&Arc<Base>>,
     checkpoint: &Checkpoint,
 ) -> Result<bool, BackupError> {
     let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let store_id = checkpoint.store_id;
-    let state = restore_state(storage, &scratch, Some(checkpoint.clone()), None, store_id, false)?; // TODO
+    let state = restore_state(storage, &scratch, Some(checkpoint.clone()), base, store_id, false)?;
     let Some(state) = state else { return Ok(false) };
     // Runs follow each other without a gap.
     let follow = state.runs.windows(2).all(|pair| pair[0].extent.to == pair[1].extent.from);
     let reach = state.runs.last().is_none_or(|run| run.extent.to <= checkpoint.ordered);
     let (order, tips) = (state.order.shared().reader(), state.tips.shared().reader());
     let Frontier { global, tips: tip_count } = checkpoint.frontier;
-    let entries = work.all_items(global, |at| order_log::entry(&order, at).is_ok())?;
-    let tips = work.all_items(tip_count, |at| order_log::is_tip(&tips, at))?;
+    let first = first_of(base);
+    let entries =
+        work.all_items(first.global..global, |at| order_log::entry(&order, at).is_ok())?;
+    let tips = work.all_items(first.tips..tip_count, |at| order_log::is_tip(&tips, at))?;
     Ok(follow && reach && entries && tips)
+}
+
+/// Where the order begins that is there.
+fn first_of(base: Option<&Arc<Base>>) -> Frontier {
+    base.map_or_else(Frontier::default, |base| base.frontier())
 }
 
 /// Whether a piece has nothing but zeros.
@@ -961,10 +1102,10 @@ impl<'a> Work<'a> {
     /// Whether each of so many items is as it should be.
     fn all_items(
         &mut self,
-        count: u64,
+        items: Range<u64>,
         is_right: impl Fn(u64) -> bool,
     ) -> Result<bool, BackupError> {
-        for at in 0..count {
+        for at in items {
             if at.is_multiple_of(PIECE_LEN as u64) {
                 self.step(0)?;
             }
@@ -1076,6 +1217,18 @@ impl<'a> Work<'a> {
         } else {
             (found.checksum != file.checksum).then(|| String::from("its checksum is wrong"))
         })
+    }
+
+    /// Verifies what is kept of what was trimmed, for the same reason.
+    fn look_for_damage_in(&mut self, base: Option<&Base>) {
+        let Some(base) = base else { return };
+        base.verify(&mut |wrong| {
+            self.damaged += 1;
+            let (position, fault) = (base.position(), Fault::Checksum);
+            let (file, offset) = (wrong.file, wrong.offset.unwrap_or(0));
+            let damage = Damage { segment: 0, file, offset, position, resumes: position, fault };
+            self.first_damage.get_or_insert(damage);
+        });
     }
 
     /// Verifies every record of a segment below `end`: a backup of damage would otherwise pass for a

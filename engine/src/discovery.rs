@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::error::ReadError;
+use crate::observe::Observer;
 use crate::pipeline::core::{Core, deadline_in};
 use crate::sync::{Arc, WaitError};
 use crate::timings::StageTimes;
@@ -246,12 +247,7 @@ impl Discovering {
     }
 
     /// The window up to `to` is about to be readable, with so many deliveries up to it.
-    pub(crate) fn commits(
-        &self,
-        to: u64,
-        delivered: u64,
-        stages: impl FnOnce() -> Option<StageTimes>,
-    ) {
+    pub(crate) fn commits(&self, to: u64, delivered: u64, observer: &Observer) {
         if self.end.get().is_some() {
             return;
         }
@@ -260,7 +256,8 @@ impl Discovering {
             let _ = self.first_delivery.set(elapsed);
         }
         if to >= self.to {
-            let _ = self.end.set(End { elapsed, delivered, stages: stages() });
+            let _ = self.end.set(End { elapsed, delivered, stages: observer.stage_times() });
+            observer.trace.discovered(delivered);
         }
     }
 
@@ -293,6 +290,8 @@ impl Discovering {
 
 #[cfg(test)]
 mod tests {
+    use thalweg_wal::storage::MemoryStorage;
+
     use super::*;
 
     #[test]
@@ -316,7 +315,7 @@ mod tests {
         assert_eq!(state.after.get(), state.before.get());
         // What comes later is not counted.
         state.ordered(600, || Tally { held: 9, ..Tally::default() });
-        state.commits(600, 9, || None);
+        state.commits(600, 9, &Observer::new(&MemoryStorage::new(), true, 0, false));
         assert_eq!(state.after.get(), state.before.get());
         assert!(state.first_delivery.get().is_none());
     }

@@ -294,7 +294,7 @@ impl fmt::Display for FlushError {
 
 impl std::error::Error for FlushError {}
 
-/// Why a stream is not known to be sealed, or its seal to be taken off.
+/// Why a stream is not known to be sealed, or its seal to be taken off, or the stream to be trimmed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SealError {

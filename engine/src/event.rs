@@ -327,7 +327,17 @@ impl MixedBatch {
         self.encoded.push_discard(stream.as_ref(), id.as_ref(), reason)
     }
 
-    /// Number of events, of seals put on or taken off, of marks, and of discards. Each has a placement.
+    /// Trims `stream` at this place of the batch: see [`Store::trim_stream`](crate::Store::trim_stream). The
+    /// placement is [`Placement::Trimmed`]. On an error the batch is as it was.
+    pub fn push_stream_trim(
+        &mut self,
+        stream: impl AsRef<[u8]>,
+        first: u64,
+    ) -> Result<(), LimitError> {
+        self.encoded.push_stream_trim(stream.as_ref(), first)
+    }
+
+    /// Number of events, of seals put on or taken off, of marks, of discards, and of trims. Each has a placement.
     pub fn len(&self) -> usize {
         self.encoded.count() as usize
     }
@@ -414,6 +424,13 @@ pub enum Placement {
     Marked {
         /// Where the cursor is now: where the mark took it, or beyond; nowhere if it was taken away.
         at: Option<u64>,
+    },
+    /// Readers of the stream begin at the local sequence `first` now. The answer to
+    /// [`MixedBatch::push_stream_trim`].
+    Trimmed {
+        /// What was asked for, or what is delivered if that is less, or what an earlier trim has come to if that
+        /// is more.
+        first: u64,
     },
     /// The event was held, and is discarded: it will never be delivered. The answer to
     /// [`MixedBatch::push_discard`].
@@ -668,7 +685,8 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// The tips of a chained event are looked up, so a damaged file can be met.
+    /// The tips of a chained event are looked up, so a damaged file can be met, or the event be trimmed by now
+    /// ([`ReadError::Trimmed`]).
     pub fn parents(&self) -> Result<Vec<Vec<u8>>, ReadError> {
         let record = self.record();
         if record.is_chained() {

@@ -31,6 +31,7 @@
 //! * *It is repaired, or replaced by a copy*: then the newest entry that was shown is not the one in the file, and the follower
 //!   stops with [`Cause::Replaced`] before it shows another.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::RangeBounds;
@@ -50,7 +51,7 @@ use crate::open::{READ_ONLY_ATTEMPTS, directory, io_error, open_read_only_on, ta
 use crate::options::Options;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::known::Table;
-use crate::order::partition::PartitionCounts;
+use crate::order::partition::{FirstChange, PartitionCounts};
 use crate::order::window::Frontier;
 use crate::pipeline::core::{Core, CoreParts, Gauge, deadline_in};
 use crate::pipeline::lookup::{Runs, Segments, segment_at};
@@ -97,6 +98,10 @@ const HEADS_STEP: usize = 1 << 16;
 /// as there: what had not been synced may be gone, and something else may come in its place.)
 ///
 /// Damage to a record of the log is an error in its place, and the rest can be read, as in a store.
+///
+/// Where the readers of a stream begin that was [trimmed](crate::Store::trim_stream), a follower knows from a checkpoint of the
+/// owner, the one that it was opened with or a newer one that it has come to look at: until then it shows events that the owner
+/// does not show any more.
 ///
 /// # Cost
 ///
@@ -173,14 +178,15 @@ impl Follower {
         &self.inner.core
     }
 
-    /// The first global sequence that was not trimmed, as far as the follower has seen. Never blocks.
-    pub fn first(&self) -> u64 {
-        self.core().horizon().first
-    }
-
     /// Number of events that can be read now: one past the global sequence of the newest. Never blocks.
     pub fn delivered(&self) -> u64 {
         self.core().delivered.get()
+    }
+
+    /// The first global sequence that was not trimmed, as far as the follower has seen; 0 if nothing was. Never blocks.
+    pub fn first(&self) -> u64 {
+        // A follower that is overtaken sees where the log begins a moment before it goes on there.
+        self.core().horizon().first.min(self.delivered())
     }
 
     /// Blocks until `count` events can be read, for at most `timeout`; tells whether it came to that. After an append with
@@ -527,7 +533,7 @@ impl Stage {
     fn open(storage: Arc<dyn Storage>) -> Result<Self, OpenError> {
         let begun = now();
         let mut attempts = READ_ONLY_ATTEMPTS;
-        let (log, known) = loop {
+        let (log, known, firsts) = loop {
             let checkpoint = Checkpoint::read(&*storage)?;
             let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
             let log = LogFollower::open(Arc::clone(&storage), hint)?;
@@ -539,19 +545,25 @@ impl Stage {
             let known = known.transpose()?.flatten();
             attempts -= 1;
             match known {
-                Some(known) => break (log, known),
+                Some(known) => break (log, known, own.map(|own| own.firsts.clone())),
                 // The owner has taken away what its checkpoint listed a moment ago.
                 None if attempts > 0 && Checkpoint::read(&*storage)? != checkpoint => {}
                 None => {
                     let known = Known::nothing(&storage, log.identity(), base);
-                    break (log, known);
+                    break (log, known, None);
                 }
             }
         };
-        Ok(Self::new(begun, storage, log, known))
+        Ok(Self::new(begun, storage, log, known, firsts.unwrap_or_default()))
     }
 
-    fn new(begun: Instant, storage: Arc<dyn Storage>, log: LogFollower, known: Known) -> Self {
+    fn new(
+        begun: Instant,
+        storage: Arc<dyn Storage>,
+        log: LogFollower,
+        known: Known,
+        firsts: BTreeMap<Vec<u8>, u64>,
+    ) -> Self {
         let Known { order, tips, runs, base } = known;
         let store_id = log.identity();
         let heads: Vec<Table> = (0..PARTITION_COUNT).map(|_| Table::default()).collect();
@@ -575,7 +587,8 @@ impl Stage {
             unsealed: false,
             ordered: log_end,
             delivered,
-            cursors: std::collections::BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            firsts,
             timings: false,
             queue_bytes: 0,
             wait_for_room: Duration::ZERO,
@@ -638,7 +651,7 @@ impl Stage {
         let begins = self.core.horizon().position;
         let count = self.order.count();
         // The newest that is shown is looked at again, if it stands in the same file.
-        let again = u64::from(!count.is_multiple_of(ORDER.chunk_items));
+        let again = u64::from(self.order.is_within_chunk());
         let Some(piece) = self.order.look(count - again, self.look_items)? else {
             return Ok(Found::Nothing);
         };
@@ -739,21 +752,21 @@ impl Stage {
             Err(OpenError::Log(error)) => return Err(Failure::Files(error)),
             Err(_) => return Ok(()),
         };
-        let Frontier { global, tips } = base.frontier();
-        if global > self.order.count() {
-            self.order.skip_to(global);
-            self.newest = None;
-            self.heads.iter_mut().for_each(|heads| heads.retain(|_| false));
-            self.head_count = 0;
-            let runs = base.runs.clone();
-            self.core.runs.change(|list| *list = runs);
-        }
-        if tips > self.tips.count() {
-            self.tips.skip_to(tips);
-        }
-        let position = base.position();
+        let (Frontier { global, tips }, position) = (base.frontier(), base.position());
+        let runs = base.runs.clone();
         // As the owner does: it is there before anything goes.
         self.core.bases.change(|bases| *bases = vec![base]);
+        if global > self.order.count() {
+            // Nobody looks behind the watermark, nor, by what the base says, before it.
+            self.core.delivered.publish(global);
+        }
+        if self.order.trim(global) {
+            self.newest = None;
+            self.core.runs.change(|list| *list = runs);
+            self.heads.iter_mut().for_each(|heads| heads.retain(|_| false));
+            self.head_count = 0;
+        }
+        self.tips.trim(tips);
         self.log.let_go(position);
         self.core.segments.change(|segments| {
             let last = segments.pop();
@@ -762,16 +775,19 @@ impl Stage {
         });
         self.core.order.retire(global);
         self.core.tips.retire(tips);
-        if global > self.core.delivered.get() {
-            self.core.delivered.publish(global);
-        }
         Ok(())
     }
 
     fn update_head(&mut self, global: u64, entry: &Entry) {
-        let Some(segment) = segment_at(self.log.segments(), entry.position) else { return };
+        let horizon = self.core.horizon();
         // Whoever finds a stream by its key compares the name, on a record that is verified. A damaged record has no stream.
-        let Ok(record) = segment.record_verified_before(entry.position) else { return };
+        let record = match horizon.base() {
+            // It was held when its segment was trimmed.
+            Some(base) if entry.position < base.position() => base.record(entry.position),
+            _ => segment_at(self.log.segments(), entry.position)
+                .and_then(|segment| segment.record_verified_before(entry.position).ok()),
+        };
+        let Some(record) = record else { return };
         let key = self.core.keys.stream(record.stream());
         let heads = &mut self.heads[partition_of(key)];
         let is_it = |value| (value == entry.previous).then_some(());
@@ -789,7 +805,8 @@ impl Stage {
         if self.head_count < self.head_count_max {
             return;
         }
-        if let Some((below, runs)) = self.newer_runs() {
+        if let Some((below, runs, firsts)) = self.newer_runs() {
+            self.core.set_firsts(&firsts);
             // What is forgotten stands in a run before.
             self.core.runs.change(|list| *list = runs);
             self.heads.iter_mut().for_each(|heads| heads.retain(|head| head >= below));
@@ -798,9 +815,10 @@ impl Stage {
         self.head_count_max = self.head_count + HEADS_STEP;
     }
 
-    /// The runs of the newest checkpoint, and the sequence below which they have all streams. Nothing if it counts more than is
+    /// The runs of the newest checkpoint, the sequence below which they have all streams, and where readers of trimmed
+    /// streams begin. Nothing if it counts more than is
     /// shown, or a file of it is not there: a later one will do.
-    fn newer_runs(&self) -> Option<(u64, Vec<Arc<Run>>)> {
+    fn newer_runs(&self) -> Option<(u64, Vec<Arc<Run>>, Vec<FirstChange>)> {
         let storage = &*self.core.storage;
         let checkpoint = Checkpoint::read(storage).ok()??;
         let below = checkpoint.frontier.global;
@@ -809,7 +827,9 @@ impl Stage {
             return None;
         }
         let runs = runs_of(storage, &checkpoint).ok()??;
-        Some((below, runs))
+        let firsts = checkpoint.firsts.into_iter();
+        let firsts = firsts.map(|(stream, first)| FirstChange { stream, first }).collect();
+        Some((below, runs, firsts))
     }
 }
 

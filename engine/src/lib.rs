@@ -153,7 +153,9 @@
 //!
 //! [`Store::backup`] copies a store while it runs, up to one durable position; [`backup()`] does so for
 //! a store that another process writes. [`verify_backup`] compares every byte of the copy with its
-//! manifest, and so does [`restore()`], which makes a store of it.
+//! manifest, and so does [`restore()`], which makes a store of it. A copy can begin later than its source,
+//! with the state that there is: [`BackupOptions::from`] and [`BackupOptions::from_frontier`] are how a replica starts
+//! without the history.
 //!
 //! # How to consume
 //!
@@ -232,6 +234,34 @@
 //! keeps the buffers of its batches for the next
 //! ones: with a pipeline of `n` batches up to `2 n + 2` of them, each as large as its batches were,
 //! and none larger than 1 MiB or the `n`-th part of [`AppenderOptions::pipeline_bytes`].
+
+//! # Numbers, spans and events
+//!
+//! [`Store::stats`] has everything that a store counts and times, and [`Follower::stats`] what can be known of it from another
+//! process. Two features hand it on; both are off by default, and add nothing then. Neither does anything for an event or
+//! a batch.
+//!
+//! **`metrics`**: the recorder that is installed (see the crate `metrics`) *when a store is opened for writing* gets these, all with
+//! the label `store`, which is its directory.
+//!
+//! | name | what |
+//! |---|---|
+//! | `thalweg_appended_batches_total`, `thalweg_appended_events_total`, `thalweg_appended_bytes_total` | what became durable, since the opening |
+//! | `thalweg_delivered_events_total`, `thalweg_duplicate_events_total`, `thalweg_conflicting_events_total`, `thalweg_rejected_events_total` | what became of events, since the store was made |
+//! | `thalweg_held_events`, `thalweg_streams`, `thalweg_memory_bytes` | gauges, at the newest window |
+//! | `thalweg_unordered_bytes` | gauge: durable and not committed, at the newest window |
+//! | `thalweg_queued_batches`, `thalweg_queued_bytes` | gauges, at the newest frame; with a label `ack`, `durable` or `ordered` |
+//! | `thalweg_write_seconds`, `thalweg_fdatasync_seconds`, `thalweg_frame_batches`, `thalweg_frame_bytes` | histograms, of each frame |
+//! | `thalweg_scan_seconds` | histogram, of each part of the log that is scanned at a time |
+//! | `thalweg_order_seconds`, `thalweg_commit_seconds` | histograms, of each window |
+//! | `thalweg_checkpoint_seconds` | histogram, of each checkpoint |
+//! | `thalweg_commit_retries_total` | writes of the order that failed and were made again |
+//! | `thalweg_poisoned` | gauge: 1 if the engine has stopped |
+//!
+//! **`tracing`**: everything has the target `thalweg`. Each open store has a span `store` with its directory, and in it the
+//! spans `discovery`, `checkpoint`, `merge` and `close`, and the events `recovered`, `rolled`, `discovered`, `checkpoint written` or
+//! `no checkpoint`, `merged` or `not merged`, `writing the order again`, `poisoned`, and `closed`. The spans `open`, `backup` and
+//! `repair` are those of the calling thread.
 
 // The examples of the README compile. A copy of this crate without its repository has no README.
 #[cfg(doctest)]

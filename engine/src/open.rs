@@ -1,13 +1,14 @@
 //! Opening a store: recover the log, restore the checkpoint, start the threads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg_wal::{
-    LogOptions, LogReader, LogWriter, OpenedLog, Segment, WriteLock, identity, name,
+    LogOptions, LogReader, LogWriter, OpenedLog, Segment, TailHint, Trimmed, WriteLock, identity,
+    name,
 };
 
 use crate::backup;
@@ -17,6 +18,7 @@ use crate::derived::order_log::{ORDER, TIPS};
 use crate::derived::run::{Extent, Run};
 use crate::error::{LogOpenError, OpenError};
 use crate::event::Ack;
+use crate::observe::trace;
 use crate::options::{OnDamage, Options};
 use crate::order::cursors::Cursors;
 use crate::order::keys::{Keys, PARTITION_COUNT};
@@ -54,6 +56,7 @@ pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
 
 /// Opens a store for writing on any storage.
 pub(crate) fn open_on(options: Options, storage: Arc<dyn Storage>) -> Result<Store, OpenError> {
+    let _span = trace::opening(&*storage, false);
     let begun = Instant::now();
     // Looking first keeps the lock file out of directories that are no stores.
     probe(&*storage, options.create)?;
@@ -99,16 +102,17 @@ pub(crate) fn open_read_only_on(
     options: Options,
     storage: Arc<dyn Storage>,
 ) -> Result<Store, OpenError> {
+    let _span = trace::opening(&*storage, true);
     let begun = Instant::now();
     let names = storage.list().map_err(io_error("listing the store's directory"))?;
     backup::check_finished(&*storage, &names)?;
-    let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let mut attempts = READ_ONLY_ATTEMPTS;
     let (log, state) = loop {
+        // An attempt that comes to nothing leaves files in it.
+        let scratch: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let checkpoint = Checkpoint::read(&*storage)?;
         let hint = checkpoint.as_ref().and_then(|checkpoint| checkpoint.tail_hint(&*storage));
-        let log = LogReader::open(&*storage, hint)?;
-        let base = Base::open(&*storage, &log.store_id)?;
+        let (log, base) = read_log(&*storage, hint)?;
         let identity = identity_to_read(&log, checkpoint.as_ref());
         let is_early = checkpoint.as_ref().is_some_and(|checkpoint| {
             // The store was trimmed since the checkpoint was read.
@@ -139,6 +143,26 @@ pub(crate) fn open_read_only_on(
     let opened =
         Opened { begun, storage, segments, log_id, store_id, state, log_end, recovery, corrupt };
     start(options, opened, None)
+}
+
+/// Opens the log that is there for reading, and what is kept of what was trimmed of it. They belong together, also if
+/// its owner trims it meanwhile.
+pub(crate) fn read_log(
+    storage: &dyn Storage,
+    hint: Option<TailHint>,
+) -> Result<(LogReader, Option<Arc<Base>>), OpenError> {
+    // No two trims are at the same point.
+    let point = || Trimmed::open(storage).ok().flatten().map(|trimmed| trimmed.point());
+    loop {
+        let before = point();
+        let opened = LogReader::open(storage, hint).map_err(OpenError::from).and_then(|log| {
+            let base = Base::open(storage, &log.store_id)?;
+            Ok((log, base))
+        });
+        if point() == before {
+            return opened;
+        }
+    }
 }
 
 pub(crate) fn directory(path: &Path, create: bool) -> Result<OsStorage, OpenError> {
@@ -371,6 +395,12 @@ struct Opened {
     corrupt: u64,
 }
 
+/// Where readers begin of the streams that were trimmed.
+pub(crate) fn firsts(partitions: &[Partition]) -> BTreeMap<Vec<u8>, u64> {
+    let firsts = partitions.iter().flat_map(Partition::firsts);
+    firsts.map(|(name, first)| (name.clone(), *first)).collect()
+}
+
 /// Keys of the sealed streams.
 fn sealed(partitions: &[Partition]) -> Vec<u64> {
     partitions.iter().flat_map(Partition::sealed_streams).collect()
@@ -405,19 +435,22 @@ fn start(
         ordered: state.ordered,
         delivered: state.frontier.global,
         cursors: state.cursors.at().clone(),
+        firsts: firsts(&state.partitions),
         timings: options.timings,
         queue_bytes: options.queue_bytes,
         wait_for_room: options.wait_for_room,
         spin: options.spin.unwrap_or(if cores.are_enough() { SPIN } else { Duration::ZERO }),
     }));
     core.counts.corrupt.set(corrupt);
+    let unordered = log_end.saturating_sub(core.ordered.get());
+    core.observer.trace.recovered(&recovery, log_end, unordered);
     let (log, lock) = writing.unzip();
     let mut threads = Threads { writer: None, others: Vec::new(), lock };
     let started = start_threads(&core, &options, cores, state, heads, log, &mut threads);
     let started = started.and_then(|entrances| {
         let calls = entrances.calls.clone();
         let orderer = OrdererHandle { calls, core: Arc::clone(&core) };
-        let trimmer = Arc::new(Trimmer::new(orderer, log_id));
+        let trimmer = Arc::new(Trimmer::new(orderer, log_id, options.clock.clone()));
         if let Some(retention) = options.retention.filter(|_| !core.read_only) {
             let stage = (Arc::clone(&trimmer), retention);
             let run = |(trimmer, retention): &mut (Arc<Trimmer>, Trim)| trimmer.keep_to(retention);

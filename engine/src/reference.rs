@@ -24,6 +24,10 @@
 //! delivered, and its id is free again, for an event that is then a new one. What waits for it goes on
 //! waiting. If the event is delivered, or not known, nothing happens.
 //!
+//! A *trim* of a stream says where its readers begin from there on: a local sequence, but never beyond the
+//! number of events that are delivered at that place of the log, and never below an earlier trim. It changes
+//! nothing in the order.
+//!
 //! Between the events stand the records that *seal* a stream and take the seal off. Nothing is
 //! delivered to a sealed stream, since what it holds waits for events that would have to arrive.
 //!
@@ -68,6 +72,8 @@ pub enum SerialRecord {
     Mark(SerialMark),
     /// A discard.
     Discard(SerialDiscard),
+    /// Has readers of the stream with this name begin at this local sequence.
+    StreamTrim(Vec<u8>, u64),
 }
 
 /// A discard, as the machine sees it.
@@ -132,6 +138,8 @@ pub enum Arrival {
     Unsealed,
     /// The mark counts: the cursor is here now, if it is there.
     Marked(Option<u64>),
+    /// Readers of the stream begin at this local sequence now.
+    Trimmed(u64),
     /// The event was held, and is discarded.
     Discarded,
     /// The event is not held, so it is not discarded.
@@ -187,6 +195,8 @@ struct Stream {
     sealed: bool,
     /// As in the machine.
     forgotten: u64,
+    /// Local sequence at which readers begin.
+    first: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -225,6 +235,10 @@ impl SerialMachine {
                 Arrival::Unsealed
             }
             SerialRecord::Discard(discard) => stream.discard(&discard.id),
+            SerialRecord::StreamTrim(_, first) => {
+                stream.first = stream.trimmed_to(first);
+                Arrival::Trimmed(stream.first)
+            }
             SerialRecord::Mark(_) => unreachable!("dealt with above"),
         };
         let refused = matches!(arrival, Arrival::Rejected(_) | Arrival::Conflict);
@@ -290,6 +304,9 @@ impl SerialMachine {
             SerialRecord::Seal(_) => return Arrival::Sealed(stream.delivered),
             SerialRecord::Unseal(_) => return Arrival::Unsealed,
             SerialRecord::Discard(discard) => return stream.discard_verdict(&discard.id),
+            SerialRecord::StreamTrim(_, first) => {
+                return Arrival::Trimmed(stream.trimmed_to(*first));
+            }
             SerialRecord::Mark(_) => unreachable!("dealt with above"),
         };
         let after_refused =
@@ -369,6 +386,12 @@ impl SerialMachine {
         known.place.is_none().then_some(known.position)
     }
 
+    /// Where readers of each stream begin, of those that were trimmed.
+    pub fn firsts(&self) -> BTreeMap<Vec<u8>, u64> {
+        let trimmed = self.streams.iter().filter(|(_, stream)| stream.first > 0);
+        trimmed.map(|(name, stream)| (name.clone(), stream.first)).collect()
+    }
+
     /// Ids of the held events of a stream, in the order of the log.
     pub fn held_ids(&self, stream: &[u8]) -> Vec<Vec<u8>> {
         let known = self.streams.get(stream).into_iter().flat_map(|stream| &stream.known);
@@ -397,6 +420,7 @@ impl SerialRecord {
             SerialRecord::Seal(stream) | SerialRecord::Unseal(stream) => stream,
             SerialRecord::Mark(mark) => &mark.cursor,
             SerialRecord::Discard(discard) => &discard.stream,
+            SerialRecord::StreamTrim(stream, _) => stream,
         }
     }
 }
@@ -452,6 +476,11 @@ impl Stream {
         } else {
             None
         }
+    }
+
+    /// Where readers begin after a trim to `first`.
+    fn trimmed_to(&self, first: u64) -> u64 {
+        self.first.max(first.min(self.delivered))
     }
 
     /// What becomes of a discard of `id`.

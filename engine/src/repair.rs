@@ -35,6 +35,7 @@ use crate::derived::order_log::{self, Entry, Lineage, NONE, ORDER, TIPS};
 use crate::derived::run::{KnownItem, Run, WatchItem};
 use crate::error::OpenError;
 use crate::event::{EventId, Rejection};
+use crate::observe::trace;
 use crate::open::{directory, io_error, is_of, probe, tag_of};
 use crate::order::keys::Keys;
 use crate::order::partition::KnownAs;
@@ -222,6 +223,7 @@ pub fn repair_on(
     storage: Arc<dyn Storage>,
     options: &RepairOptions,
 ) -> Result<RepairReport, OpenError> {
+    let _span = trace::repairing(&*storage);
     probe(&*storage, false)?;
     let _lock = WriteLock::acquire(&*storage)?;
     let checkpoint = Checkpoint::read(&*storage)?;
@@ -947,7 +949,7 @@ impl TryOrder<'_, '_> {
                 }
                 RecordKind::Seal | RecordKind::Unseal => self.outcome.seals += 1,
                 RecordKind::Discard => self.outcome.discards += 1,
-                RecordKind::Event | RecordKind::Mark => {}
+                RecordKind::Event | RecordKind::Mark | RecordKind::StreamTrim => {}
             }
         }
     }

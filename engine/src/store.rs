@@ -206,7 +206,7 @@ impl Store {
         let mut batch = EncodedBatch::new();
         batch.push_seal(name).map_err(Refusal::Limit)?;
         let key = self.core().keys.stream(name);
-        match self.set_seal(batch, Passage::Seal(key))? {
+        match self.submit_control(batch, Passage::Seal(key))? {
             Placement::Sealed { next } => Ok(next.checked_sub(1)),
             _ => Err(SealError::Undecided),
         }
@@ -221,14 +221,41 @@ impl Store {
     pub fn unseal(&self, name: impl AsRef<[u8]>) -> Result<(), SealError> {
         let mut batch = EncodedBatch::new();
         batch.push_unseal(name.as_ref()).map_err(Refusal::Limit)?;
-        match self.set_seal(batch, Passage::Unseal)? {
+        match self.submit_control(batch, Passage::Unseal)? {
             Placement::Unsealed => Ok(()),
             _ => Err(SealError::Undecided),
         }
     }
 
-    /// What the order made of a batch that puts one seal on or takes it off.
-    fn set_seal(&self, batch: EncodedBatch, passage: Passage) -> Result<Placement, SealError> {
+    /// Has readers of the stream `name` begin at the local sequence `first`, for ever, or at the next event that is
+    /// delivered to it if `first` is beyond that. Returns where they begin now: never before an earlier trim. The
+    /// trim is a record of the log, and takes effect at its place there. Blocks until it is durable and ordered.
+    ///
+    /// From then on, a read of the stream that begins below is [`ReadError::Trimmed`], a read without a beginning
+    /// begins there, and a subscription to the stream that has not come so far says so once and goes on there. All
+    /// sequences stay as they are. Nothing is deleted: readers of the whole store, and subscriptions to sets of
+    /// streams and to prefixes, which follow its order, go on seeing the events, as does [`Store::get`].
+    ///
+    /// A trimmed stream takes its name and some 100 bytes in memory and in each checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::seal`].
+    pub fn trim_stream(&self, name: impl AsRef<[u8]>, first: u64) -> Result<u64, SealError> {
+        let mut batch = EncodedBatch::new();
+        batch.push_stream_trim(name.as_ref(), first).map_err(Refusal::Limit)?;
+        match self.submit_control(batch, Passage::Append)? {
+            Placement::Trimmed { first } => Ok(first),
+            _ => Err(SealError::Undecided),
+        }
+    }
+
+    /// What the order made of a batch that puts one seal on or takes it off, or trims a stream.
+    fn submit_control(
+        &self,
+        batch: EncodedBatch,
+        passage: Passage,
+    ) -> Result<Placement, SealError> {
         let (_, ordered) = &self.inner.unrelated;
         let receipt = ordered.submit_control(batch, passage)?.wait()?;
         Ok(receipt.placements.into_iter().next().unwrap_or(Placement::Undecided))
@@ -338,12 +365,22 @@ impl Store {
 
     /// Gives up the oldest part of the log: see [`Trim`], which says how much. Blocks until that is done, for about a
     /// microsecond an event that goes; appends and reads go on meanwhile. One thread trims at a time; others wait for it.
+    /// Takes memory for 16 MiB of the log at a time, some 100 MiB where events are tiny, for 64 MiB of the state of their order, and
+    /// for what is kept of each stream and each held event.
     ///
     /// # Errors
     ///
     /// The store is open for reading only or was closed meanwhile; or what is to go cannot be read, or what is kept of
     /// it cannot be written. Nothing is trimmed then, unless the error is that of the last step ([`TrimError`]).
     pub fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
+        if trim.wants_roll() && !self.core().read_only {
+            self.core().roll_wanted.set(1);
+            // The writer does it on its way to answer this.
+            let (durable, _) = &self.inner.unrelated;
+            if durable.flush().is_ok() {
+                let _ = self.core().committed.wait_for(self.core().durable.get());
+            }
+        }
         self.inner.trimmer.trim(trim)
     }
 
@@ -393,7 +430,8 @@ impl Store {
     }
 
     /// As [`Store::subscribe`], for events of these streams only, in global order. Looks at every event of the
-    /// store: it costs reading all of them, and who waits wakes with every window that is delivered.
+    /// store: it costs reading all of them. Who waits sleeps while others are delivered, but for a moment every 65,536 events, or
+    /// when very many streams are delivered to at once.
     ///
     /// # Errors
     ///
@@ -603,6 +641,9 @@ impl Store {
     /// target is on the same file system, and copied otherwise; the last segment is always copied, and no
     /// store writes to a linked file. Everything is synced when it returns.
     ///
+    /// A trimmed store has a trimmed copy, with the same state before it; the store can be trimmed meanwhile. With
+    /// [`BackupOptions::from`] the copy begins later than the store.
+    ///
     /// The copy can be opened for reading, and is checked by [`verify_backup`](crate::verify_backup());
     /// [`restore`](crate::restore()) makes another copy of it, after comparing every byte. When it is
     /// opened for writing it becomes a store, and is no backup any more. It has the identity of this
@@ -727,8 +768,10 @@ impl Inner {
         // Out of the lock first: a callback that closes must not wait for one who waits for it.
         let threads = self.threads.lock().take();
         if let Some(threads) = threads {
+            let _span = self.core.observer.trace.closing();
             self.shut_down(threads);
             self.shut.publish(1);
+            self.core.observer.trace.closed(self.core.cause());
         }
         if !is_callback_thread() {
             let _ = self.shut.wait_for(1);

@@ -11,7 +11,7 @@ use std::fmt;
 // Not of the facade: nothing waits for these, and nothing is decided by them, so there is nothing for a simulation to
 // come between.
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::sync::now;
 
@@ -22,11 +22,6 @@ const SUB_COUNT: u64 = 1 << SUB_BITS;
 const BUCKET_COUNT: usize = ((64 - SUB_BITS as usize) + 1) << SUB_BITS;
 
 const _: () = assert!(BUCKET_COUNT <= u16::MAX as usize);
-
-/// Nanoseconds since `start`.
-fn nanos_since(start: Instant) -> u64 {
-    now().saturating_duration_since(start).as_nanos() as u64
-}
 
 /// A histogram that is being filled.
 pub(crate) struct Recorder {
@@ -51,9 +46,9 @@ impl Recorder {
         self.max.fetch_max(value, Ordering::Relaxed);
     }
 
-    /// Adds the time since `start`, in nanoseconds.
-    pub(crate) fn add_since(&self, start: Instant) {
-        self.add(nanos_since(start));
+    /// Adds a time, in nanoseconds.
+    pub(crate) fn add_time(&self, time: Duration) {
+        self.add(time.as_nanos() as u64);
     }
 
     /// The sum so far of values in nanoseconds.
@@ -199,7 +194,8 @@ pub(crate) fn timed<T>(total: Option<&Total>, work: impl FnOnce() -> T) -> T {
     let Some(Total(total)) = total else { return work() };
     let start = now();
     let done = work();
-    total.fetch_add(nanos_since(start), Ordering::Relaxed);
+    let took = now().saturating_duration_since(start);
+    total.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     done
 }
 

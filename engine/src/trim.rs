@@ -18,6 +18,7 @@ use std::time::Duration;
 use thalweg_wal::storage::{Storage, remove_if_there};
 use thalweg_wal::{Segment, name, retire};
 
+use crate::clock::Clock;
 use crate::derived::chunks::Layout;
 use crate::derived::order_log::{ORDER, TIPS};
 use crate::error::{OpenError, ReadError};
@@ -51,6 +52,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Trim {
     before: Option<u64>,
     keep_bytes: Option<u64>,
+    older_than: Option<Duration>,
+    everything: bool,
     remember: Option<u64>,
     past_cursors: bool,
     dry_run: bool,
@@ -77,6 +80,22 @@ impl Trim {
         self
     }
 
+    /// What is older than this, by the time of day at which it was appended ([`Options::clock`](crate::Options::clock)). A segment is as old as
+    /// the first batch of the next one.
+    #[must_use]
+    pub fn older_than(mut self, age: Duration) -> Self {
+        self.older_than = Some(age);
+        self
+    }
+
+    /// Everything that is there now: the log goes on in a new segment first, if there is room for one. Of no more use
+    /// as a retention than a limit of no bytes.
+    #[must_use]
+    pub fn everything(mut self) -> Self {
+        self.everything = true;
+        self
+    }
+
     /// Of the events that are trimmed, remembers the newest so many, and forgets the ids of the others. Default: none is
     /// ever forgotten.
     ///
@@ -92,6 +111,31 @@ impl Trim {
     pub fn remember(mut self, events: u64) -> Self {
         self.remember = Some(events);
         self
+    }
+
+    /// Whether the log has to go on in a new segment first.
+    pub(crate) fn wants_roll(&self) -> bool {
+        self.everything && !self.dry_run
+    }
+
+    /// Whether the log may begin with `segment`, by bytes, age, or because everything is to go: `durable` is where it ends,
+    /// `now` the time in milliseconds.
+    fn may_begin_with(&self, segment: &Segment, durable: u64, now: u64) -> bool {
+        let by_bytes = || self.keep_bytes.is_some_and(|keep| segment.base() + keep <= durable);
+        let by_age = || {
+            let age = self.older_than.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            // All that is before it is older than what it begins with.
+            let begun = age.and_then(|_| segment.frame_times().at(segment.first()));
+            age.zip(begun).is_some_and(|(age, begun)| begun.saturating_add(age) <= now)
+        };
+        self.everything || by_bytes() || by_age()
+    }
+
+    /// How long it takes at most until something more may have to go, beside by a new segment.
+    fn look_every(&self) -> Option<Duration> {
+        const LOOKS: u32 = 16;
+        let (least, most) = (Duration::from_millis(100), Duration::from_secs(60));
+        self.older_than.map(|age| (age / LOOKS).clamp(least, most))
     }
 
     /// The longest that a segment may be, for this to give up anything in time.
@@ -157,8 +201,8 @@ pub enum TrimError {
     Interrupted,
     /// What is to go cannot be read, or its order is not what readers have seen. Nothing was trimmed.
     Read(ReadError),
-    /// What is kept cannot be written. Nothing was trimmed; or, at the last step, it may have been: the next opening
-    /// tells.
+    /// What is kept cannot be written, and nothing was trimmed; or it was, and what is gone cannot be removed: the next
+    /// trim or opening does.
     Io {
         /// What was done.
         context: String,
@@ -167,12 +211,19 @@ pub enum TrimError {
     },
     /// What was written cannot be opened. The next opening of the store will say so, too.
     Open(OpenError),
+    /// The directory could not be synced, so the log begins at the old place or at the new one: the next opening tells.
+    /// Readers see what they saw, and nothing more is trimmed before that.
+    Unknown(Arc<io::Error>),
 }
 
 impl TrimError {
     pub(crate) fn io(context: &str) -> impl FnOnce(io::Error) -> TrimError {
         let context = context.to_owned();
         move |source| TrimError::Io { context, source }
+    }
+
+    pub(crate) fn unknown(source: io::Error) -> TrimError {
+        TrimError::Unknown(Arc::new(source))
     }
 }
 
@@ -184,6 +235,11 @@ impl fmt::Display for TrimError {
             TrimError::Read(error) => write!(f, "nothing was trimmed: {error}"),
             TrimError::Io { context, source } => write!(f, "{context}: {source}"),
             TrimError::Open(error) => error.fmt(f),
+            TrimError::Unknown(source) => write!(
+                f,
+                "where the log begins could not be made durable: {source}; close the store and open it again, which \
+                 tells, to trim it"
+            ),
         }
     }
 }
@@ -194,6 +250,7 @@ impl std::error::Error for TrimError {
             TrimError::Io { source, .. } => Some(source),
             TrimError::Read(error) => Some(error),
             TrimError::Open(error) => Some(error),
+            TrimError::Unknown(source) => Some(&**source),
             TrimError::ReadOnly | TrimError::Interrupted => None,
         }
     }
@@ -228,14 +285,24 @@ pub(crate) struct Trimmer {
     pub(crate) orderer: OrdererHandle,
     /// Identity of the log.
     log_id: [u8; 16],
+    clock: Clock,
     /// Held while the store is trimmed.
-    trimming: Mutex<()>,
+    trimming: Mutex<Left>,
+}
+
+/// What a trim has left that did not go well.
+#[derive(Debug, Default)]
+struct Left {
+    /// Why nobody knows where the log begins on the disk.
+    unknown: Option<Arc<io::Error>>,
+    /// Files that were trimmed and could not be removed.
+    files: bool,
 }
 
 impl Trimmer {
-    pub(crate) fn new(orderer: OrdererHandle, log_id: [u8; 16]) -> Self {
+    pub(crate) fn new(orderer: OrdererHandle, log_id: [u8; 16], clock: Clock) -> Self {
         let core = Arc::clone(&orderer.core);
-        Trimmer { core, orderer, log_id, trimming: Mutex::new(()) }
+        Trimmer { core, orderer, log_id, clock, trimming: Mutex::default() }
     }
 
     pub(crate) fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
@@ -243,18 +310,28 @@ impl Trimmer {
         if core.read_only {
             return Err(TrimError::ReadOnly);
         }
-        let _trimming = self.trimming.lock();
+        let mut left = self.trimming.lock();
+        if let Some(cause) = core.cause() {
+            return Err(TrimError::Read(ReadError::Poisoned(cause.clone())));
+        }
         if core.is_stopping() {
             return Err(TrimError::Interrupted);
         }
+        if let Some(source) = &left.unknown {
+            return Err(TrimError::Unknown(Arc::clone(source)));
+        }
+        if left.files {
+            self.remove(&mut left)?;
+        }
         let mut report = TrimReport { first: core.horizon().first, ..TrimReport::default() };
-        if !is_over_a_limit(core, trim) {
+        let now = self.clock.millis();
+        if !is_over_a_limit(core, trim, now) {
             return Ok(report);
         }
         if !self.checkpoint()? {
             report.kept_by = Some(KeptBy::Checkpoint);
         }
-        let Some(Candidate { segment, first }) = choose(core, trim, &mut report)? else {
+        let Some(Candidate { segment, first }) = choose(core, trim, now, &mut report)? else {
             return Ok(report);
         };
         report.events = first - report.first;
@@ -267,14 +344,29 @@ impl Trimmer {
         if trim.dry_run {
             return Ok(report);
         }
-        let base = advance(core, self.log_id, &segment, &|_| true)?;
+        let base = advance(core, self.log_id, &segment, &|_| true).inspect_err(|error| {
+            if let TrimError::Unknown(source) = error {
+                left.unknown = Some(Arc::clone(source));
+            }
+        })?;
         debug_assert_eq!(base.frontier().global, first);
         show(core, &base);
         if let Some(events) = trim.remember {
             core.forget_below.set(first.saturating_sub(events));
         }
-        remove(core, &base).map_err(TrimError::io("removing what was trimmed"))?;
+        self.orderer.call(Call::LetGo);
+        self.remove(&mut left)?;
         Ok(report)
+    }
+
+    /// Removes what is not needed any more.
+    fn remove(&self, left: &mut Left) -> Result<(), TrimError> {
+        left.files = true;
+        let bases = self.core.bases.snapshot();
+        let base = bases.last().expect("something was trimmed");
+        remove(&self.core, base).map_err(TrimError::io("removing what was trimmed"))?;
+        left.files = false;
+        Ok(())
     }
 
     /// Waits until nobody trims. Called when the pipeline ends: then nobody begins to.
@@ -291,17 +383,20 @@ impl Trimmer {
         }
         let (promise, mut done) = completion();
         self.orderer.call(Call::Checkpoint(promise));
-        let written = done.wait().map_err(|_| TrimError::Interrupted)?;
+        let written = done.wait().map_err(|_| match core.cause() {
+            Some(cause) => TrimError::Read(ReadError::Poisoned(cause.clone())),
+            None => TrimError::Interrupted,
+        })?;
         Ok(written.is_ok())
     }
 
     /// Trims again and again, until the store closes: the thread of a store that has a retention.
     pub(crate) fn keep_to(&self, retention: &Trim) {
         let core = &self.core;
-        let mut seen = 0;
+        // Of the list, which would keep what is trimmed mapped, nothing is kept.
+        let newest = || core.segments.snapshot().last().map_or(0, |segment| segment.number());
         while !core.is_stopping() {
-            let segments = core.segments.snapshot();
-            seen = segments.last().map_or(seen, |segment| segment.number());
+            let seen = newest();
             let is_kept = match self.trim(retention) {
                 Ok(report) => {
                     let is_kept = report.kept_by.is_some();
@@ -311,25 +406,28 @@ impl Trimmer {
                 Err(TrimError::Interrupted) => continue,
                 Err(error) => {
                     *core.trimming.lock() = (None, Some(error.to_string()));
+                    if core.cause().is_some() || matches!(error, TrimError::Unknown(_)) {
+                        // It is the same however often it is tried.
+                        return;
+                    }
                     true
                 }
             };
-            let newest = || core.segments.snapshot().last().map_or(0, |segment| segment.number());
             let is_due = || core.is_stopping() || newest() != seen;
-            if is_kept {
-                core.trim_work.wait_deadline(is_due, deadline_in(RETRY_AFTER));
-            } else {
-                core.trim_work.wait_until(is_due);
+            let pause = if is_kept { Some(RETRY_AFTER) } else { retention.look_every() };
+            match pause {
+                Some(pause) => drop(core.trim_work.wait_deadline(is_due, deadline_in(pause))),
+                None => core.trim_work.wait_until(is_due),
             }
         }
     }
 }
 
 /// Whether there is anything to do, without a closer look.
-fn is_over_a_limit(core: &Core, trim: &Trim) -> bool {
+fn is_over_a_limit(core: &Core, trim: &Trim, now: u64) -> bool {
     let segments = core.segments.snapshot();
     let Some(second) = segments.get(1) else { return false };
-    let by_bytes = trim.keep_bytes.is_some_and(|keep| second.base() + keep <= core.durable.get());
+    let by_bytes = trim.may_begin_with(second, core.durable.get(), now);
     let by_sequence = trim.before.is_some_and(|before| before > core.horizon().first);
     by_bytes || by_sequence
 }
@@ -338,6 +436,7 @@ fn is_over_a_limit(core: &Core, trim: &Trim) -> bool {
 fn choose(
     core: &Core,
     trim: &Trim,
+    now: u64,
     report: &mut TrimReport,
 ) -> Result<Option<Candidate>, TrimError> {
     let lookup = core.lookup();
@@ -347,7 +446,7 @@ fn choose(
     let mut chosen = None;
     let mut first = lookup.horizon.first;
     for segment in lookup.segments.iter().skip(1) {
-        let by_bytes = trim.keep_bytes.is_some_and(|keep| segment.base() + keep <= durable);
+        let by_bytes = trim.may_begin_with(segment, durable, now);
         if !by_bytes && trim.before.is_none_or(|before| first >= before) {
             break;
         }
@@ -376,7 +475,12 @@ fn slowest_cursor(core: &Core) -> Option<(Vec<u8>, u64)> {
 /// The first delivery, from `from` on, that was set off at or behind `position`. An event that sets something off is
 /// the first that it delivers, and all that it delivers with it stood before it; so this is the first delivery of an
 /// event that stands at or behind `position`.
-fn first_set_off(lookup: &Lookup, position: u64, from: u64, delivered: u64) -> Result<u64, Fault> {
+pub(crate) fn first_set_off(
+    lookup: &Lookup,
+    position: u64,
+    from: u64,
+    delivered: u64,
+) -> Result<u64, Fault> {
     for global in from..delivered {
         if lookup.entry(global)?.position >= position {
             return Ok(global);

@@ -171,7 +171,7 @@ impl VerifyReport {
         match arrival {
             Arrival::Delivered | Arrival::Held(_) => {}
             Arrival::Sealed(_) | Arrival::Unsealed | Arrival::Marked(_) => {}
-            Arrival::NotHeld { .. } => {}
+            Arrival::NotHeld { .. } | Arrival::Trimmed(_) => {}
             Arrival::Discarded => self.discarded += 1,
             Arrival::Rejected(_) if kind == RecordKind::Mark => {}
             Arrival::Duplicate => self.duplicates += 1,
@@ -441,6 +441,10 @@ pub(crate) fn serial_record(record: &Record<'_>, store_id: &[u8; 16]) -> SerialR
         RecordKind::Seal => return SerialRecord::Seal(stream),
         RecordKind::Unseal | RecordKind::Refused => return SerialRecord::Unseal(stream),
         RecordKind::Mark => return serial_mark(record),
+        RecordKind::StreamTrim => {
+            let first = record.stream_trim().expect("its kind says so");
+            return SerialRecord::StreamTrim(stream, first);
+        }
         RecordKind::Discard => {
             let id = record.given_id().to_vec();
             let reason = record.discard_reason().expect("its kind says so");
@@ -662,6 +666,12 @@ impl Derived {
             self.problem(report, format!("it counts {counted} delivered events, not {delivered}"));
         }
         self.compare_cursors(machine, report);
+        if self.checkpoint.firsts != machine.firsts() {
+            let (found, should) = (self.checkpoint.firsts.len(), machine.firsts().len());
+            let detail =
+                format!("of {found} trimmed streams it has not the same as the log, of {should}");
+            self.problem(report, detail);
+        }
         let mut compare = || -> Result<(), Fault> {
             self.compare_known(machine, report)?;
             self.compare_held(machine, report)?;

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
 use std::time::Duration;
 
 use thalweg::storage::{Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile};
@@ -428,4 +429,44 @@ fn a_group_allocates_no_more_than_its_events_do() {
     println!("{per_append:.3} allocations for an event in the whole process, {counts:?}");
     assert!(per_append < 0.25, "{per_append} allocations for an event: {counts:?}");
     assert!(counts.iter().all(|(_, count)| *count < 10 * BATCHES as u64), "{counts:?}");
+}
+
+/// What is asked for costs nothing before it is there.
+#[test]
+fn a_long_range_allocates_no_more_than_a_short_one() {
+    const FAR: u64 = 1 << 63;
+    let _alone = alone();
+    let store = Options::new().open_on(Arc::new(MemoryStorage::new())).expect("opens");
+    let appender = store.appender_with("s", AppenderOptions::new().ack(Ack::Ordered)).unwrap();
+    for _ in 0..10 {
+        appender.append("event").expect("accepted").wait().expect("appended");
+    }
+    let name = thread::current().name().unwrap_or_default().to_owned();
+    let mine = |what: &dyn Fn()| {
+        let (counts, _) = allocations(what);
+        counts.iter().find(|(thread, _)| *thread == name).expect("it has said who it is").1
+    };
+    let read_to = |to: u64| {
+        mine(&|| {
+            assert_eq!(store.read(..to).unwrap().count(), 10);
+            let stream = store.stream("s").unwrap().unwrap();
+            assert_eq!(stream.read(..to).unwrap().count(), 10);
+        })
+    };
+    assert_eq!(read_to(10), read_to(FAR));
+    let wait_at = |from: u64| {
+        mine(&|| {
+            assert_eq!(store.read(from..).unwrap().count(), 0);
+            for mut waiting in [
+                store.subscribe(from).unwrap(),
+                store.subscribe_stream("s", from).unwrap(),
+                store.subscribe_stream_at("s", from).unwrap(),
+                store.subscribe_prefix("s", from).unwrap(),
+            ] {
+                assert!(waiting.next_timeout(Duration::from_millis(1)).unwrap().is_none());
+            }
+        })
+    };
+    assert_eq!(wait_at(10), wait_at(FAR));
+    store.close().expect("closes");
 }

@@ -103,6 +103,26 @@ fn no_clock_that_can_be_set_is_read() {
     assert!(files > 50, "only {files} files were found");
 }
 
+/// The stages tell what they do, and do not know who listens.
+#[test]
+fn one_file_knows_the_features() {
+    fn files_with(directory: &Path, word: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).expect("lists");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        let of = |path: std::path::PathBuf| {
+            if path.is_dir() {
+                return files_with(&path, word);
+            }
+            let source = std::fs::read_to_string(&path).expect("reads");
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            source.contains(word).then_some(name).into_iter().collect()
+        };
+        paths.flat_map(of).collect()
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    assert_eq!(files_with(&source, "feature = "), ["observe.rs"]);
+}
+
 #[test]
 fn every_source_file_that_is_named_exists() {
     let words = PAGE.split(|letter: char| letter.is_whitespace() || "`(),;]".contains(letter));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use thalweg::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg::{
     AppenderOptions, BackupError, BackupOptions, BackupProgress, BackupReport, Durability,
-    MixedBatch, OpenError, Options, ReadError, Store, backup, backup_on, restore, restore_on,
+    MixedBatch, OpenError, Options, ReadError, Store, Trim, backup, backup_on, restore, restore_on,
     verify_backup, verify_backup_on,
 };
 
@@ -93,6 +93,15 @@ fn closed_store(dir: &Path, seed: u64) -> PathBuf {
     store.wait_committed(store.durable_end()).expect("ordered");
     store.checkpoint().expect("a checkpoint");
     append(&store, &mut rng, 4, 200);
+    store.close().expect("closes");
+    path
+}
+
+/// The same, of which the oldest segments are trimmed.
+fn trimmed_store(dir: &Path, seed: u64) -> PathBuf {
+    let path = closed_store(dir, seed);
+    let store = options().open(&path).expect("opens");
+    assert!(store.trim(&Trim::new().keep_bytes(1 << 20)).expect("trims").first > 0);
     store.close().expect("closes");
     path
 }
@@ -307,6 +316,34 @@ fn no_store_writes_to_a_file_of_another() {
     }
 }
 
+/// Stores that share facts and runs of what was trimmed, and are trimmed further.
+#[test]
+fn no_trim_writes_to_a_file_of_another_store() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = trimmed_store(dir.path(), 24);
+    let mut stores = vec![source.clone()];
+    for (number, begin) in begins().into_iter().enumerate() {
+        let [copy, second] =
+            ["copy", "second"].map(|name| dir.path().join(format!("{name}-{number}")));
+        assert!(backup(&source, &copy, begin, GO_ON).expect("a backup").linked_files > 0);
+        let linked = BackupOptions::new().hard_links(true);
+        assert!(restore(&copy, &second, linked, GO_ON).expect("restored").linked_files > 0);
+        stores.extend([copy, second]);
+    }
+    for round in 0..2 * stores.len() {
+        stores.rotate_left(1);
+        let before: Vec<_> = stores[1..].iter().map(|store| bytes_of(store)).collect();
+        let store = options().open(&stores[0]).expect("opens");
+        append(&store, &mut Rng(round as u64), 30, 2000);
+        store.wait_committed(store.durable_end()).expect("ordered");
+        let first = store.first();
+        assert!(store.trim(&Trim::new().keep_bytes(1 << 19)).expect("trims").first > first);
+        store.close().expect("closes");
+        let after: Vec<_> = stores[1..].iter().map(|store| bytes_of(store)).collect();
+        assert!(before == after, "round {round}: a byte of another store has changed");
+    }
+}
+
 /// The source was closed, so it goes on in its last segment; the copy begins one of its own, with another
 /// salt, though it ends at the same place. An id that the engine makes names a position: see FORMAT.md.
 #[test]
@@ -350,11 +387,25 @@ fn a_store_does_not_go_on_in_a_file_that_has_another_name() {
 #[test]
 fn every_damaged_file_is_found_by_a_check_and_by_a_restore() {
     let dir = tempfile::tempdir().expect("a directory");
-    let path = closed_store(dir.path(), 12);
-    let target = dir.path().join("backup");
+    every_damaged_file_is_found(dir.path(), &closed_store(dir.path(), 12));
+}
+
+#[test]
+fn every_damaged_file_of_a_trimmed_store_is_found_by_a_check_and_by_a_restore() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = trimmed_store(dir.path(), 12);
+    every_damaged_file_is_found(dir.path(), &path);
+    let files = listed(&dir.path().join("backup"));
+    for kind in [".trm", ".fct", "facts-0000000000000001.run"] {
+        assert!(files.iter().any(|name| name.ends_with(kind)), "no {kind} in {files:?}");
+    }
+}
+
+fn every_damaged_file_is_found(dir: &Path, path: &Path) {
+    let target = dir.join("backup");
     let hard_links = BackupOptions::new().hard_links(false);
-    backup(&path, &target, hard_links, GO_ON).expect("a backup");
-    let restored = dir.path().join("restored");
+    backup(path, &target, hard_links, GO_ON).expect("a backup");
+    let restored = dir.join("restored");
     let mut files = listed(&target);
     assert!(files.len() > 5, "{files:?}");
     let found = |file: &str, what: &str| {
@@ -398,11 +449,11 @@ fn every_damaged_file_is_found_by_a_check_and_by_a_restore() {
         fs::write(&manifest, bytes).expect("writes");
         let (check, restored) = (
             verify_backup(&target, GO_ON),
-            restore(&target, dir.path().join("no"), BackupOptions::new(), GO_ON),
+            restore(&target, dir.join("no"), BackupOptions::new(), GO_ON),
         );
         assert!(matches!(check, Err(BackupError::Manifest { .. })), "{check:?}");
         assert!(matches!(restored, Err(BackupError::Manifest { .. })), "{restored:?}");
-        assert!(!dir.path().join("no").exists());
+        assert!(!dir.join("no").exists());
     }
 }
 
@@ -523,7 +574,7 @@ fn a_copy_that_was_cut_short_is_recognised_and_cleared_away() {
     let attempt = || backup(&path, &target, BackupOptions::new(), GO_ON);
     let left = std::cell::Cell::new(false);
     let busy = |_| {
-        if !left.replace(true) {
+        if partial.join("segment-0000000000000001.wal").exists() && !left.replace(true) {
             let second = attempt();
             assert!(matches!(second, Err(BackupError::Busy { .. })), "{second:?}");
             // What a kill leaves, as of now.
@@ -551,22 +602,41 @@ fn a_copy_that_was_cut_short_is_recognised_and_cleared_away() {
     assert!(verify_backup(&target, GO_ON).expect("a backup").problems.is_empty());
 }
 
-/// Interrupted at every step of it.
 #[test]
 fn an_interrupted_copy_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = closed_store(dir.path(), 18);
-    let good = dir.path().join("good");
+    an_interrupted_copy_leaves_nothing_of(dir.path(), &path, &BackupOptions::new());
+}
+
+#[test]
+fn an_interrupted_copy_of_a_trimmed_store_leaves_nothing() {
+    for begin in begins() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = trimmed_store(dir.path(), 18);
+        an_interrupted_copy_leaves_nothing_of(dir.path(), &path, &begin);
+    }
+}
+
+/// Where the copy of a trimmed store can begin.
+fn begins() -> [BackupOptions; 3] {
+    let new = BackupOptions::new;
+    [new(), new().from(u64::MAX), new().from_frontier()]
+}
+
+/// Interrupted at every step of it.
+fn an_interrupted_copy_leaves_nothing_of(dir: &Path, path: &Path, begin: &BackupOptions) {
+    let good = dir.join("good");
     let steps = AtomicU64::new(0);
     let count = |_| {
         steps.fetch_add(1, Ordering::SeqCst);
         ControlFlow::Continue(())
     };
-    backup(&path, &good, BackupOptions::new(), &count).expect("a backup");
+    backup(path, &good, begin.clone(), &count).expect("a backup");
     let steps = steps.into_inner();
     assert!(steps > 5, "{steps}");
-    let before = bytes_of(&path);
-    let target = dir.path().join("target");
+    let before = bytes_of(path);
+    let target = dir.join("target");
     for last in 0..steps {
         for number in 0..3 {
             let left = AtomicU64::new(last);
@@ -574,10 +644,10 @@ fn an_interrupted_copy_leaves_nothing() {
                 0 => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
             };
-            let options = BackupOptions::new().hard_links(number == 1);
+            let options = begin.clone().hard_links(number == 1);
             let result = match number {
                 2 => restore(&good, &target, options, &stop),
-                _ => backup(&path, &target, options, &stop),
+                _ => backup(path, &target, options, &stop),
             };
             match result {
                 Err(BackupError::Interrupted) => {}
@@ -585,21 +655,25 @@ fn an_interrupted_copy_leaves_nothing() {
                 Ok(_) if number == 2 => fs::remove_dir_all(&target).expect("removes"),
                 other => panic!("{other:?}"),
             }
-            let names: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+            let names: Vec<_> = fs::read_dir(dir).unwrap().collect();
             assert_eq!(names.len(), 2, "the store and the good backup: {names:?}");
         }
     }
-    assert!(bytes_of(&path) == before);
+    assert!(bytes_of(path) == before);
     let check = verify_backup(&good, &|_| ControlFlow::Break(())).expect("a backup");
     assert!(check.interrupted);
 }
 
 /// A source in memory, some segments long.
 fn memory_source(seed: u64) -> (MemoryStorage, Expected) {
+    memory_source_of(seed, 12)
+}
+
+fn memory_source_of(seed: u64, batches: u64) -> (MemoryStorage, Expected) {
     let storage = MemoryStorage::new();
     let store = options().open_on(shared(&storage)).expect("opens");
     let mut rng = Rng(seed);
-    append(&store, &mut rng, 12, 4000);
+    append(&store, &mut rng, batches, 4000);
     store.wait_committed(store.durable_end()).expect("ordered");
     store.checkpoint().expect("a checkpoint");
     append(&store, &mut rng, 2, 100);
@@ -659,7 +733,8 @@ fn copy_on_a_disk_that_fails(
 fn check_order(store: &Store, log: &Expected) {
     store.wait_committed(store.durable_end()).expect("ordered");
     let positions = store.read(..).expect("reads").map(|event| event.expect("reads").position());
-    assert!(positions.eq(log.order.iter().map(|delivery| delivery.position)), "another order");
+    let left = log.order.iter().skip(store.first() as usize);
+    assert!(positions.eq(left.map(|delivery| delivery.position)), "another order");
 }
 
 #[test]
@@ -668,6 +743,25 @@ fn a_backup_is_whole_or_seen_not_to_be_whenever_its_disk_fails() {
     copy_on_a_disk_that_fails(&log, &|target| {
         backup_on(shared(&source), target, BackupOptions::new(), GO_ON)
     });
+}
+
+#[test]
+fn a_copy_of_a_trimmed_store_is_whole_or_seen_not_to_be_whenever_its_disk_fails() {
+    let (source, log) = memory_source_of(23, 24);
+    let store = options().open_on(shared(&source)).expect("opens");
+    assert!(store.trim(&Trim::new().keep_bytes(1 << 20)).expect("trims").first > 0);
+    let first = store.first();
+    store.close().expect("closes");
+    let firsts = begins().map(|begin| {
+        let target = MemoryStorage::new();
+        backup_on(shared(&source), shared(&target), begin, GO_ON).expect("a backup").backup.first
+    });
+    assert!(first == firsts[0] && firsts.is_sorted_by(|before, after| before < after));
+    for begin in begins() {
+        copy_on_a_disk_that_fails(&log, &|target| {
+            backup_on(shared(&source), target, begin.clone(), GO_ON)
+        });
+    }
 }
 
 #[test]

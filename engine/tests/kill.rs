@@ -313,6 +313,7 @@ fn check_placement(position: u64, placement: &str, expected: &Expected) {
         | Arrival::Unsealed
         | Arrival::Marked(_)
         | Arrival::Discarded
+        | Arrival::Trimmed(_)
         | Arrival::NotHeld { .. } => {
             panic!("the children seal and mark nothing")
         }

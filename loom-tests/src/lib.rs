@@ -15,6 +15,8 @@ pub mod pipeline {
     pub mod callbacks;
     pub mod gate;
     pub mod group_commit;
+    #[allow(clippy::new_without_default, reason = "private in the engine")]
+    pub mod interests;
     pub mod permits;
     pub mod room;
 }

@@ -199,17 +199,25 @@ impl EncodedBatch {
         })
     }
 
+    /// Adds a record that trims `stream`: from there on, its readers begin at the local sequence `first`. On an
+    /// error the batch is as it was.
+    pub fn push_stream_trim(&mut self, stream: &[u8], first: u64) -> Result<(), LimitError> {
+        self.push_control_with(RecordKind::StreamTrim, stream, &first.to_le_bytes())
+    }
+
     fn push_control(&mut self, kind: RecordKind, stream: &[u8]) -> Result<(), LimitError> {
+        self.push_control_with(kind, stream, &[])
+    }
+
+    fn push_control_with(
+        &mut self,
+        kind: RecordKind,
+        stream: &[u8],
+        payload: &[u8],
+    ) -> Result<(), LimitError> {
         check_stream(stream)?;
-        let fields = RecordFields {
-            kind,
-            stream,
-            id: &[],
-            if_local: None,
-            parents: &[],
-            flags: 0,
-            payload: &[],
-        };
+        let fields =
+            RecordFields { kind, stream, id: &[], if_local: None, parents: &[], flags: 0, payload };
         self.push_record(&fields)
     }
 
@@ -259,7 +267,10 @@ impl EncodedBatch {
                 }
                 // A cursor may have the name of a stream; nobody appends what stands in for something. What a
                 // sealed stream holds can be given up.
-                RecordKind::Mark | RecordKind::Refused | RecordKind::Discard => None,
+                RecordKind::Mark
+                | RecordKind::Refused
+                | RecordKind::Discard
+                | RecordKind::StreamTrim => None,
             }
         })
     }
@@ -271,7 +282,7 @@ impl EncodedBatch {
             && RecordLayout::stream(last) == stream
     }
 
-    /// Number of records: events, seals put on or taken off, marks, and discards.
+    /// Number of records: events, seals put on or taken off, marks, discards, and trims of streams.
     pub fn count(&self) -> u32 {
         self.count
     }

@@ -45,6 +45,7 @@ const RECORD_KIND_MARK: u8 = 4;
 /// Only in place of what is lost, as is [`FLAG_LOST`].
 const RECORD_KIND_REFUSED: u8 = 5;
 const RECORD_KIND_DISCARD: u8 = 6;
+const RECORD_KIND_STREAM_TRIM: u8 = 7;
 
 /// Flag: the event has no listed parents; it is chained on the stream's tips.
 pub(crate) const FLAG_CHAINED: u8 = 1 << 0;
@@ -425,6 +426,7 @@ pub(crate) fn encode_record(fields: &RecordFields<'_>, out: &mut Vec<u8>) {
         RecordKind::Mark => RECORD_KIND_MARK,
         RecordKind::Refused => RECORD_KIND_REFUSED,
         RecordKind::Discard => RECORD_KIND_DISCARD,
+        RecordKind::StreamTrim => RECORD_KIND_STREAM_TRIM,
     };
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&[RECORD_MAGIC, kind, fields.flags, 0]);
@@ -467,14 +469,15 @@ fn is_known(bytes: &[u8]) -> bool {
         let both = FLAG_CHAINED | FLAG_IF_TIPS;
         return flags & !FLAGS_KNOWN == 0 && flags & both != both && lists_parents(bytes);
     }
-    // A control record has no flags and no lineage; only a discard has an id, and only marks and
-    // discards a payload.
+    // A control record has no flags and no lineage; only a discard has an id, and only marks, discards
+    // and trims a payload.
     let rest = u32_at(bytes, 12) | u32_at(bytes, 16) | u32::from(flags);
     let has_id = bytes[21] != 0;
     rest == 0
         && match kind {
             RECORD_KIND_SEAL | RECORD_KIND_UNSEAL => !has_id && u32_at(bytes, 8) == 0,
             RECORD_KIND_MARK => !has_id && RecordLayout::mark(bytes).is_some(),
+            RECORD_KIND_STREAM_TRIM => !has_id && RecordLayout::stream_trim(bytes).is_some(),
             RECORD_KIND_DISCARD => has_id && RecordLayout::discard_reason(bytes).is_some(),
             _ => false,
         }
@@ -668,6 +671,7 @@ impl RecordLayout {
             RECORD_KIND_MARK => RecordKind::Mark,
             RECORD_KIND_REFUSED => RecordKind::Refused,
             RECORD_KIND_DISCARD => RecordKind::Discard,
+            RECORD_KIND_STREAM_TRIM => RecordKind::StreamTrim,
             _ => RecordKind::Event,
         }
     }
@@ -743,6 +747,12 @@ impl RecordLayout {
             DISCARD_EXPIRED => Some(DiscardReason::Expired),
             _ => None,
         }
+    }
+
+    /// The first local sequence to keep. Nothing if this is not the payload of a stream's trim.
+    #[inline]
+    pub(crate) fn stream_trim(bytes: &[u8]) -> Option<u64> {
+        Some(u64::from_le_bytes(Self::payload(bytes).try_into().ok()?))
     }
 
     #[inline]

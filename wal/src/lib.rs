@@ -39,7 +39,7 @@ pub use follow::LogFollower;
 pub use frame::FrameBuf;
 pub use log::{
     Appended, LogOptions, LogReader, LogWriter, OpenedLog, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, Spare,
-    SpareRequest, WriteLock,
+    SpareRequest, WriteLock, begin_behind,
 };
 pub use loss::{LOSSES_HEADER_LEN, LossBuilder, Losses, Stretch, Substitute, identity};
 pub use record::{DiscardReason, Mark, MarkChange, Parents, Record, RecordKind};

@@ -437,6 +437,26 @@ impl LogWriter {
         Ok(Appended { position, end: self.end, rolled })
     }
 
+    /// Goes on in a new segment, if there is a frame in this one; returns it. What is appended is durable then.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LogWriter::append`].
+    pub fn roll_now(&mut self) -> Result<Option<Arc<Segment>>, AppendError> {
+        if self.failed {
+            return Err(AppendError::Poisoned);
+        }
+        if self.end == self.active.segment.first() {
+            return Ok(None);
+        }
+        self.roll(0).map(Some)
+    }
+
+    /// Whether a spare was asked for and has to be waited for before [`LogWriter::roll_now`].
+    pub fn awaits_any_spare(&self) -> bool {
+        self.spare_requested
+    }
+
     /// Makes all appended frames durable and readable; returns the position below which all is.
     ///
     /// # Errors
@@ -590,6 +610,21 @@ fn activate(
     spare.file.publish(SEGMENT_HEADER_LEN);
     let segment = Segment::new(header, Arc::clone(spare.file.shared()), None);
     Ok(Active { segment, file: spare.file })
+}
+
+/// Makes the segment that follows `last`, which ends at `end`, in a directory that has nothing of that log: a copy
+/// that begins there. Durable on return.
+///
+/// # Errors
+///
+/// As creating, writing and syncing a file.
+pub fn begin_behind(storage: &dyn Storage, last: &Segment, end: u64) -> io::Result<Arc<Segment>> {
+    let (number, len) = (last.number() + 1, SEGMENT_LEN_MIN);
+    let request = SpareRequest { number, len, preparation: Preparation::Reserve };
+    let spare = request.prepare(storage, &|| true)?;
+    let header = last.header();
+    let forgotten = header.forgotten;
+    Ok(activate(storage, spare, header.store_id, Some(header), end, forgotten)?.segment)
 }
 
 /// Length of the next segment of a log of which `log_len` bytes are kept: a quarter of the log, within

@@ -252,8 +252,8 @@ impl LossBuilder {
                 RecordKind::Seal => Substitute::Seal,
                 RecordKind::Unseal => Substitute::Unseal,
                 RecordKind::Discard => Substitute::Discard { id: record.given_id().to_vec() },
-                RecordKind::Mark => {
-                    unreachable!("a mark stands in for nothing: see `is_substitute`")
+                RecordKind::Mark | RecordKind::StreamTrim => {
+                    unreachable!("it stands in for nothing: see `is_substitute`")
                 }
             };
             let place = (record.position() + record.len(), record.stream().to_vec(), substitute);

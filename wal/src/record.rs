@@ -21,6 +21,8 @@ pub enum RecordKind {
     /// The event with this stream and id, if it is held, will never be delivered; see
     /// [`Record::discard_reason`].
     Discard,
+    /// From here on, readers of the stream begin at a later event; see [`Record::stream_trim`].
+    StreamTrim,
     /// Stands in for something lost that was refused, so that an event that is tied to it is refused, too.
     /// Has a stream and no other field; never in a segment.
     Refused,
@@ -194,6 +196,12 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn discard_reason(&self) -> Option<DiscardReason> {
         (self.kind() == RecordKind::Discard).then(|| RecordLayout::discard_reason(self.bytes))?
+    }
+
+    /// Local sequence of the first event of the stream that is to be kept, if the record trims a stream.
+    #[inline]
+    pub fn stream_trim(&self) -> Option<u64> {
+        (self.kind() == RecordKind::StreamTrim).then(|| RecordLayout::stream_trim(self.bytes))?
     }
 
     /// The payload. Its meaning is the user's; the log never looks inside.

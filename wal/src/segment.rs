@@ -62,7 +62,8 @@ impl Segment {
         Arc::new(Segment { header, file, losses })
     }
 
-    pub(crate) fn file(&self) -> &Arc<MappedFile> {
+    /// The file, which stays as it is when its name goes.
+    pub fn file(&self) -> &Arc<MappedFile> {
         &self.file
     }
 

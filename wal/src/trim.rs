@@ -57,6 +57,18 @@ impl TrimPoint {
         point.is_possible().then_some(point)
     }
 
+    /// The trim after which the log begins behind all of `segment`, its last, which ends at `end`: with a segment that
+    /// [`begin_behind`](crate::begin_behind) makes.
+    pub fn behind(segment: &Segment, end: u64) -> Option<TrimPoint> {
+        let point = TrimPoint {
+            segment: segment.number() + 1,
+            position: segment.limit(),
+            previous_end: end,
+            previous_salt: segment.header().salt,
+        };
+        point.is_possible().then_some(point)
+    }
+
     /// Where the log in `storage` begins; nothing if it was never trimmed.
     ///
     /// # Errors
@@ -229,6 +241,11 @@ impl Trimmed {
         self.header.store_id
     }
 
+    /// The file, which stays as it is when another takes its name.
+    pub fn file(&self) -> &Arc<MappedFile> {
+        &self.file
+    }
+
     /// What the engine has written, as it is mapped: it begins at an address that is a multiple of 8, and is
     /// not verified.
     pub fn body(&self) -> &[u8] {
@@ -260,6 +277,7 @@ pub struct TrimWriter<'a> {
     unwritten: Vec<u8>,
     /// Offset in the file at which that goes.
     offset: u64,
+    is_synced: bool,
     is_renamed: bool,
 }
 
@@ -299,7 +317,8 @@ impl<'a> TrimWriter<'a> {
         let file = storage.create(name::trimmed_new(), len)?;
         let header = TrimHeader { store_id, point, body_len, body_crc: 0 };
         let (unwritten, offset) = (Vec::new(), TRIM_HEADER_LEN);
-        Ok(TrimWriter { storage, file, header, unwritten, offset, is_renamed: false })
+        let (is_synced, is_renamed) = (false, false);
+        Ok(TrimWriter { storage, file, header, unwritten, offset, is_synced, is_renamed })
     }
 
     /// Adds `bytes` to the body.
@@ -332,15 +351,13 @@ impl<'a> TrimWriter<'a> {
         Ok(())
     }
 
-    /// Trims: on return the log begins at the point, for good. The segments before it can be
-    /// [retired](retire).
+    /// Writes what is left, and makes it durable. The log begins where it began, and another trim can be tried.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput), if the body is shorter than was said, or as writing and syncing. The log
-    /// may begin at the old place or at the new one, until it is opened again: nothing is to be
-    /// retired, and no other trim tried, before that.
-    pub fn finish(mut self) -> io::Result<()> {
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput), if the body is shorter than was said, or as writing and syncing. Then this is
+    /// of no more use.
+    pub fn sync(&mut self) -> io::Result<()> {
         self.write_out()?;
         if self.offset != TRIM_HEADER_LEN + self.header.body_len {
             let text = "the body is shorter than was said";
@@ -348,6 +365,22 @@ impl<'a> TrimWriter<'a> {
         }
         write_all_at(&*self.file, &self.header.encode(), 0)?;
         self.file.sync()?;
+        self.is_synced = true;
+        Ok(())
+    }
+
+    /// Trims: on return the log begins at the point, for good. The segments before it can be
+    /// [retired](retire). Does what [`TrimWriter::sync`] does, if that was not called.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TrimWriter::sync`]; or as renaming, and syncing the directory. Then the log
+    /// may begin at the old place or at the new one, until it is opened again: nothing is to be
+    /// retired, and no other trim tried, before that.
+    pub fn finish(mut self) -> io::Result<()> {
+        if !self.is_synced {
+            self.sync()?;
+        }
         self.storage.rename(name::trimmed_new(), name::trimmed())?;
         self.is_renamed = true;
         self.storage.sync_dir()

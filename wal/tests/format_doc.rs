@@ -239,8 +239,10 @@ fn kinds_flags_and_the_place_stand_where_the_tables_say() {
             [&header[..], b"streamid", &[number, 0, 0, 0, 0, 0, 0, 0][..4], &[0; 4]].concat()
         );
     }
-    let kinds =
-        "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal; 4: a mark; 6: a discard |";
+    let bytes = written(&[Event::stream_trim("stream", 0x0102)]);
+    let header = [&[0xE7, 7, 0, 0, 8][..], &[0; 11], &[6, 0, 0, 0]].concat();
+    assert_eq!(bytes[4..], [&header[..], b"stream", &[2, 1], &[0; 8]].concat());
+    let kinds = "| 5 | 1 | kind | 1: an event; 2: a seal; 3: the end of a seal; 4: a mark; 6: a discard; 7: a stream's trim |";
     assert!(REFERENCE.contains(kinds));
 }
 

@@ -38,12 +38,14 @@ fn event() -> impl Strategy<Value = Event> {
         Just(RecordKind::Seal),
         Just(RecordKind::Unseal),
         Just(RecordKind::Mark),
-        Just(RecordKind::Discard)
+        Just(RecordKind::Discard),
+        Just(RecordKind::StreamTrim)
     ];
     let control = (kind, "[a-z]{1,9}").prop_map(|(kind, stream)| match kind {
         RecordKind::Event => Event::new(&stream, stream.as_str(), "short"),
         RecordKind::Mark => Event::mark(&stream, stream.len() as u64),
         RecordKind::Discard => Event::discard(&stream, &stream, DiscardReason::Expired),
+        RecordKind::StreamTrim => Event::stream_trim(&stream, stream.len() as u64),
         kind => Event::control(kind, &stream),
     });
     prop_oneof![1 => control, 4 => long_event()]

@@ -48,6 +48,7 @@ fn shapes() -> Vec<Event> {
         Event::control(RecordKind::Seal, "stream"),
         Event::control(RecordKind::Unseal, "another stream"),
         Event::mark("cursor", u64::MAX),
+        Event::stream_trim("stream", u64::MAX),
         Event::discard("stream", "id", DiscardReason::Discarded),
         Event::discard("stream", &"i".repeat(ID_LEN_MAX), DiscardReason::Expired),
     ];
@@ -178,6 +179,7 @@ fn what_is_over_a_limit_is_refused_by_name() {
             LimitError::Previous,
         ),
         (Event::mark("", 1), LimitError::Cursor { len: 0 }),
+        (Event::stream_trim("", 1), LimitError::Stream { len: 0 }),
         (Event::discard("", "id", DiscardReason::Discarded), LimitError::Stream { len: 0 }),
         (Event::discard("stream", "", DiscardReason::Discarded), LimitError::Id { len: 0 }),
         (Event { id: Some(vec![]), ..plain() }, LimitError::Id { len: 0 }),
@@ -287,6 +289,7 @@ fn the_streams_of_a_batch_are_those_of_its_events() {
     Event::new("b", "2", "").push_to(&mut batch).expect("within the limits");
     batch.push_mark(b"c", MarkChange::Advance(1)).expect("within the limits");
     batch.push_discard(b"d", b"3", DiscardReason::Discarded).expect("within the limits");
+    batch.push_stream_trim(b"e", 7).expect("within the limits");
     assert_eq!(batch.unsealed_streams().collect::<Vec<_>>(), [b"a"]);
 }
 

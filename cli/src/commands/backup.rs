@@ -25,6 +25,11 @@ use crate::progress::Progress;
 /// Files that never change again are hard-linked if TARGET is on the same file system: that takes no
 /// space, and no help against a disk that fails. No store ever writes to a linked file.
 ///
+/// With --from or --frontier the copy begins later than the store, with the state that the store has
+/// come to there: numbers go on, children of events that are left out are delivered, and copies of
+/// them are duplicates. So a replica can start without the history. The store is only read. It is
+/// put in order up to its end first, and what is left out is gone through once.
+///
 /// After Ctrl-C nothing is left. Exit code 1 if the log of the store is damaged: the backup is made,
 /// and as good as the store is; `thalweg verify` says where the damage is.
 #[derive(Args)]
@@ -32,7 +37,8 @@ use crate::progress::Progress;
     verbatim_doc_comment,
     after_help = "Examples:
   thalweg backup orders /mnt/backups/orders-monday
-  thalweg restore /mnt/backups/orders-monday orders"
+  thalweg restore /mnt/backups/orders-monday orders
+  thalweg backup orders /mnt/replica/orders --frontier"
 )]
 pub(crate) struct Backup {
     #[command(flatten)]
@@ -40,6 +46,13 @@ pub(crate) struct Backup {
     /// The directory to make
     #[arg(value_name = "TARGET")]
     target: PathBuf,
+    /// Leave out what is before this global sequence, in whole segments: the copy begins with it, or
+    /// with an event somewhat before
+    #[arg(long, value_name = "SEQ", conflicts_with = "frontier")]
+    from: Option<u64>,
+    /// Leave out all events: the copy has the state, and goes on from there
+    #[arg(long)]
+    frontier: bool,
     /// Copy every file, also where a hard link would do
     #[arg(long)]
     copy: bool,
@@ -52,6 +65,11 @@ impl Backup {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         check_is_store(&self.store.path)?;
         let options = BackupOptions::new().hard_links(!self.copy);
+        let options = match self.from {
+            Some(global) => options.from(global),
+            None if self.frontier => options.from_frontier(),
+            None => options,
+        };
         let report = watched("copying", |progress| {
             thalweg::backup(&self.store.path, &self.target, options, progress)
         })?
@@ -117,12 +135,16 @@ pub(super) fn print(report: &BackupReport, verb: &str, json: bool) -> anyhow::Re
             0 => String::new(),
             files => format!(", {} of them linked", count(files)),
         };
+        let first = match backup.first {
+            0 => String::new(),
+            first => format!(", from event {} on", count(first)),
+        };
         let delivered = backup.delivered.map_or(String::new(), |delivered| {
             format!(", {} delivered", plural(delivered, "event"))
         });
         writeln!(
             out,
-            "{verb} up to position {}{delivered}\n{} in {}{linked}, in {}",
+            "{verb} up to position {}{first}{delivered}\n{} in {}{linked}, in {}",
             count(backup.position),
             output::bytes(backup.bytes),
             plural(backup.files, "file"),
@@ -138,6 +160,7 @@ struct Report {
     store_id: String,
     position: u64,
     ordered: u64,
+    first: u64,
     delivered: Option<u64>,
     created: u64,
     files: u64,
@@ -155,6 +178,7 @@ impl Report {
             store_id: backup.store_id.iter().map(|byte| format!("{byte:02x}")).collect(),
             position: backup.position,
             ordered: backup.ordered,
+            first: backup.first,
             delivered: backup.delivered,
             created: backup.created,
             files: backup.files,

@@ -11,7 +11,7 @@ use super::StoreArgument;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::ndjson;
-use crate::output::{self, NameArgument, name, name_argument, note, plural};
+use crate::output::{self, NameArgument, age_argument, name, name_argument, note, plural};
 
 /// Give up held events: they will never be delivered
 ///
@@ -140,24 +140,6 @@ impl Discard {
         }
         Ok(out.flush()?)
     }
-}
-
-/// `90s`, `45m`, `36h`, `30d`.
-fn age_argument(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || String::from("an age is a number and s, m, h or d, such as 90s, 45m, 36h or 30d");
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 60 * 60,
-        'd' => 24 * 60 * 60,
-        _ => return Err(wrong()),
-    };
-    let number = &text[..text.len() - 1];
-    let is_number = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
-    let number: u64 = number.parse().ok().filter(|_| is_number).ok_or_else(wrong)?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ impl Graph {
         let mut delivered = Vec::new();
         let mut older = 0;
         if let Some(view) = view {
-            older = view.len().saturating_sub(limit).max(view.first()?);
+            older = view.len().saturating_sub(limit).max(view.first());
             for event in view.read(older..)? {
                 let event = match event {
                     Ok(event) => event,

@@ -120,7 +120,7 @@ impl Read {
             (Some(from), _) => Ok(from),
             (None, None) => Ok(store.first()),
             (None, Some(NameArgument(stream))) => {
-                Ok(store.stream(stream)?.map_or(Ok(0), |view| view.first())?)
+                Ok(store.stream(stream)?.map_or(0, |view| view.first()))
             }
         }
     }
@@ -138,7 +138,7 @@ impl Read {
                 }
                 Some(NameArgument(stream)) => match follower.stream(stream)? {
                     Some(view) => {
-                        let next = next.get_or_insert(view.first()?);
+                        let next = next.get_or_insert(view.first());
                         printer.print(view.read(*next..)?, next)?
                     }
                     None => ControlFlow::Continue(()),

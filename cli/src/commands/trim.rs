@@ -1,6 +1,7 @@
-//! `trim`: giving up the oldest part of the log.
+//! `trim`: giving up the oldest part of the log, or of one stream.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
@@ -11,7 +12,9 @@ use thalweg::{KeptBy, TrimReport};
 use super::StoreArgument;
 use crate::exit::Exit;
 use crate::interrupt;
-use crate::output::{self, bytes, count, name, number_argument, plural};
+use crate::output::{
+    self, NameArgument, age_argument, bytes, count, name, name_argument, number_argument, plural,
+};
 
 /// Give up the oldest part of the log
 ///
@@ -19,25 +22,42 @@ use crate::output::{self, bytes, count, name, number_argument, plural};
 /// an event that is gone is still delivered, a copy of one is still a duplicate, and no number changes.
 /// Reading what is gone is an error that says where the rest begins.
 ///
-/// Of --before and --keep, what either says goes. Nothing goes that a cursor has before it, unless
+/// With --stream, only readers of that stream begin later, with its event number --before: nothing is
+/// deleted, and who reads the whole store goes on seeing the events until their segments go.
+///
+/// Of --before, --keep and --older-than, what any says goes. Nothing goes that a cursor has before it, unless
 /// --past-cursors says so, and never the segment that is written. The store must be there, and no other program
 /// may write it at the same time; one that does can trim by itself. Ctrl-C leaves the log as it was.
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:
-  thalweg trim orders --keep 10GiB
-  thalweg trim orders --before 1000000 --dry-run"
+  thalweg trim orders --keep 10GiB --older-than 30d
+  thalweg trim orders --before 1000000 --dry-run
+  thalweg trim orders --stream orders-42 --before 1000"
 )]
 pub(crate) struct Trim {
     #[command(flatten)]
     store: StoreArgument,
+    /// Only for the readers of this stream; --before is then a local sequence
+    #[arg(long, short, value_name = "STREAM", value_parser = name_argument(), requires = "before",
+          conflicts_with_all = ["keep", "older_than", "all", "remember", "past_cursors", "dry_run", "json"])]
+    stream: Option<NameArgument>,
     /// Give up events before this global sequence
     #[arg(long, value_name = "N", value_parser = number_argument, allow_negative_numbers = true)]
     before: Option<u64>,
     /// Give up all but the newest so many bytes of the log: 500MB, 10GiB
     #[arg(long, value_name = "SIZE")]
     keep: Option<ByteSize>,
+    /// Give up what is older: 12h, 30d
+    #[arg(long, value_name = "AGE", value_parser = age_argument)]
+    older_than: Option<Duration>,
+    /// Give up everything that is there
+    #[arg(long, conflicts_with_all = ["before", "keep", "older_than"])]
+    all: bool,
+    /// Of the events that were trimmed, remember the ids of the newest N, and forget the others
+    #[arg(long, value_name = "N", value_parser = number_argument, allow_negative_numbers = true)]
+    remember: Option<u64>,
     /// Also what a cursor has before it
     #[arg(long)]
     past_cursors: bool,
@@ -51,8 +71,12 @@ pub(crate) struct Trim {
 
 impl Trim {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        if self.before.is_none() && self.keep.is_none() {
-            bail!("say what is to go: --before N, --keep SIZE");
+        if let (Some(stream), Some(before)) = (&self.stream, self.before) {
+            return trim_stream(&self.store, stream, before);
+        }
+        let has_limit = self.before.is_some() || self.keep.is_some() || self.older_than.is_some();
+        if !has_limit && !self.all {
+            bail!("say what is to go: --before N, --keep SIZE, --older-than AGE, or --all");
         }
         interrupt::exit_at_once()?;
         let mut trim = thalweg::Trim::new();
@@ -61,6 +85,15 @@ impl Trim {
         }
         if let Some(keep) = self.keep {
             trim = trim.keep_bytes(keep.as_u64());
+        }
+        if let Some(age) = self.older_than {
+            trim = trim.older_than(age);
+        }
+        if let Some(events) = self.remember {
+            trim = trim.remember(events);
+        }
+        if self.all {
+            trim = trim.everything();
         }
         if self.past_cursors {
             trim = trim.past_cursors();
@@ -140,4 +173,19 @@ impl Numbers {
             kept_by_cursor,
         }
     }
+}
+
+fn trim_stream(
+    store: &StoreArgument,
+    NameArgument(stream): &NameArgument,
+    before: u64,
+) -> anyhow::Result<Exit> {
+    interrupt::exit_at_once()?;
+    let store = store.open_to_change()?;
+    let first = store.trim_stream(stream, before)?;
+    store.close().context("cannot close the store")?;
+    let mut out = output::stdout();
+    writeln!(out, "readers of the stream begin at local sequence {}", count(first))?;
+    out.flush()?;
+    Ok(Exit::Done)
 }

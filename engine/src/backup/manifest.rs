@@ -9,6 +9,7 @@
 //! store 5f0c...            identity of the store, in hexadecimal
 //! position 1234            where the log of the backup ends
 //! ordered 1200             up to where the order is there too
+//! first 0                  first event of the backup
 //! delivered 17             events delivered up to `position`, or `-` if that was not known
 //! created 1750000000       seconds since 1970, for people
 //! files 2
@@ -44,6 +45,7 @@ pub(crate) struct Manifest {
     pub(crate) store_id: [u8; 16],
     pub(crate) position: u64,
     pub(crate) ordered: u64,
+    pub(crate) first: u64,
     pub(crate) delivered: Option<u64>,
     pub(crate) created: u64,
     pub(crate) files: Vec<Entry>,
@@ -51,12 +53,12 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     pub(crate) fn encode(&self) -> String {
-        let Manifest { store_id, position, ordered, delivered, created, files } = self;
+        let Manifest { store_id, position, ordered, first, delivered, created, files } = self;
         let store = u128::from_be_bytes(*store_id);
         let delivered = delivered.map_or_else(|| String::from("-"), |count| count.to_string());
         let mut text = format!(
             "{HEADING} {VERSION}\nstore {store:032x}\nposition {position}\nordered {ordered}\n\
-             delivered {delivered}\ncreated {created}\nfiles {}\n",
+             first {first}\ndelivered {delivered}\ncreated {created}\nfiles {}\n",
             files.len()
         );
         for Entry { name, len, checksum, sealed } in files {
@@ -92,6 +94,7 @@ impl Manifest {
         let store_id = hexadecimal(field(&mut lines, "store")?)?.to_be_bytes();
         let position = field(&mut lines, "position")?.parse().ok()?;
         let ordered = field(&mut lines, "ordered")?.parse().ok()?;
+        let first = field(&mut lines, "first")?.parse().ok()?;
         let delivered = match field(&mut lines, "delivered")? {
             "-" => None,
             count => Some(count.parse().ok()?),
@@ -100,7 +103,7 @@ impl Manifest {
         let count: usize = field(&mut lines, "files")?.parse().ok()?;
         let files = lines.map(Entry::read).collect::<Option<Vec<_>>>()?;
         let whole = files.len() == count;
-        whole.then_some(Manifest { store_id, position, ordered, delivered, created, files })
+        whole.then_some(Manifest { store_id, position, ordered, first, delivered, created, files })
     }
 }
 
@@ -157,6 +160,7 @@ mod tests {
             store_id: [0xab; 16],
             position: 5000,
             ordered: 4096,
+            first: 2,
             delivered: Some(3),
             created: 1_750_000_000,
             files: vec![

@@ -19,7 +19,7 @@ use crate::order::partition::{Partition, PartitionCounts};
 use crate::order::window::Frontier;
 
 const MAGIC: [u8; 8] = *b"THALWEGC";
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// No log is as long as this, nor are there as many runs: the runs have three bits of a position for other
 /// things.
 const POSITION_MAX: u64 = 1 << 61;
@@ -49,6 +49,8 @@ pub(crate) struct Checkpoint {
     pub(crate) runs: Vec<u64>,
     /// Cursors, with the sequences that they are at.
     pub(crate) cursors: BTreeMap<Vec<u8>, u64>,
+    /// Streams that were trimmed, with the local sequences at which their readers begin.
+    pub(crate) firsts: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Checkpoint {
@@ -66,12 +68,13 @@ impl Checkpoint {
                 *counts;
             [streams, held, duplicates, conflicts, rejected, discarded]
         });
-        let lens = [self.sealed.len(), self.runs.len(), self.cursors.len()].map(|len| len as u64);
+        let lens = [self.sealed.len(), self.runs.len(), self.cursors.len(), self.firsts.len()];
+        let lens = lens.map(|len| len as u64);
         let lists = self.sealed.iter().chain(&self.runs).copied();
         for number in head.into_iter().chain(counts).chain(lens).chain(lists) {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        for (name, at) in &self.cursors {
+        for (name, at) in self.cursors.iter().chain(&self.firsts) {
             out.extend_from_slice(&at.to_le_bytes());
             out.push(name.len() as u8);
             out.extend_from_slice(name);
@@ -103,14 +106,12 @@ impl Checkpoint {
             Some(PartitionCounts { streams, held, duplicates, conflicts, rejected, discarded })
         });
         let counts = counts.collect::<Option<Vec<_>>>()?;
-        let [sealed_count, run_count, cursor_count] = reader.numbers(3)?.try_into().ok()?;
+        let [sealed_count, run_count, cursor_count, first_count] =
+            reader.numbers(4)?.try_into().ok()?;
         let sealed = reader.numbers(usize::try_from(sealed_count).ok()?)?;
         let runs = reader.numbers(usize::try_from(run_count).ok()?)?;
-        let mut cursors = BTreeMap::new();
-        for _ in 0..cursor_count {
-            let (at, len) = (reader.u64()?, reader.take(1)?[0]);
-            cursors.insert(reader.take(len.into())?.to_vec(), at);
-        }
+        let cursors = reader.places(cursor_count)?;
+        let firsts = reader.places(first_count)?;
         let checkpoint = Checkpoint {
             store_id,
             ordered,
@@ -122,6 +123,7 @@ impl Checkpoint {
             sealed,
             runs,
             cursors,
+            firsts,
         };
         (reader.rest.is_empty() && checkpoint.is_possible()).then_some(checkpoint)
     }
@@ -148,7 +150,7 @@ impl Checkpoint {
             && tips <= POSITION_MAX
             && self.forgotten <= global
             && self.runs.iter().all(|number| *number <= POSITION_MAX)
-            && self.cursors.values().all(|at| *at <= global)
+            && self.cursors.values().chain(self.firsts.values()).all(|at| *at <= global)
             && counted.into_iter().all(|count| count.is_some_and(|count| count <= self.ordered))
     }
 
@@ -158,6 +160,11 @@ impl Checkpoint {
         let mut partition =
             Partition::restore(keys, store_tag, self.counts[index], self.ordered, sealed.collect());
         partition.forgotten = self.forgotten;
+        for (name, &first) in &self.firsts {
+            if partition_of(keys.stream(name)) == index {
+                partition.set_first(name.clone(), first);
+            }
+        }
         partition
     }
 
@@ -227,6 +234,16 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
+    /// So many names, each with a number.
+    fn places(&mut self, count: u64) -> Option<BTreeMap<Vec<u8>, u64>> {
+        let mut places = BTreeMap::new();
+        for _ in 0..count {
+            let (at, len) = (self.u64()?, self.take(1)?[0]);
+            places.insert(self.take(len.into())?.to_vec(), at);
+        }
+        Some(places)
+    }
+
     /// So many numbers: never more than there are bytes for, so that no length in a file can ask for
     /// memory that the file does not justify.
     fn numbers(&mut self, count: usize) -> Option<Vec<u64>> {
@@ -260,6 +277,7 @@ mod tests {
             sealed: vec![8, 9],
             runs: vec![1, 4],
             cursors: [(b"mailer".to_vec(), 2), (vec![7; 255], 0)].into(),
+            firsts: [(b"orders".to_vec(), 1), (b"mails".to_vec(), 3)].into(),
         }
     }
 
@@ -280,7 +298,8 @@ mod tests {
     #[test]
     fn a_checkpoint_of_what_cannot_be_is_none() {
         type Change = fn(&mut Checkpoint);
-        let changes: [Change; 11] = [
+        let changes: [Change; 12] = [
+            |it| it.firsts = [(b"orders".to_vec(), 4)].into(),
             |it| it.counts[3].streams = u64::MAX,
             |it| it.counts[0].held = 1001,
             |it| (it.counts[1].duplicates, it.counts[2].duplicates) = (1 << 63, 1 << 63),

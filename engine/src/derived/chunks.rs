@@ -122,9 +122,19 @@ impl ChunkReader {
         chunk.bytes().get(at..at + self.layout.item_len)
     }
 
+    /// The file of chunk `number`, which stays as it is when its name goes.
+    pub(crate) fn file(&self, number: u64) -> Option<&Arc<MappedFile>> {
+        self.list.get(number as usize)?.as_ref()
+    }
+
     /// Sees chunks that were added since.
     pub(crate) fn refresh(&mut self) {
         self.list = self.shared.list.snapshot();
+    }
+
+    /// Sees no chunk any more.
+    pub(crate) fn let_go(&mut self) {
+        self.list = Snapshot::default();
     }
 }
 
@@ -192,6 +202,18 @@ impl ChunkWriter {
             is_resuming,
             unsynced_from,
         })
+    }
+
+    /// As [`ChunkWriter::open`], in place, for whoever writes again what stands behind the items, whatever it is.
+    pub(crate) fn open_to_rewrite(
+        layout: Layout,
+        store_id: [u8; 16],
+        source: &dyn Storage,
+        target: Arc<dyn Storage>,
+        items: (u64, u64),
+    ) -> io::Result<Self> {
+        let opened = Self::open(layout, store_id, source, target, items, true)?;
+        Ok(ChunkWriter { is_resuming: false, ..opened })
     }
 
     /// Begins behind the first `count` items, which are not there.
@@ -351,6 +373,8 @@ pub(crate) struct ChunkFollower {
     shared: Arc<SharedChunks>,
     /// Of the last chunk in the list.
     last: Option<MappedTail>,
+    /// Items below this one were trimmed: a chunk that is made again does not have them.
+    first: u64,
     count: u64,
 }
 
@@ -397,7 +421,7 @@ impl ChunkFollower {
             last = Some(tail);
         }
         let shared = Arc::new(SharedChunks { layout, list: List::new(list) });
-        Ok(ChunkFollower { storage, store_id, shared, last, count })
+        Ok(ChunkFollower { storage, store_id, shared, last, first, count })
     }
 
     /// Begins behind the first `count` items, which are not there.
@@ -409,7 +433,7 @@ impl ChunkFollower {
     ) -> Self {
         let list = List::new(vec![None; (count / layout.chunk_items) as usize]);
         let shared = Arc::new(SharedChunks { layout, list });
-        ChunkFollower { storage, store_id, shared, last: None, count }
+        ChunkFollower { storage, store_id, shared, last: None, first: count, count }
     }
 
     /// The readers' side.
@@ -417,8 +441,17 @@ impl ChunkFollower {
         &self.shared
     }
 
-    /// Goes on behind the first `count` items, which are gone.
-    pub(crate) fn skip_to(&mut self, count: u64) {
+    /// Takes note that the items below `first` were trimmed, and goes on there if it has not come so far; `true` then.
+    pub(crate) fn trim(&mut self, first: u64) -> bool {
+        self.first = first;
+        let is_overtaken = first > self.count;
+        if is_overtaken {
+            self.skip_to(first);
+        }
+        is_overtaken
+    }
+
+    fn skip_to(&mut self, count: u64) {
         let len = (count / self.shared.layout.chunk_items) as usize;
         self.shared.list.change(|chunks| {
             chunks.truncate(len);
@@ -430,6 +463,11 @@ impl ChunkFollower {
     /// Number of items that are shown.
     pub(crate) fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Whether the last item that is shown stands in the same chunk as the next one.
+    pub(crate) fn is_within_chunk(&self) -> bool {
+        self.count > self.first && !self.count.is_multiple_of(self.shared.layout.chunk_items)
     }
 
     /// What stands in the files now from item `first` on, up to `item_count` items of one chunk; nothing if there is no
@@ -469,7 +507,11 @@ impl ChunkFollower {
             if !has(tail, items, layout.offset(piece.first))? {
                 // Another file has taken the name.
                 let shown = tail.shared();
-                if !begins_with(&*piece.file, shown.bytes())? {
+                let first = self.first.max(number * layout.chunk_items);
+                let from = layout.offset(first);
+                let is_same = has_at(&*piece.file, &shown.bytes()[..HEADER_USED], 0)?
+                    && has_at(&*piece.file, &shown.bytes()[from as usize..], from)?;
+                if !is_same {
                     return Ok(false);
                 }
                 *tail = MappedTail::over(Arc::clone(&piece.file), shown.published())?;
@@ -495,10 +537,10 @@ fn has(tail: &MappedTail, expected: &[u8], offset: u64) -> io::Result<bool> {
     Ok(bytes == expected)
 }
 
-/// Whether the file begins with these bytes.
-fn begins_with(file: &dyn StorageFile, expected: &[u8]) -> io::Result<bool> {
+/// Whether the file holds these bytes at `offset`.
+fn has_at(file: &dyn StorageFile, expected: &[u8], offset: u64) -> io::Result<bool> {
     let mut piece = vec![0; expected.len().min(COMPARE_LEN)];
-    for (expected, offset) in expected.chunks(COMPARE_LEN).zip((0..).step_by(COMPARE_LEN)) {
+    for (expected, offset) in expected.chunks(COMPARE_LEN).zip((offset..).step_by(COMPARE_LEN)) {
         let piece = &mut piece[..expected.len()];
         read_exact_at(file, piece, offset)?;
         if piece != expected {

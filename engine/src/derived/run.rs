@@ -320,6 +320,11 @@ impl Run {
         Ok(Arc::new(Run { extent, name, file, tables, blobs_at, blobs_len }))
     }
 
+    /// The file, which stays as it is when its name goes.
+    pub(crate) fn file(&self) -> &Arc<MappedFile> {
+        &self.file
+    }
+
     fn damaged(&self, offset: u64) -> DamagedRun {
         DamagedRun { file: self.name.clone(), offset }
     }

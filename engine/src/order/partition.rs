@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use hashbrown::HashSet;
 use smallvec::SmallVec;
@@ -114,6 +114,13 @@ pub(crate) struct HeadUpdate {
 pub(crate) struct SealChange {
     pub(crate) stream_key: u64,
     pub(crate) sealed: bool,
+}
+
+/// Where readers of a stream begin since a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FirstChange {
+    pub(crate) stream: Vec<u8>,
+    pub(crate) first: u64,
 }
 
 /// What a partition has, and events that it did not take since the store was created.
@@ -239,6 +246,8 @@ pub(crate) struct Partition {
     pub(crate) forgotten: u64,
     /// Keys of the sealed streams.
     pub(super) sealed: HashSet<u64, std::hash::RandomState>,
+    /// Where readers begin of the streams that were trimmed, by their names.
+    pub(super) firsts: BTreeMap<Vec<u8>, u64>,
     pub(crate) counts: PartitionCounts,
     /// What the machine has looked at since the store was opened.
     work: Cell<Work>,
@@ -248,6 +257,7 @@ pub(crate) struct Partition {
     setbacks: Option<Vec<(u32, Placement)>>,
     named_tips_bytes: usize,
     seals: Vec<SealChange>,
+    first_changes: Vec<FirstChange>,
     /// End of the newest event that was refused, and key of its stream. Only the record that begins
     /// there asks, so it is never taken back, and there is nothing to remember from one frame to the
     /// next.
@@ -287,12 +297,14 @@ impl Partition {
             fresh_streams: Vec::new(),
             forgotten: 0,
             sealed: sealed.into_iter().collect(),
+            firsts: BTreeMap::new(),
             counts,
             work: Cell::default(),
             deliveries: Vec::new(),
             setbacks: None,
             named_tips_bytes: 0,
             seals: Vec::new(),
+            first_changes: Vec::new(),
             refused: None,
             refused_positions: Vec::new(),
             chains: Vec::new(),
@@ -401,6 +413,10 @@ impl Partition {
                 self.set_back(scanned.index, Placement::Unsealed);
             }
             RecordKind::Discard => self.arrive_discard(scanned, stream, record, lookup)?,
+            RecordKind::StreamTrim => {
+                let first = self.trim(stream, record.stream_trim().unwrap_or(0));
+                self.set_back(scanned.index, Placement::Trimmed { first });
+            }
             RecordKind::Mark => unreachable!("marks belong to no partition"),
             // Nobody waits for what became of it: it stands in for something from before a repair.
             RecordKind::Refused => {
@@ -412,6 +428,33 @@ impl Partition {
         self.counts.streams += u64::from(state.is_there());
         self.stream_heap_len += state.heap_len();
         Ok(())
+    }
+
+    /// Has readers of a stream begin later; says where.
+    fn trim(&mut self, stream: u32, first: u64) -> u64 {
+        let Stream { name, delivered, .. } = &self.streams[stream as usize];
+        let first = first.min(*delivered);
+        let before = self.firsts.get(&name[..]).copied().unwrap_or(0);
+        if first > before {
+            self.firsts.insert(name.to_vec(), first);
+            self.first_changes.push(FirstChange { stream: name.to_vec(), first });
+        }
+        first.max(before)
+    }
+
+    /// Where readers begin of the streams that were trimmed.
+    pub(crate) fn firsts(&self) -> &BTreeMap<Vec<u8>, u64> {
+        &self.firsts
+    }
+
+    /// Takes what an earlier life of the store knows of a trimmed stream.
+    pub(crate) fn set_first(&mut self, stream: Vec<u8>, first: u64) {
+        self.firsts.insert(stream, first);
+    }
+
+    /// Where readers begin since the window, in the order of the log.
+    pub(crate) fn take_firsts(&mut self) -> Vec<FirstChange> {
+        std::mem::take(&mut self.first_changes)
     }
 
     fn set_sealed(&mut self, stream: u32, sealed: bool) {
@@ -909,12 +952,26 @@ impl Partition {
             self.take_cold(key, is_parent, &mut released, lookup)?;
         }
         for watch in released.drain(..) {
-            if !self.is_discarded(watch.key, watch.position, lookup)? {
+            let is_over = self.is_discarded(watch.key, watch.position, lookup)?
+                || self.forgotten > 0 && !self.is_still_held(&watch, lookup)?;
+            if !is_over {
                 self.look_on(stream, watch, lookup)?;
             }
         }
         self.released = released;
         Ok(())
+    }
+
+    /// Whether the event that has a watch is held. A parent that is forgotten can come again, and meets the watches of
+    /// its children from the first time.
+    #[cold]
+    fn is_still_held(&self, watch: &Watch, lookup: &Lookup) -> Result<bool, Fault> {
+        let Some(record) = lookup.or_none(self.record(watch.position, lookup))? else {
+            return Ok(true);
+        };
+        let id = EventId::of(&record, self.store_tag);
+        let known = self.find_known(record.stream(), watch.key, &id, lookup)?;
+        Ok(known == Some(KnownAs::Held(watch.position)))
     }
 
     /// Finds the next parent that a held event has to wait for, or that there is none.
@@ -941,6 +998,10 @@ impl Partition {
     fn deliver_ready(&mut self, trigger: u32, stream: u32, lookup: &Lookup) -> Result<(), Fault> {
         while let Some(Reverse((position, key))) = self.ready.pop() {
             lookup.go_on()?;
+            // One that watched two parents, of which it had found one before that was forgotten, is there twice.
+            while self.ready.peek() == Some(&Reverse((position, key))) {
+                self.ready.pop();
+            }
             let held_as = KnownAs::Held(position).encode();
             let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
             let slot = match self.known.find(key, |value| (value == held_as).then_some(())) {

@@ -13,7 +13,7 @@ use crate::derived::order_log::Entry;
 use crate::event::Placement;
 use crate::order::cursors::{CursorChange, Cursors};
 use crate::order::keys::{PARTITION_COUNT, partition_of};
-use crate::order::partition::{HeadUpdate, Partition, Scanned, SealChange};
+use crate::order::partition::{FirstChange, HeadUpdate, Partition, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
 use crate::timings::{Work, timed};
 
@@ -159,6 +159,8 @@ pub(crate) struct Ordered {
     pub(crate) seals: Vec<SealChange>,
     /// Cursors that marks of the window have changed, each once.
     pub(crate) cursors: Vec<CursorChange>,
+    /// Where readers of trimmed streams begin now; those of one stream in the order of the log.
+    pub(crate) firsts: Vec<FirstChange>,
 }
 
 impl Ordered {
@@ -209,6 +211,7 @@ pub(crate) fn order(
             .then(|| partitions.iter_mut().flat_map(Partition::take_setbacks).collect());
         (total, tips, seals, setbacks)
     });
+    let firsts = partitions.iter_mut().flat_map(Partition::take_firsts).collect();
     let cursors = cursors.order(
         &window.marks(),
         partitions.iter_mut().flat_map(Partition::take_refused).collect(),
@@ -239,7 +242,7 @@ pub(crate) fn order(
         }
         let placements =
             setbacks.map(|setbacks| placements(setbacks, &before, first.global, &entries));
-        Ordered { first, entries, tips, heads, placements, seals, cursors }
+        Ordered { first, entries, tips, heads, placements, seals, cursors, firsts }
     }))
 }
 

@@ -154,7 +154,8 @@ impl Committer {
                 self.give_window_back();
                 let start = now();
                 self.commit(&ordered, to)?;
-                self.core.observer.committed(start);
+                let behind = self.core.durable.get().saturating_sub(to);
+                self.core.observer.committed(start, ordered.next().global, behind);
                 self.complete(&ordered, positions.as_deref(), to);
             }
             Commit::Checkpoint { checkpoint, fresh, log, promise } => {
@@ -204,16 +205,32 @@ impl Committer {
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.publish_heads_len();
         let delivered = ordered.next().global;
-        self.core.discovery.commits(to, delivered, || self.core.observer.stage_times());
+        self.core.discovery.commits(to, delivered, &self.core.observer);
         self.core.delivered.publish(delivered);
         self.core.arrivals.publish(&ordered.heads, delivered);
+        self.tell_interested(ordered);
         self.core.set_cursors(&ordered.cursors);
+        self.core.set_firsts(&ordered.firsts);
         self.core.committed.publish(to);
         let full = self.order.take_full();
         if !full.is_empty() {
             let _ = self.keeper.send(CheckpointTask::Sync(full));
         }
         Ok(())
+    }
+
+    /// Wakes those who wait for events of several streams, if there is something for them.
+    fn tell_interested(&self, ordered: &Ordered) {
+        let (first, next) = (ordered.first.global, ordered.next().global);
+        // Only taken, and lent to the names, if somebody asks for them.
+        let lookup = std::cell::OnceCell::new();
+        let name = |update: &HeadUpdate| {
+            let entry = &ordered.entries[(update.head - first) as usize];
+            let record = lookup.get_or_init(|| self.core.lookup()).record(entry.position).ok()?;
+            Some(record.stream())
+        };
+        let names = || ordered.heads.iter().map(name).collect();
+        self.core.interests.publish(first..next, ordered.heads.len(), names);
     }
 
     fn publish_heads_len(&self) {
@@ -276,6 +293,7 @@ fn append(core: &Core, chunks: &mut ChunkWriter, mut bytes: &[u8]) -> io::Result
     while let Err(error) = chunks.append(&mut bytes) {
         let Some(pause) = attempts.next(&error, core.wait_for_room) else { return Err(error) };
         core.commit_retries.set(core.commit_retries.get() + 1);
+        core.observer.retried(&error);
         *core.commit_error.lock() = Some(error.to_string());
         if !core.pause(pause) {
             return Err(error);

@@ -24,12 +24,16 @@ use crate::observe::Observer;
 use crate::order::cursors::CursorChange;
 use crate::order::keys::Keys;
 use crate::order::known::SharedTable;
+use crate::order::partition::FirstChange;
 use crate::pipeline::arrivals::Arrivals;
+use crate::pipeline::interests::Interests;
 use crate::pipeline::lane::QUEUE_BATCHES_MAX;
 use crate::pipeline::lookup::{LongRecords, Lookup, Runs, Segments};
 use crate::pipeline::permits::Budget;
 use crate::pipeline::threads::message_of;
-use crate::sync::{Arc, AtomicBool, AtomicU64, EventCount, List, Mutex, Ordering, Watermark, now};
+use crate::sync::{
+    Arc, AtomicBool, AtomicU64, EventCount, List, Mutex, Ordering, ReaderBiased, Watermark, now,
+};
 use crate::trim::KeptBy;
 use crate::trimmed::{Base, Horizon};
 
@@ -140,9 +144,14 @@ pub(crate) struct Core {
     pub(crate) delivered: Watermark,
     /// Where those wait who want events of one stream only. Published by the committer, after `delivered`.
     pub(crate) arrivals: Arrivals,
+    /// Where those wait who follow sets of streams, or a prefix. Moved after `delivered`, too.
+    pub(crate) interests: Interests,
     /// Where the cursors of consumers are. Written by the committer, between `delivered` and `committed`: no
     /// cursor is beyond what readers see.
     pub(crate) cursors: Mutex<BTreeMap<Vec<u8>, u64>>,
+    /// Where readers of trimmed streams begin, by the names of these. Written by the committer, before
+    /// `committed`; a follower has what the checkpoint says that it began with.
+    firsts: ReaderBiased<BTreeMap<Vec<u8>, u64>>,
     /// Position up to which the newest checkpoint knows the order. Written by the keeper.
     pub(crate) checkpointed: Gauge,
 
@@ -158,6 +167,8 @@ pub(crate) struct Core {
     pub(crate) ending: Arc<Ending>,
     /// Where the orderer waits: for a longer log, for scanned cuts, for calls, and for the end.
     pub(crate) orderer_work: EventCount,
+    /// 1 when the log is to go on in a new segment. Set by whoever trims everything, and taken back by the writer.
+    pub(crate) roll_wanted: Gauge,
     /// What the next segment is to say is forgotten. Written by whoever trims.
     pub(crate) forget_below: Gauge,
     /// Where the thread waits that keeps the store to its retention: for another segment, and for the end.
@@ -349,6 +360,8 @@ pub(crate) struct CoreParts {
     pub(crate) delivered: u64,
     /// Where the cursors are so far.
     pub(crate) cursors: BTreeMap<Vec<u8>, u64>,
+    /// Where readers of trimmed streams begin so far.
+    pub(crate) firsts: BTreeMap<Vec<u8>, u64>,
     /// Whether to record where the time of each batch goes.
     pub(crate) timings: bool,
     /// Bytes of appends that are not answered, of each kind of acknowledgement.
@@ -364,6 +377,8 @@ impl Core {
         let (queues, budgets) = (Queues::new(parts.queue_bytes), Budgets::default());
         budgets.add(&queues.durable);
         budgets.add(&queues.ordered);
+        let unordered = parts.log_end.saturating_sub(parts.ordered);
+        let observer = Observer::new(&*parts.storage, parts.read_only, unordered, parts.timings);
         Core {
             storage: parts.storage,
             store_id: parts.store_id,
@@ -389,12 +404,15 @@ impl Core {
             committed: Watermark::new(parts.ordered),
             delivered: Watermark::new(parts.delivered),
             arrivals: Arrivals::new(parts.delivered),
+            interests: Interests::new(),
             cursors: Mutex::new(parts.cursors),
+            firsts: ReaderBiased::new(parts.firsts),
             checkpointed: Gauge::new(parts.ordered),
             reopened: Gauge::new(0),
             unsealed: Gauge::new(parts.unsealed.into()),
             ending: Arc::default(),
             orderer_work: EventCount::new(),
+            roll_wanted: Gauge::default(),
             forget_below: Gauge::default(),
             trim_work: EventCount::new(),
             trimming: Mutex::new((None, None)),
@@ -415,7 +433,7 @@ impl Core {
             budgets,
             callback_panics: Panics::default(),
             spin: parts.spin,
-            observer: Observer::new(parts.timings),
+            observer,
             callbacks_ended: Watermark::new(0),
             poison: OnceLock::new(),
         }
@@ -458,9 +476,29 @@ impl Core {
         }
     }
 
+    /// Local sequence at which readers of the stream `name` begin.
+    pub(crate) fn first_of(&self, name: &[u8]) -> u64 {
+        self.firsts.read().get(name).copied().unwrap_or(0)
+    }
+
+    /// Publishes where readers begin since a window.
+    pub(crate) fn set_firsts(&self, changes: &[FirstChange]) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut firsts = self.firsts.write();
+        for FirstChange { stream, first } in changes {
+            firsts.insert(stream.clone(), *first);
+        }
+    }
+
     /// Stops the engine. The first cause stands. Every waiter wakes.
     pub(crate) fn fail(&self, cause: Cause) {
-        let _ = self.poison.set(cause);
+        if self.poison.set(cause).is_ok()
+            && let Some(cause) = self.cause()
+        {
+            self.observer.failed(cause);
+        }
         self.wake_all();
         self.orderer_work.notify_all();
     }
@@ -537,6 +575,7 @@ impl Core {
         self.committed.fail();
         self.delivered.fail();
         self.arrivals.fail();
+        self.interests.fail();
     }
 
     /// Why a wait has ended without what was waited for.

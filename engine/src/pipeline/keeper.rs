@@ -20,7 +20,7 @@ use crate::order::partition::{KnownAs, parent_at};
 use crate::pipeline::core::Core;
 use crate::pipeline::lookup::{Fault, Lookup, find_known};
 use crate::sync::mpmc::{Either, Receiver, Sender, either};
-use crate::sync::{Arc, Ordering, Promise};
+use crate::sync::{Arc, Ordering, Promise, now};
 
 /// Runs with up to this many items are merged along with the next run; others by a thread of their own.
 const MERGE_ALONG_MAX: u64 = 1 << 18;
@@ -74,8 +74,15 @@ pub(crate) struct Merged {
 /// Merges runs until nobody is left to ask for it.
 pub(crate) fn merge(core: &Core, merges: &Receiver<Merge>, merged: &Sender<Merged>) {
     for merge in merges {
+        let _span = core.observer.trace.merging(merge.runs.len());
         let is_stopping = || core.is_stopping();
         let run = build(core, merge.extent, &Fresh::default(), &merge.runs, &is_stopping);
+        // One that was given up is no failure.
+        if !core.is_stopping() {
+            core.observer
+                .trace
+                .merged(run.as_ref().map(|run| run.item_count()).map_err(|error| error as _));
+        }
         let _ = merged.send(Merged { merge, run });
     }
 }
@@ -102,6 +109,7 @@ fn build(
         neighbours,
         &lookup,
         keys,
+        first,
         &trimmed,
         is_stopping,
     )
@@ -118,12 +126,13 @@ pub(crate) fn build_run(
     fresh: &Fresh,
     neighbours: &[Arc<Run>],
     lookup: &Lookup,
-    (keys, store_tag): (Keys, u32),
+    keys: (Keys, u32),
+    known_from: u64,
     is_left_out: &dyn Fn(u64) -> bool,
     is_stopping: &dyn Fn() -> bool,
 ) -> Result<Arc<Run>, BuildError> {
     // A watch that cannot be looked into stays.
-    let is_over = |watch: &WatchItem| is_over(watch, lookup, keys, store_tag).unwrap_or(false);
+    let is_over = |watch: &WatchItem| is_over(watch, lookup, keys, known_from).unwrap_or(false);
     // Nor is what is known of an id forgotten, if the delivery cannot be looked into.
     let is_delivery = |global, position| {
         lookup.is_over(position)
@@ -135,9 +144,17 @@ pub(crate) fn build_run(
 }
 
 /// Whether the parent that an event watches is delivered, so that nobody will ask for the watch.
-fn is_over(watch: &WatchItem, lookup: &Lookup, keys: Keys, store_tag: u32) -> Result<bool, Fault> {
+///
+/// A delivery before `known_from` says nothing: its id can have been forgotten before the watch was made. What that
+/// costs is a watch that stays until the event that has it is trimmed.
+fn is_over(
+    watch: &WatchItem,
+    lookup: &Lookup,
+    (keys, store_tag): (Keys, u32),
+    known_from: u64,
+) -> Result<bool, Fault> {
     let delivered = |_: &Run, item: KnownItem| match KnownAs::decode(item.value) {
-        KnownAs::Delivered(global) => Some(global),
+        KnownAs::Delivered(global) => (global >= known_from).then_some(global),
         KnownAs::InHand(_) | KnownAs::Held(_) | KnownAs::Discarded(..) | KnownAs::Awaited(_) => {
             None
         }
@@ -247,6 +264,8 @@ impl Keeper {
         match task {
             CheckpointTask::Sync(chunks) => self.sync_all(&chunks),
             CheckpointTask::Write { checkpoint, mut fresh, log, chunks, promise } => {
+                let (_span, start) =
+                    (self.core.observer.trace.checkpointing(checkpoint.ordered), now());
                 if let Some(Err(error)) = log.map(|segment| segment.sync()) {
                     // Whoever meets it: a failed sync of the log is final.
                     let error = Arc::new(error);
@@ -264,6 +283,8 @@ impl Keeper {
                     Some(error) => Err(Arc::clone(error)),
                     None => self.write(checkpoint).map_err(Arc::new),
                 };
+                let failure = written.as_ref().err().map(|error| &**error);
+                self.core.observer.checkpointed(start, failure);
                 let lasting = written.as_ref().err().filter(|error| self.is_lasting(error));
                 *self.core.unwritable.lock() = lasting.cloned();
                 match &written {

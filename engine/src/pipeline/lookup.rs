@@ -152,6 +152,15 @@ impl Lookup {
         }
     }
 
+    /// Lets go of all files. There is nothing to be found any more.
+    pub(crate) fn let_go(&mut self) {
+        self.segments = SegmentList::default();
+        self.order.let_go();
+        self.tips.let_go();
+        self.runs = RunList::default();
+        self.horizon = Horizon::default();
+    }
+
     /// What a position before the log has that is kept.
     #[cold]
     fn record_kept(&self, position: u64) -> Result<Record<'_>, Fault> {
@@ -181,6 +190,13 @@ impl Lookup {
         kept.ok_or_else(|| {
             let (file, offset) = chunks::place(FACTS, global);
             DamagedRun { file, offset }.into()
+        })
+    }
+
+    /// Whether nothing is kept of a delivery that was trimmed: its id is forgotten.
+    pub(crate) fn is_forgotten(&self, global: u64) -> bool {
+        self.horizon.base().is_some_and(|base| {
+            global < base.checkpoint.forgotten && base.fact_of(global).is_none()
         })
     }
 

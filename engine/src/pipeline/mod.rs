@@ -50,6 +50,8 @@ pub(crate) mod subscription;
 
 pub(crate) mod arrivals;
 pub(crate) mod core;
+#[allow(unreachable_pub, reason = "the models compile this file as part of another crate")]
+pub(crate) mod interests;
 pub(crate) mod keeper;
 pub(crate) mod lookup;
 pub(crate) mod threads;

@@ -62,6 +62,8 @@ pub(crate) enum Call {
     Ask(Question),
     /// Write a checkpoint now, and answer when it is durable.
     Checkpoint(Promise<Result<(), ReadError>>),
+    /// The log was trimmed: let go of what is gone, so that its space is given back.
+    LetGo,
 }
 
 /// The outside's way to the orderer.
@@ -222,6 +224,7 @@ impl Orderer {
             match self.calls.try_recv() {
                 Ok(Call::Ask(question)) => self.reply(question, progress),
                 Ok(Call::Checkpoint(promise)) => self.checkpoint(progress, false, Some(promise)),
+                Ok(Call::LetGo) => self.renew(progress),
                 Err(_) => return,
             }
         }
@@ -369,8 +372,8 @@ impl Orderer {
         self.core.ordered_events.set(self.frontier.global);
         self.core.ordered.set(window.to);
         self.core.in_window.set(0);
-        self.core.observer.ordered(start);
         self.publish_counts();
+        self.core.observer.ordered(start, &self.core.counts);
         self.core.discovery.ordered(window.to, || self.core.counts.tally());
         if let Some(gate) = &self.gate {
             // Before whoever waits for the seal can hear of it.
@@ -440,9 +443,14 @@ impl Orderer {
         counts.memory.set(memory + self.core.heads_len.get());
     }
 
-    fn reply(&self, question: Question, progress: &mut Progress) {
+    /// Sees everything as it is now.
+    fn renew(&self, progress: &mut Progress) {
         progress.lookup.segments = self.core.segments.snapshot();
         self.refresh(&mut progress.lookup);
+    }
+
+    fn reply(&self, question: Question, progress: &mut Progress) {
+        self.renew(progress);
         answer(question, &self.partitions, &progress.lookup, &|| self.core.is_stopping());
     }
 
@@ -580,6 +588,7 @@ impl Orderer {
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
             cursors: self.cursors.at().clone(),
+            firsts: crate::open::firsts(&self.partitions),
             runs: Vec::new(),
         };
         self.closed_before = false;

@@ -9,7 +9,7 @@ use std::ops::{Bound, RangeBounds};
 
 use thalweg_wal::{Damage, name};
 
-use crate::derived::order_log::Entry;
+use crate::derived::order_log::{Entry, NONE};
 use crate::derived::run::{KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::error::ReadError;
@@ -51,6 +51,12 @@ impl Reader {
         Reader { lookup: core.lookup(), core: Arc::clone(core), source, pin: None }
     }
 
+    /// Lets go of all files, so that what is trimmed of them gives its space back. The next look takes a new view.
+    pub(crate) fn let_go(&mut self) {
+        self.lookup.let_go();
+        self.pin = None;
+    }
+
     /// The entry of a committed event.
     fn entry(&mut self, global: u64) -> Result<Entry, ReadError> {
         match self.lookup.entry(global) {
@@ -65,11 +71,11 @@ impl Reader {
 
     /// The event of a committed global sequence.
     pub(crate) fn event(&mut self, global: u64) -> Result<Event, ReadError> {
-        if global < self.lookup.horizon.first {
-            return Err(ReadError::Trimmed { first: self.core.horizon().first });
-        }
+        self.is_kept(global)?;
         let entry = self.entry(global)?;
         let pin = self.pin(entry.position)?;
+        // The view may be another by now, and of what was trimmed some records are kept in part.
+        self.is_kept(global)?;
         let record = pin.record(entry.position)?;
         if record.is_lost() {
             return Err(self.lost(entry.position).into());
@@ -78,6 +84,15 @@ impl Reader {
         let (position, local) = (entry.position, entry.local);
         let source = Arc::clone(&self.source);
         Ok(Event { pin, position, len, global, local, id, source })
+    }
+
+    /// An error if the view does not reach back to a global sequence.
+    #[inline]
+    fn is_kept(&self, global: u64) -> Result<(), ReadError> {
+        if global < self.lookup.horizon.first {
+            return Err(ReadError::Trimmed { first: self.core.horizon().first });
+        }
+        Ok(())
     }
 
     /// What holds the record at a position, with this reader's own count of references.
@@ -140,6 +155,18 @@ impl Reader {
         }
     }
 
+    /// Whether events at or behind the global sequence `from` were trimmed, of the stream whose delivery `head`, which is
+    /// not before `from`, is its newest.
+    pub(crate) fn has_trimmed(&mut self, head: u64, from: u64) -> Result<bool, ReadError> {
+        let first = self.first();
+        if from >= first || head < first {
+            return Ok(from < first);
+        }
+        self.entry(head)?;
+        let kept = self.lookup.seek_global(head, first)?;
+        Ok(kept.previous != NONE && kept.previous >= from)
+    }
+
     /// Global sequences of the local sequences `from..to` of the stream whose delivery `head` is
     /// not earlier.
     pub(crate) fn locate(&mut self, head: u64, from: u64, to: u64) -> Result<Vec<u64>, ReadError> {
@@ -161,7 +188,25 @@ impl Reader {
         let heads = &self.core.heads[crate::order::keys::partition_of(key)];
         // What is forgotten stands in a run before, so the runs are asked after memory.
         let in_memory = heads.values(key);
-        for head in in_memory.into_iter().chain(self.cold_heads(key)?) {
+        let in_runs = self.cold_heads(&self.core.runs.snapshot(), key)?;
+        if let Some(head) = self.first_head_of(name, in_memory.into_iter().chain(in_runs))? {
+            return Ok(Some(head));
+        }
+        // What was the newest a moment ago may be trimmed by now; but what was when the log was trimmed is kept.
+        let kept = match self.lookup.horizon.base() {
+            Some(base) => self.cold_heads(&base.runs, key)?,
+            None => return Ok(None),
+        };
+        self.first_head_of(name, kept.into_iter())
+    }
+
+    /// The first of these deliveries that is of the stream `name`.
+    fn first_head_of(
+        &mut self,
+        name: &[u8],
+        heads: impl Iterator<Item = u64>,
+    ) -> Result<Option<(u64, Entry)>, ReadError> {
+        for head in heads {
             // The head is set a moment before it is committed.
             if self.core.delivered.wait_for(head + 1).is_err() {
                 return Err(self.core.ended());
@@ -182,11 +227,10 @@ impl Reader {
         Ok(None)
     }
 
-    /// Newest deliveries of the streams with this key, as the runs have them, the newest first.
-    fn cold_heads(&self, key: u64) -> Result<Vec<u64>, ReadError> {
-        let runs = self.core.runs.snapshot();
-        // What a run has was committed before there was the run; nobody must wait for anything else.
-        let delivered = self.core.delivered.get();
+    /// Newest deliveries of the streams with this key, as these runs have them, the newest first.
+    fn cold_heads(&self, runs: &[Arc<Run>], key: u64) -> Result<Vec<u64>, ReadError> {
+        // What a run has was committed before there was the run, or trimmed; nobody must wait for anything else.
+        let delivered = self.core.delivered.get().max(self.lookup.horizon.first);
         let mut heads = Vec::new();
         let look = |run: &Run, item: StreamItem| match head_of(run, &item) {
             Ok(Some(head)) if head >= delivered => Some(run.damaged_item()),
@@ -196,7 +240,7 @@ impl Reader {
             }
             Err(damaged) => Some(damaged),
         };
-        let found = runs::find(&runs, u64::MAX, key, look);
+        let found = runs::find(runs, u64::MAX, key, look);
         match found.map_err(Fault::from)? {
             Some(damaged) => Err(Fault::from(damaged).into()),
             None => Ok(heads),
@@ -217,12 +261,15 @@ impl Reader {
             None::<()>
         };
         find_known(&self.core.lookup(), u64::MAX, key, look).map_err(Fault::from)?;
+        let mut is_trimmed = false;
         for value in in_memory.into_iter().chain(cold) {
             let KnownAs::Delivered(global) = KnownAs::decode(value) else { continue };
+            if self.lookup.is_forgotten(global) {
+                continue;
+            }
             if let Some(fact) = self.lookup.fact(global)? {
-                if fact.is_event(self.core.keys, name, id) {
-                    return Err(ReadError::Trimmed { first: self.lookup.horizon.first });
-                }
+                // An id that was forgotten can have come again.
+                is_trimmed |= fact.is_event(self.core.keys, name, id);
             } else if global < delivered {
                 let event = self.event(global)?;
                 if event.stream() == name && event.id() == id {
@@ -230,7 +277,10 @@ impl Reader {
                 }
             }
         }
-        Ok(None)
+        match is_trimmed {
+            true => Err(ReadError::Trimmed { first: self.lookup.horizon.first }),
+            false => Ok(None),
+        }
     }
 }
 
@@ -284,15 +334,16 @@ impl Read {
         Ok(Read { reader, what: Range::Global, next: from, end })
     }
 
+    /// Of a stream with this newest delivery, of which so much is kept.
     fn local(
         core: &Arc<Core>,
         head: u64,
-        len: u64,
+        Kept { first, len }: Kept,
         range: &impl RangeBounds<u64>,
     ) -> Result<Self, ReadError> {
         let mut reader = Reader::new(core);
-        let first = reader.first_kept(head, len)?;
-        let (from, to) = bounds(range, first)?;
+        let first = first.max(reader.first_kept(head, len)?);
+        let (from, to) = bounds(range, first.min(len))?;
         let what = Range::Local { head, located: Vec::new() };
         Ok(Read { reader, what, next: from, end: to.min(len) })
     }
@@ -344,25 +395,31 @@ impl Iterator for Read {
     }
 }
 
+/// What of a stream can be read: local sequences from `first` on, below `len`.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    first: u64,
+    len: u64,
+}
+
 /// A stream, as far as it is delivered.
 #[derive(Debug, Clone)]
 pub struct StreamView {
     core: Arc<Core>,
     name: Arc<[u8]>,
     head: u64,
-    len: u64,
+    kept: Kept,
 }
 
 impl StreamView {
     /// The stream `name`, if anything of it is delivered.
     pub(crate) fn find(core: &Arc<Core>, name: &[u8]) -> Result<Option<Self>, ReadError> {
-        let head = Reader::new(core).head(name)?;
-        Ok(head.map(|(head, entry)| StreamView {
-            core: Arc::clone(core),
-            name: name.into(),
-            head,
-            len: entry.local + 1,
-        }))
+        let mut reader = Reader::new(core);
+        let Some((head, entry)) = reader.head(name)? else { return Ok(None) };
+        let len = entry.local + 1;
+        let first = core.first_of(name).max(reader.first_kept(head, len)?);
+        let (core, name) = (Arc::clone(core), name.into());
+        Ok(Some(StreamView { core, name, head, kept: Kept { first, len } }))
     }
 
     /// Name of the stream.
@@ -370,23 +427,21 @@ impl StreamView {
         &self.name
     }
 
-    /// Number of events that were delivered when the view was taken.
+    /// Number of events that were delivered when the view was taken, those that are trimmed away included.
     pub fn len(&self) -> u64 {
-        self.len
+        self.kept.len
     }
 
-    /// The first local sequence that can be read: those before it were trimmed.
-    ///
-    /// # Errors
-    ///
-    /// The order cannot be read.
-    pub fn first(&self) -> Result<u64, ReadError> {
-        Reader::new(&self.core).first_kept(self.head, self.len)
+    /// Local sequence of the first event that can be read: 0, or where [`Store::trim`](crate::Store::trim) or
+    /// [`Store::trim_stream`](crate::Store::trim_stream) has put it. Equal to [`StreamView::len`] if all are trimmed
+    /// away.
+    pub fn first(&self) -> u64 {
+        self.kept.first
     }
 
     /// Whether nothing was delivered. Such a stream has no view, so this is never so.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.kept.len == 0
     }
 
     /// The events in `range`, by local sequence, as far as the view goes. Finds them without
@@ -398,6 +453,6 @@ impl StreamView {
     /// The range begins with what was trimmed ([`ReadError::Trimmed`]). Events that cannot be read are errors in their
     /// place; if what is read is trimmed meanwhile, that is the last.
     pub fn read(&self, range: impl RangeBounds<u64>) -> Result<Read, ReadError> {
-        Read::local(&self.core, self.head, self.len, &range)
+        Read::local(&self.core, self.head, self.kept, &range)
     }
 }

@@ -12,11 +12,15 @@ use crate::cursors::Cursor;
 use crate::error::ReadError;
 use crate::event::Event;
 use crate::pipeline::core::{Core, deadline_in};
+use crate::pipeline::interests::{Interest, Wants};
 use crate::pipeline::subscriber::{LOCATED_MAX, Reader};
 use crate::sync::{Arc, WaitError, Watermark};
 
 /// So many events that are not wanted may be looked at before the next look at whether the store is closed.
 const LOOKS_MAX: u32 = 1024;
+
+/// Who waits for longer lets go of the files that it has looked into, and looks for them again when there is more.
+const IDLE_AFTER: Duration = Duration::from_millis(500);
 
 /// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,7 +62,8 @@ impl From<&Cursor> for Start {
 /// other streams. [`Subscription::next_sequence`] says where to go on.
 ///
 /// Each event comes once, and none is left out: nothing that comes later has a place before one that has come.
-/// A subscription takes no memory for what it has not handed out, and keeps nobody waiting.
+/// A subscription takes no memory for what it has not handed out, and keeps nobody waiting. One that is between two calls keeps the files
+/// mapped that it has looked into, so a trim gives their space back when it goes on; one that waits lets go of them.
 pub struct Subscription {
     reader: Reader,
     wanted: Wanted,
@@ -72,10 +77,26 @@ pub struct Subscription {
 enum Wanted {
     All,
     Stream(Stream),
-    /// Of the streams with these names.
-    Streams(HashSet<Vec<u8>>),
-    /// Of the streams whose names begin so.
-    Prefix(Vec<u8>),
+    /// Of several streams.
+    Some(Waiting),
+}
+
+/// A place in the list of those who wait for several streams. Taken out when this is dropped.
+struct Waiting {
+    core: Arc<Core>,
+    interest: Arc<Interest>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.core.interests.remove(&self.interest);
+    }
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.interest.wants.fmt(f)
+    }
 }
 
 /// The one stream of a subscription.
@@ -117,11 +138,21 @@ impl Subscription {
     }
 
     pub(crate) fn to_streams(core: &Arc<Core>, names: HashSet<Vec<u8>>, from: Start) -> Self {
-        Self::new(core, Wanted::Streams(names), from.sequence(core))
+        Self::to_some(core, Wants::Streams(names), from)
     }
 
     pub(crate) fn to_prefix(core: &Arc<Core>, prefix: &[u8], from: Start) -> Self {
-        Self::new(core, Wanted::Prefix(prefix.to_vec()), from.sequence(core))
+        Self::to_some(core, Wants::Prefix(prefix.to_vec()), from)
+    }
+
+    fn to_some(core: &Arc<Core>, wants: Wants, from: Start) -> Self {
+        // Before the first look at what is delivered.
+        let waiting = Waiting { core: Arc::clone(core), interest: core.interests.add(wants) };
+        if core.delivered.is_failed() {
+            // Perhaps nobody has found the place when all the others failed.
+            waiting.interest.place.fail();
+        }
+        Self::new(core, Wanted::Some(waiting), from.sequence(core))
     }
 
     /// The global sequence from which on to go on: everything before that this subscription is for has been
@@ -161,13 +192,7 @@ impl Subscription {
             if let Some(event) = self.try_next()? {
                 return Ok(Some(event));
             }
-            let more = self.next.saturating_add(1);
-            let watermark = self.watermark();
-            let waited = match deadline {
-                Some(deadline) => watermark.wait_deadline(more, deadline),
-                None => watermark.wait_for(more).map_err(|_| WaitError::Failed),
-            };
-            match waited {
+            match self.wait_for_more(deadline) {
                 Ok(_) => {}
                 // There may be something since the last look: others publish how far readers see before they
                 // wake, and before they end.
@@ -181,12 +206,28 @@ impl Subscription {
         }
     }
 
+    fn wait_for_more(&mut self, deadline: Option<Instant>) -> Result<u64, WaitError> {
+        let more = self.next.saturating_add(1);
+        let idle = deadline_in(IDLE_AFTER);
+        if deadline.is_none_or(|deadline| deadline > idle) {
+            match self.watermark().wait_deadline(more, idle) {
+                Err(WaitError::TimedOut) => self.reader.let_go(),
+                waited => return waited,
+            }
+        }
+        match deadline {
+            Some(deadline) => self.watermark().wait_deadline(more, deadline),
+            None => self.watermark().wait_for(more).map_err(|_| WaitError::Failed),
+        }
+    }
+
     /// What is above the number of events that this has looked at when there may be another.
     fn watermark(&self) -> &Watermark {
         let core = &self.reader.core;
         match &self.wanted {
             Wanted::Stream(stream) => core.arrivals.of(stream.key),
-            Wanted::All | Wanted::Streams(_) | Wanted::Prefix(_) => &core.delivered,
+            Wanted::Some(waiting) => &waiting.interest.place,
+            Wanted::All => &core.delivered,
         }
     }
 
@@ -208,8 +249,7 @@ impl Subscription {
                 }
             })?;
             let is_wanted = match &self.wanted {
-                Wanted::Streams(names) => names.contains(event.stream()),
-                Wanted::Prefix(prefix) => event.stream().starts_with(prefix),
+                Wanted::Some(waiting) => waiting.interest.wants.wants(event.stream()),
                 Wanted::All | Wanted::Stream(_) => true,
             };
             if is_wanted {
@@ -245,8 +285,16 @@ impl Stream {
             located?;
         }
         let Some(global) = self.located.pop() else { return Ok(None) };
+        let event = reader.event(global);
+        if let Err(ReadError::Trimmed { .. }) = event {
+            // Since it was located, and so may be any number of those behind it: the next look tells where
+            // the stream begins.
+            (self.located, self.local) = (Vec::new(), None);
+            *next = global;
+            return self.next(reader, next, delivered);
+        }
         *next = global + 1;
-        reader.event(global).map(Some)
+        event.map(Some)
     }
 
     /// Finds the next events from the global sequence `from` on, if there are any.
@@ -255,13 +303,18 @@ impl Stream {
             return Ok(());
         };
         let kept = reader.first_kept(head, entry.local + 1)?;
-        if self.local.map_or(from < reader.first(), |local| local < kept) && kept > 0 {
-            // The next call goes on there.
+        let has_missed = match self.local {
+            Some(local) => local < kept,
+            None => reader.has_trimmed(head, from)?,
+        };
+        let from = from.max(reader.first());
+        let asked = self.local.map_or_else(|| reader.first_local(head, from), Ok);
+        let kept = kept.max(reader.core.first_of(&self.name));
+        if has_missed || asked.as_ref().is_ok_and(|&local| local < kept) {
+            // Who has missed something hears so, once, and goes on there.
             self.local = Some(kept);
             return Err(ReadError::Trimmed { first: kept });
         }
-        let from = from.max(reader.first());
-        let asked = self.local.map_or_else(|| reader.first_local(head, from), Ok);
         let located = asked.and_then(|local| {
             let to = local.saturating_add(LOCATED_MAX).min(entry.local + 1);
             self.local = Some(to.max(local));

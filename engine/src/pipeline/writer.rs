@@ -59,6 +59,8 @@ pub(crate) struct Group {
     ordered: VecDeque<Member>,
     /// Position at which the frame was written, and the end of the log behind it.
     written: (u64, u64),
+    /// What it has.
+    info: Frame,
     /// With buffered durability, when the log was synced last.
     last_sync: Instant,
 }
@@ -70,6 +72,7 @@ impl Group {
             durable: VecDeque::new(),
             ordered: VecDeque::new(),
             written: (0, 0),
+            info: Frame::default(),
             last_sync: now(),
         }
     }
@@ -78,20 +81,16 @@ impl Group {
         self.durable.len() + self.ordered.len()
     }
 
-    /// What the frame has of the requests.
-    fn records(&self) -> impl Iterator<Item = &Records> {
-        self.durable.iter().chain(&self.ordered).filter_map(|member| match &member.part {
-            Part::Records(records) => Some(records),
-            Part::Refused(_) | Part::Nothing => None,
-        })
-    }
-
-    fn batch_count(&self) -> u64 {
-        self.records().count() as u64
-    }
-
-    fn record_count(&self) -> u64 {
-        self.records().map(|records| u64::from(records.count)).sum()
+    /// What the frame has of the requests, for those who count.
+    fn frame_of(&self, bytes: u64) -> Frame {
+        let mut frame = Frame { bytes, ..Frame::default() };
+        for member in self.durable.iter().chain(&self.ordered) {
+            if let Part::Records(records) = &member.part {
+                frame.batches += 1;
+                frame.events += u64::from(records.count);
+            }
+        }
+        frame
     }
 
     fn pop(&mut self) -> Option<Member> {
@@ -232,6 +231,29 @@ impl Writer {
         }
     }
 
+    /// Goes on in a new segment, since somebody wants to trim all before it. Without room for one, it does not.
+    fn roll(&mut self) -> Result<(), AppendError> {
+        self.core.roll_wanted.set(0);
+        if self.log.awaits_any_spare() {
+            self.take_spare();
+        }
+        match self.log.roll_now() {
+            Ok(Some(segment)) => {
+                self.core.segments.push(segment);
+                self.core.unsealed.set(0);
+                let end = self.log.end();
+                self.core.written.set(end);
+                self.core.synced.set(end);
+                self.core.durable.publish(end);
+                self.core.orderer_work.notify_all();
+                self.core.trim_work.notify_all();
+                Ok(())
+            }
+            Ok(None) | Err(AppendError::StorageFull(_) | AppendError::Exhausted(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Waits for the spare that was asked for: making another would only take longer.
     fn take_spare(&mut self) {
         let spare = self.spares.recv().unwrap_or(None);
@@ -265,6 +287,9 @@ impl GroupCommit for Writer {
 
     fn write(&mut self) -> Result<(), AppendError> {
         let start = now();
+        if self.core.roll_wanted.get() > 0 {
+            self.roll()?;
+        }
         if self.group.frame.is_empty() {
             let end = self.log.end();
             self.group.written = (end, end);
@@ -276,15 +301,17 @@ impl GroupCommit for Writer {
         self.log.forget(self.core.forget_below.get());
         let appended = self.log.append(&mut self.group.frame)?;
         if let Some(segment) = appended.rolled {
+            self.core.observer.trace.rolled(segment.base());
             self.core.segments.push(segment);
             self.core.unsealed.set(0);
             self.core.trim_work.notify_all();
         }
         self.core.written.set(appended.end);
         self.group.written = (appended.position, appended.end);
-        self.core.in_frame.set(self.group.record_count());
         let bytes = appended.end - appended.position;
-        self.core.observer.wrote(Frame { batches: self.group.batch_count(), bytes }, start);
+        self.group.info = self.group.frame_of(bytes);
+        self.core.in_frame.set(self.group.info.events);
+        self.core.observer.wrote(self.group.info, start);
         Ok(())
     }
 
@@ -323,6 +350,7 @@ impl GroupCommit for Writer {
         let (_, end) = self.group.written;
         self.core.durable.publish(end);
         self.core.in_frame.set(0);
+        self.core.observer.durable(self.group.info, &self.core.queues);
     }
 
     fn acknowledge(&mut self) {

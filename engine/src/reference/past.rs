@@ -62,6 +62,11 @@ impl SerialMachine {
         self.streams.insert(name.to_vec(), stream);
     }
 
+    /// Has the readers of a stream that was added begin there.
+    pub(crate) fn begin_readers(&mut self, name: &[u8], first: u64) {
+        self.streams.entry(name.to_vec()).or_default().first = first;
+    }
+
     /// Ids of the tips of a stream, by their local sequences.
     pub(crate) fn tips_by_local(&self, stream: &[u8]) -> BTreeMap<u64, Vec<u8>> {
         self.streams.get(stream).map_or_else(BTreeMap::new, |stream| stream.tips.clone())

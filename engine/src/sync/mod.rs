@@ -29,7 +29,7 @@
 //!
 //! The crate `loom-tests` compiles *these files*, not copies, with `cfg(thalweg_loom)` set for
 //! that crate alone; and beside them the files elsewhere that are protocols themselves: permits, room,
-//! gate, group commit and callbacks of the pipeline, and the table of known events. Two conditions
+//! gate, group commit, interests and callbacks of the pipeline, and the table of known events. Two conditions
 //! follow. The files of this folder name only `crate::sync` and each other, and the others only
 //! `crate::sync` and each other. And no other module of the workspace says `cfg(thalweg_loom)`; nor
 //! does any file here but this one.
@@ -49,7 +49,7 @@
 //! types, often and in whatever order comes: `loom-tests/tests/models/siblings.rs` says which.
 //!
 //! The order of steps in files that cannot be leaves, because they hold files or batches, is repeated
-//! by the models of `segments`, `failure`, `pipeline` and `gate`, with names of its own. Nobody but
+//! by the models of `segments`, `failure`, `pipeline`, `gate` and `interests`, with names of its own. Nobody but
 //! the reader checks that the repetition is true.
 //!
 //! An atomic here is either loaded and stored, or loaded and changed by read-modify-write

@@ -5,6 +5,7 @@
 //! it, and not something that was kept beside it. On the way it comes to the order that there is, entry by entry, or
 //! nothing is trimmed.
 
+use thalweg_wal::storage::Storage;
 use thalweg_wal::{Segment, TrimPoint, name};
 
 use crate::derived::checkpoint::Checkpoint;
@@ -42,13 +43,28 @@ pub(crate) fn advance(
     to: &Segment,
     go_on: &dyn Fn(u64) -> bool,
 ) -> Result<Arc<Base>, TrimError> {
-    let mut machine = Machine::new(core, store_id)?;
+    let point = TrimPoint::before(to).expect("what is trimmed stands before a later segment");
+    advance_to(core, core.lookup(), &core.storage, store_id, (to.base(), point), go_on)
+}
+
+/// As [`advance`], for a log in `storage`, which has the files of the base that `lookup` goes on from, and begins at
+/// `point`: what is before are the segments that `lookup` sees, up to `end`.
+pub(crate) fn advance_to(
+    core: &Core,
+    lookup: Lookup,
+    storage: &Arc<dyn Storage>,
+    store_id: [u8; 16],
+    (end, point): (u64, TrimPoint),
+    go_on: &dyn Fn(u64) -> bool,
+) -> Result<Arc<Base>, TrimError> {
+    let mut machine = Machine::new(core, lookup, storage, store_id)?;
     let segments = Arc::clone(&machine.lookup.segments);
-    for segment in segments.iter().filter(|segment| segment.base() < to.base()) {
+    for segment in segments.iter().filter(|segment| segment.base() < end) {
         machine.enter(segment);
         let mut from = segment.first().max(machine.reached);
-        while from < segment.end() {
-            let end = segment.cut(from, WINDOW_BYTES);
+        let segment_end = segment.end().min(end);
+        while from < segment_end {
+            let end = segment.cut(from, WINDOW_BYTES).min(segment_end);
             if core.is_stopping() || !go_on(from) {
                 return Err(TrimError::Interrupted);
             }
@@ -56,12 +72,14 @@ pub(crate) fn advance(
             from = end;
         }
     }
-    machine.finish(to)
+    machine.finish(point)
 }
 
 /// The machine over what is going to be trimmed.
 struct Machine<'a> {
     core: &'a Core,
+    /// Where the base is.
+    storage: Arc<dyn Storage>,
     store_id: [u8; 16],
     base: Option<Arc<Base>>,
     partitions: Vec<Partition>,
@@ -80,9 +98,13 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn new(core: &'a Core, store_id: [u8; 16]) -> Result<Self, TrimError> {
-        let storage = &core.storage;
-        let base = core.bases.snapshot().last().cloned();
+    fn new(
+        core: &'a Core,
+        lookup: Lookup,
+        storage: &Arc<dyn Storage>,
+        store_id: [u8; 16],
+    ) -> Result<Self, TrimError> {
+        let base = lookup.horizon.base().cloned();
         let state = base.as_ref().map(|base| &base.checkpoint);
         let partition = |index: usize| match state {
             Some(state) => state.partition(index, core.keys, core.store_tag),
@@ -95,13 +117,13 @@ impl<'a> Machine<'a> {
             state.map_or_else(Default::default, |state| (state.frontier, state.ordered));
         let forgotten = state.map_or(0, |state| state.forgotten);
         let runs = base.as_ref().map_or_else(Vec::new, |base| base.runs.clone());
-        let facts = ChunkWriter::open(
+        // What an attempt that failed has left is written again: of a sync that has failed nobody knows what it has left.
+        let facts = ChunkWriter::open_to_rewrite(
             FACTS,
             store_id,
             &**storage,
             Arc::clone(storage),
             (forgotten, frontier.global),
-            true,
         );
         let facts = facts.map_err(TrimError::io("opening the facts of what was trimmed"))?;
         let names = storage.list().map_err(TrimError::io("listing the store's directory"))?;
@@ -115,12 +137,13 @@ impl<'a> Machine<'a> {
             verified_from: reached,
             skip_damage: false,
             ending: Some(Arc::clone(&core.ending)),
-            ..core.lookup()
+            ..lookup
         };
         debug_assert_eq!(lookup.horizon.position, reached);
         let next_run = (numbers.max().map_or(1, |newest| newest + 1), reached);
         Ok(Machine {
             core,
+            storage: Arc::clone(storage),
             store_id,
             base,
             partitions,
@@ -236,7 +259,7 @@ impl<'a> Machine<'a> {
                 })
         };
         let run = build_run(
-            &*self.core.storage,
+            &*self.storage,
             self.store_id,
             name::facts_run,
             extent,
@@ -244,6 +267,7 @@ impl<'a> Machine<'a> {
             neighbours,
             &self.lookup,
             truth,
+            self.forgotten.max(self.lookup.horizon.first),
             &is_lost,
             &is_stopping,
         );
@@ -254,15 +278,16 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// Makes what the machine has come to the base of a log that begins with `to`.
-    fn finish(mut self, to: &Segment) -> Result<Arc<Base>, TrimError> {
-        let position = to.base();
+    /// Makes what the machine has come to the base of a log that begins at `point`.
+    fn finish(mut self, point: TrimPoint) -> Result<Arc<Base>, TrimError> {
+        let position = point.position;
         self.write_run(position)?;
         let base = self.collect()?;
         let sync = |file: &Arc<thalweg_wal::storage::MappedFile>| file.sync();
-        let storage = &*self.core.storage;
+        let storage = &*self.storage;
         let synced = self.facts.take_unsynced().iter().try_for_each(sync);
-        synced.and_then(|()| storage.sync_dir()).map_err(TrimError::io("syncing what is kept"))?;
+        synced.map_err(TrimError::io("syncing what is kept"))?;
+        storage.sync_dir().map_err(TrimError::unknown)?;
         let checkpoint = Checkpoint {
             store_id: self.store_id,
             ordered: position,
@@ -273,11 +298,15 @@ impl<'a> Machine<'a> {
             counts: self.partitions.iter().map(|partition| partition.counts).collect(),
             sealed: self.partitions.iter().flat_map(Partition::sealed_streams).collect(),
             cursors: self.cursors.at().clone(),
+            firsts: crate::open::firsts(&self.partitions),
             runs: self.runs.iter().map(|run| run.extent.number).collect(),
         };
-        let point = TrimPoint::before(to).expect("what is trimmed stands before a later segment");
         let writing = TrimError::io("writing where the log begins");
-        base.write(storage, point, &checkpoint).map_err(writing)?;
+        let written = base.write(storage, point, &checkpoint).map_err(writing)?;
+        if let Some(cause) = self.core.cause() {
+            return Err(TrimError::Read(ReadError::Poisoned(cause.clone())));
+        }
+        written.finish().map_err(TrimError::unknown)?;
         let opened = Base::open(storage, &self.store_id)?;
         Ok(opened.expect("it was just written"))
     }

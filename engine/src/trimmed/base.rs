@@ -12,7 +12,7 @@
 use std::io;
 use std::ops::Range;
 
-use thalweg_wal::storage::Storage;
+use thalweg_wal::storage::{MappedFile, Storage};
 use thalweg_wal::{Record, TrimPoint, TrimWriter, Trimmed, name};
 
 use crate::derived::checkpoint::Checkpoint;
@@ -172,6 +172,16 @@ impl Base {
     /// Position at which the log begins.
     pub(crate) fn position(&self) -> u64 {
         self.checkpoint.ordered
+    }
+
+    /// The file that says so.
+    pub(crate) fn file(&self) -> &Arc<MappedFile> {
+        self.file.file()
+    }
+
+    /// What is kept of deliveries that are not forgotten.
+    pub(crate) fn facts(&self) -> &ChunkReader {
+        &self.facts
     }
 
     /// The first segment of the log, and what was before it.
@@ -355,7 +365,7 @@ impl Base {
 
     /// Verifies every checksum of the facts and of the runs that is looked at only when it is needed; the rest was
     /// verified by the opening.
-    pub(super) fn verify(&self, wrong: &mut dyn FnMut(Wrong)) {
+    pub(crate) fn verify(&self, wrong: &mut dyn FnMut(Wrong)) {
         for global in self.checkpoint.forgotten..self.frontier().global {
             if self.fact(global).is_none() {
                 wrong(Wrong::damaged(chunks::place(FACTS, global)));
@@ -460,13 +470,14 @@ impl BaseBuilder {
         self.bytes.extend_from_slice(&record.stub());
     }
 
-    /// Makes it the base of the store: the trim itself. What `checkpoint` lists, and all facts, are durable.
-    pub(crate) fn write(
+    /// Writes it, durably. To finish what this returns makes it the base of the store: the trim itself. What
+    /// `checkpoint` lists, and all facts, are durable by then.
+    pub(crate) fn write<'a>(
         mut self,
-        storage: &dyn Storage,
+        storage: &'a dyn Storage,
         point: TrimPoint,
         checkpoint: &Checkpoint,
-    ) -> io::Result<()> {
+    ) -> io::Result<TrimWriter<'a>> {
         self.entries.sort_unstable();
         self.entries.dedup();
         self.records.sort_unstable();
@@ -496,7 +507,8 @@ impl BaseBuilder {
             writer.write(&number.to_le_bytes())?;
         }
         writer.write(&self.bytes)?;
-        writer.finish()
+        writer.sync()?;
+        Ok(writer)
     }
 }
 

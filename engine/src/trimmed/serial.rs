@@ -79,6 +79,9 @@ impl Base {
         for stream in &streams {
             self.begin_stream(stream, tag, &mut begun, wrong)?;
         }
+        for (name, &first) in &self.checkpoint.firsts {
+            begun.machine.begin_readers(name, first);
+        }
         let watched = self.watched()?;
         for record in self.all_held() {
             // As many parents are before that one, in bytes.

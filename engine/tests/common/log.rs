@@ -125,6 +125,9 @@ fn push_record(batch: &mut EncodedBatch, record: &SerialRecord) {
         SerialRecord::Mark(mark) => {
             return batch.push_mark(&mark.cursor, mark.change).expect("within the limits");
         }
+        SerialRecord::StreamTrim(stream, first) => {
+            return batch.push_stream_trim(stream, *first).expect("within the limits");
+        }
         SerialRecord::Discard(SerialDiscard { stream, id, reason }) => {
             return batch.push_discard(stream, id, *reason).expect("within the limits");
         }
@@ -190,6 +193,7 @@ pub fn mixed(records: &[SerialRecord]) -> MixedBatch {
             SerialRecord::Seal(stream) => batch.push_seal(stream),
             SerialRecord::Unseal(stream) => batch.push_unseal(stream),
             SerialRecord::Mark(mark) => batch.push_mark(&mark.cursor, mark.change),
+            SerialRecord::StreamTrim(stream, first) => batch.push_stream_trim(stream, *first),
             SerialRecord::Discard(SerialDiscard { stream, id, reason }) => {
                 batch.push_discard(stream, id, *reason)
             }

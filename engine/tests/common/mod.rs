@@ -18,7 +18,7 @@ use thalweg::{
     Ack, AppenderOptions, DiscardReason, Event, MarkChange, MixedBatch, NewEvent, Placement,
     ReadError, Store, Why,
 };
-use thalweg_wal::{LogReader, Record, RecordKind};
+use thalweg_wal::{LogReader, Record, RecordKind, Segment};
 
 /// An event of a test: which stream, and everything else by small numbers, so that ids collide,
 /// parents are met before and after, and streams mix.
@@ -59,6 +59,8 @@ pub enum Condition {
     Discard,
     /// No event: one that is held is, if there is one in the stream.
     DiscardHeld,
+    /// No event: the stream is trimmed, so far below what is one too many.
+    Trim(u8),
 }
 
 impl TestEvent {
@@ -84,6 +86,10 @@ impl TestEvent {
                 let cursor = format!("cursor-{}", self.stream % 3).into_bytes();
                 let change = self.mark_change(machine.order.len() as u64);
                 return (stream, SerialRecord::Mark(SerialMark { cursor, change, reach }));
+            }
+            Condition::Trim(below) => {
+                let first = (machine.delivered(&name) + 1).saturating_sub(below.into());
+                return (stream, SerialRecord::StreamTrim(name, first));
             }
             Condition::Discard | Condition::DiscardHeld => {
                 let named = format!("e{}", self.id.unwrap_or(self.payload)).into_bytes();
@@ -184,6 +190,10 @@ pub fn batch_of(events: &[TestEvent], storage: &dyn Storage) -> MixedBatch {
                 batch.push_mark(&mark.cursor, mark.change).expect("within the limits");
                 previous = None;
             }
+            SerialRecord::StreamTrim(_, first) => {
+                batch.push_stream_trim(&stream, *first).expect("within the limits");
+                previous = None;
+            }
             SerialRecord::Discard(discard) => {
                 batch
                     .push_discard(&stream, &discard.id, discard.reason)
@@ -237,6 +247,7 @@ pub fn hostile_event(streams: u8, ids: u8) -> impl Strategy<Value = TestEvent> {
         1 => Just(Condition::Unmark),
         4 => Just(Condition::Discard),
         8 => Just(Condition::DiscardHeld),
+        4 => (0..6_u8).prop_map(Condition::Trim),
     ];
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
     (0..streams, id, parents, flags, condition, 0..3_u8).prop_map(
@@ -262,6 +273,8 @@ pub struct Expected {
     pub end: u64,
     /// The records of the log, each with its place.
     pub records: Vec<(Range<u64>, SerialRecord)>,
+    /// Ids of deliveries before this one are forgotten, but those of tips.
+    pub forgotten: u64,
     /// Tips of the stream of each rejected event.
     pub tips: BTreeMap<u64, Vec<Vec<u8>>>,
     pub order: Vec<Delivery>,
@@ -303,6 +316,7 @@ impl Expected {
             Arrival::Sealed(next) => Placement::Sealed { next },
             Arrival::Unsealed => Placement::Unsealed,
             Arrival::Marked(at) => Placement::Marked { at },
+            Arrival::Trimmed(first) => Placement::Trimmed { first },
             Arrival::Discarded => Placement::Discarded,
             Arrival::NotHeld { delivered } => Placement::NotHeld { delivered },
         }
@@ -320,6 +334,10 @@ pub fn serial_record(record: &Record<'_>, tag: &str) -> SerialRecord {
             let cursor = mark.cursor.to_vec();
             SerialRecord::Mark(SerialMark { cursor, change: mark.change, reach })
         }
+        RecordKind::StreamTrim => SerialRecord::StreamTrim(
+            record.stream().to_vec(),
+            record.stream_trim().expect("a trim"),
+        ),
         RecordKind::Discard => SerialRecord::Discard(SerialDiscard {
             stream: record.stream().to_vec(),
             id: record.given_id().to_vec(),
@@ -348,12 +366,19 @@ fn serial_event(record: &Record<'_>, tag: &str) -> SerialEvent {
 
 /// What the log in `storage` must come to.
 pub fn expected(storage: &dyn Storage) -> Expected {
+    expected_of(storage, &[])
+}
+
+/// The same for a log of which some segments were trimmed since somebody has opened them.
+pub fn expected_of(storage: &dyn Storage, older: &[Arc<Segment>]) -> Expected {
     let log = LogReader::open(storage, None).expect("the log opens");
     let tag: String = log.store_id[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     let mut machine = SerialMachine::default();
     let (mut records, mut arrivals) = (Vec::new(), Vec::new());
     let (mut events, mut tips) = (BTreeMap::new(), BTreeMap::new());
-    for segment in &log.segments {
+    let begins = log.segments.first().map_or(0, |segment| segment.base());
+    let older = older.iter().filter(|segment| segment.base() < begins);
+    for segment in older.chain(&log.segments) {
         machine.forget(segment.forgotten());
         for record in segment.walk(segment.first(), segment.end()) {
             let record = record.expect("no damage");
@@ -375,7 +400,9 @@ pub fn expected(storage: &dyn Storage) -> Expected {
         }
     }
     let (held, order) = (machine.held(), machine.order.clone());
-    Expected { tag, end: log.end, records, tips, held, order, arrivals, events, machine }
+    let forgotten = log.segments.iter().map(|segment| segment.forgotten()).max().unwrap_or(0);
+    let end = log.end;
+    Expected { tag, end, records, forgotten, tips, held, order, arrivals, events, machine }
 }
 
 /// Checks everything that a store shows against the serial machine, event by event. Of what was trimmed, it shows
@@ -390,7 +417,10 @@ pub fn check(store: &Store, expected: &Expected) {
             |found| matches!(found, Err(ReadError::Trimmed { first: said }) if said == first);
         if (global as u64) < first {
             let event = &expected.events[&delivery.position];
-            assert!(trimmed(store.get(&event.stream, &event.id).map(drop)), "global {global}");
+            // One that is forgotten may be gone altogether, and another can have its id.
+            if (global as u64) >= expected.forgotten {
+                assert!(trimmed(store.get(&event.stream, &event.id).map(drop)), "global {global}");
+            }
             assert!(trimmed(store.read(global as u64..).map(drop)), "global {global}");
             let why = store.why_held(&event.stream, &event.id).expect("answers");
             assert_eq!(why, Why::Trimmed { global: global as u64, first });
@@ -412,19 +442,22 @@ pub fn check(store: &Store, expected: &Expected) {
     }
     assert!(read.next().is_none(), "more events than there should be");
 
+    let firsts = expected.machine.firsts();
     for (name, globals) in &by_stream {
         let view = store.stream(name).expect("finds").expect("is there");
         assert_eq!(view.len(), globals.len() as u64);
         let read: Vec<u64> =
             view.read(..).expect("reads").map(|event| event.expect("reads").global()).collect();
-        let kept_from = globals.partition_point(|&global| global < first);
-        assert_eq!(read, globals[kept_from..]);
-        let kept_from = kept_from as u64;
-        if kept_from > 0 {
-            let below = view.read(kept_from - 1..).map(drop);
-            assert!(matches!(below, Err(ReadError::Trimmed { first }) if first == kept_from));
+        let first_global = store.first();
+        let kept = globals.partition_point(|&global| global < first_global) as u64;
+        let first = firsts.get(name).copied().unwrap_or(0).max(kept);
+        assert_eq!(view.first(), first);
+        assert_eq!(read, globals[first as usize..]);
+        if let Some(before) = first.checked_sub(1) {
+            let trimmed = view.read(before..);
+            assert!(matches!(trimmed, Err(ReadError::Trimmed { first: at }) if at == first));
         }
-        let middle = (globals.len() as u64 / 2).max(kept_from);
+        let middle = first.max(globals.len() as u64 / 2);
         let tail: Vec<u64> = view
             .read(middle..)
             .expect("reads")

@@ -11,6 +11,7 @@ mod event_count;
 mod failure;
 mod gate;
 mod group_commit;
+mod interests;
 mod known;
 mod mutants;
 mod permits;

@@ -223,6 +223,18 @@ mutants! {
     known_copy_before_growth:
         "known.copy_before_growth" fails "known::growth_against_a_reader" with Assertion;
 
+    // A window of which nobody tells the subscriber, and that it has not looked at.
+    sub_add_before_look:
+        "sub.add_before_look" fails "interests::subscription_against_a_window" with Deadlock;
+    sub_delivered_before_places:
+        "sub.delivered_before_places" fails "interests::subscription_against_a_window" with Deadlock;
+    // Nobody ends the wait of one that was there.
+    interests_fail_those_there:
+        "interests.fail_those_there" fails "interests::subscription_against_the_end" with Deadlock;
+    // Nobody ends the wait of one that came later.
+    sub_look_for_the_end:
+        "sub.look_for_the_end" fails "interests::subscription_against_the_end" with Deadlock;
+
     // A reader is told of a record and has no segment for it, whoever is in the wrong order.
     seg_push_before_publish:
         "seg.push_before_publish" fails "segments::roll_against_a_waiter" with Assertion;
@@ -278,7 +290,7 @@ fn sources() -> Vec<String> {
     let engine = crate_folder.join("../engine/src");
     let sync = fs::read_dir(engine.join("sync")).unwrap().map(|entry| entry.unwrap().path());
     let mut shipped: Vec<_> = sync.filter(|file| !file.ends_with("tests.rs")).collect();
-    let elsewhere = ["callbacks", "gate", "group_commit", "permits", "room"];
+    let elsewhere = ["callbacks", "gate", "group_commit", "interests", "permits", "room"];
     shipped.extend(elsewhere.map(|file| engine.join(format!("pipeline/{file}.rs"))));
     shipped.push(engine.join("order/known.rs"));
     shipped.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
@@ -288,9 +300,13 @@ fn sources() -> Vec<String> {
 /// that a model repeats.
 fn names_in_sources() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let repeating =
-        [include_str!("segments.rs"), include_str!("failure.rs"), include_str!("gate.rs")]
-            .map(str::to_owned);
+    let repeating = [
+        include_str!("segments.rs"),
+        include_str!("failure.rs"),
+        include_str!("gate.rs"),
+        include_str!("interests.rs"),
+    ]
+    .map(str::to_owned);
     for source in sources().into_iter().chain(repeating) {
         for call in ["ord!(\"", "step!(\"", "step(\""] {
             for rest in source.split(call).skip(1) {

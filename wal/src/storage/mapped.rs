@@ -120,6 +120,11 @@ impl MappedFile {
         Ok(MappedFile { map, file, sync_failed, published: AtomicU64::new(published) })
     }
 
+    /// The file that is mapped, for positioned reads: also if its name is gone.
+    pub fn file(&self) -> &Arc<dyn StorageFile> {
+        &self.file
+    }
+
     /// Length of the file in bytes, written or not.
     pub fn len(&self) -> u64 {
         self.map.len() as u64

@@ -69,6 +69,12 @@ impl Event {
         Event { id: Some(id.into()), payload, ..Self::control(RecordKind::Discard, stream) }
     }
 
+    /// A trim of a stream.
+    pub fn stream_trim(stream: &str, first: u64) -> Self {
+        let payload = first.to_le_bytes().to_vec();
+        Event { payload, ..Self::control(RecordKind::StreamTrim, stream) }
+    }
+
     pub fn push_to(&self, batch: &mut EncodedBatch) -> Result<(), LimitError> {
         match self.kind {
             RecordKind::Event => {}
@@ -85,6 +91,10 @@ impl Event {
                 };
                 let id = self.id.as_deref().unwrap_or_default();
                 return batch.push_discard(&self.stream, id, reason);
+            }
+            RecordKind::StreamTrim => {
+                let first = u64::from_le_bytes(self.payload[..].try_into().expect("a sequence"));
+                return batch.push_stream_trim(&self.stream, first);
             }
             RecordKind::Refused => unreachable!("never appended"),
         }

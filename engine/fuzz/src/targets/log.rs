@@ -196,6 +196,7 @@ pub fn batch(bytes: &[u8]) {
         };
         let before = (batch.count(), batch.byte_len());
         let kind = match choice >> 6 {
+            0 if choice & 3 == 3 => RecordKind::StreamTrim,
             0 if choice & 1 == 1 => RecordKind::Discard,
             0 => RecordKind::Seal,
             1 => RecordKind::Unseal,
@@ -212,6 +213,7 @@ pub fn batch(bytes: &[u8]) {
             RecordKind::Unseal => batch.push_unseal(&stream),
             RecordKind::Mark => batch.push_mark(&stream, change),
             RecordKind::Discard => batch.push_discard(&stream, &own, DiscardReason::Expired),
+            RecordKind::StreamTrim => batch.push_stream_trim(&stream, choice.into()),
             RecordKind::Event | RecordKind::Refused => batch.push(&event),
         };
         if let Err(error) = pushed {
@@ -242,6 +244,7 @@ pub fn batch(bytes: &[u8]) {
                 RecordKind::Event => payload,
                 RecordKind::Mark => mark(change, before.1),
                 RecordKind::Discard => vec![2, 0, 0, 0],
+                RecordKind::StreamTrim => u64::from(choice).to_le_bytes().to_vec(),
                 RecordKind::Seal | RecordKind::Unseal | RecordKind::Refused => Vec::new(),
             },
         ));

@@ -88,6 +88,7 @@ fn name_of(record: &SerialRecord) -> (Vec<u8>, Vec<u8>) {
         SerialRecord::Unseal(stream) => (stream.clone(), b"unseal".to_vec()),
         SerialRecord::Mark(_) => panic!("no batch begins with a mark"),
         SerialRecord::Discard(_) => panic!("no batch begins with a discard"),
+        SerialRecord::StreamTrim(..) => panic!("no batch begins with a trim"),
     }
 }
 
@@ -166,6 +167,9 @@ impl Model {
                             matches!(record, SerialRecord::Seal(_) | SerialRecord::Unseal(_))
                         }
                         Placement::Marked { .. } => matches!(record, SerialRecord::Mark(_)),
+                        Placement::Trimmed { .. } => {
+                            matches!(record, SerialRecord::StreamTrim(..))
+                        }
                         Placement::Discarded | Placement::NotHeld { .. } => {
                             matches!(record, SerialRecord::Discard(_))
                         }

@@ -10,7 +10,7 @@ use thalweg::reference::{SerialDiscard, SerialEvent, SerialMark, SerialRecord};
 use thalweg::{
     Ack, AppenderOptions, Barrier, Batch, Cause, Cursor, CursorError, DiscardReason, LogOpenError,
     MarkChange, MixedAppender, MixedBatch, OpenError, Options, ReadError, Refusal, SealError,
-    Store, StreamAppender, Subscription, Ticket,
+    Start, Store, StreamAppender, Subscription, Ticket,
 };
 
 use crate::common::to_new;
@@ -276,6 +276,12 @@ impl<'a> Appending<'a> {
                 events.push(self.mark(false));
                 continue;
             }
+            if fixed.is_none() && self.dice.once_in(20) {
+                // Of the streams, the one that nobody follows.
+                let trim = SerialRecord::StreamTrim(b"s3".to_vec(), self.dice.below(20));
+                events.push((trim, true));
+                continue;
+            }
             if fixed.is_none() && self.dice.once_in(8) {
                 let (id, reason) = (self.name(), DiscardReason::Discarded);
                 events.push((SerialRecord::Discard(SerialDiscard { stream, id, reason }), true));
@@ -385,6 +391,7 @@ fn mixed_of(records: &[Submitted]) -> MixedBatch {
             SerialRecord::Seal(stream) => batch.push_seal(stream),
             SerialRecord::Unseal(stream) => batch.push_unseal(stream),
             SerialRecord::Mark(mark) => batch.push_mark(&mark.cursor, mark.change),
+            SerialRecord::StreamTrim(stream, first) => batch.push_stream_trim(stream, *first),
             SerialRecord::Discard(discard) => {
                 batch.push_discard(&discard.stream, &discard.id, discard.reason)
             }
@@ -425,7 +432,7 @@ fn read_on(
             1 => {
                 let stream = format!("s{}", dice.below(4));
                 if let Ok(Some(view)) = store.stream(stream) {
-                    let local = dice.below(view.len());
+                    let local = dice.below(view.len()).max(view.first());
                     view.read(local..).expect("reads").for_each(|event| saw(model, event));
                 }
             }
@@ -524,7 +531,12 @@ fn read_beside(disk: &Disk, model: &Model) {
 fn wait_for_own(store: &Store, model: &Model, dice: &mut Dice) {
     let stream = format!("w{}", model.batch_count()).into_bytes();
     let waiting = dice.once_in(2).then(|| {
-        let mut subscription = store.subscribe_stream(&stream, 0).expect("subscribes");
+        let subscription = match dice.below(4) {
+            0 => store.subscribe_prefix(&stream, 0),
+            1 => store.subscribe_streams([&stream[..], b"never"], Start::Now),
+            _ => store.subscribe_stream(&stream, 0),
+        };
+        let mut subscription = subscription.expect("subscribes");
         start(String::from("waiter"), move || match subscription.next() {
             None | Some(Err(ReadError::Poisoned(_))) => {}
             Some(event) => assert_eq!(event.expect("reads").local(), 0),

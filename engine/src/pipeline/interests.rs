@@ -1,0 +1,192 @@
+//! Where those wait who want events of several streams, or of all streams whose names begin in some way: each at a place of
+//! its own, which the committer moves when a window has something for it.
+//!
+//! Names cost a look at a record for each stream of a window, so the committer asks for them only if somebody is in the list,
+//! and makes no more than [`LOOKS_MAX`] comparisons in a window: beyond that, and with every [`PASSED_MAX`] deliveries, all
+//! are woken. So whoever waits has never more than that many events of others to look at when it wakes.
+//!
+//! # Protocol
+//!
+//! ```text
+//! subscriber                           committer
+//! S1  put a place into the list        C1  publish `delivered`
+//! S2  look at what is delivered        C2  take a snapshot of the list
+//! S3  wait until the place is beyond   C3  move the places in it that the window is for
+//!     that, go to S2
+//! ```
+//!
+//! # The race it prevents
+//!
+//! A window that the subscriber has not looked at, and that the committer has told nobody of. The list is behind a
+//! lock. If S1 comes before C2, the place is in the snapshot, and C3 moves it. If C2 comes before S1, so does
+//! C1, and S2 sees the window. The end is the same: `delivered` fails, then the places in the list do, and whoever has put a
+//! place into the list looks whether `delivered` has failed.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use crate::sync::{Arc, List, Watermark, step};
+
+/// So many comparisons with names the committer makes for one window.
+const LOOKS_MAX: usize = 4096;
+/// Whoever waits wakes with this many deliveries, whatever they are.
+pub const PASSED_MAX: u64 = 1 << 16;
+
+/// Which streams somebody wants.
+#[derive(Debug)]
+pub enum Wants {
+    /// Those with these names.
+    Streams(HashSet<Vec<u8>>),
+    /// Those whose names begin so.
+    Prefix(Vec<u8>),
+}
+
+impl Wants {
+    /// Whether it wants the stream with this name.
+    pub fn wants(&self, stream: &[u8]) -> bool {
+        match self {
+            Wants::Streams(names) => names.contains(stream),
+            Wants::Prefix(prefix) => stream.starts_with(prefix),
+        }
+    }
+}
+
+/// What somebody wants, and where it waits.
+#[derive(Debug)]
+pub struct Interest {
+    /// Which streams.
+    pub wants: Wants,
+    /// How many events were delivered when there was something for it. Published by the committer alone.
+    pub place: Watermark,
+}
+
+/// All that somebody waits for. Taken out by whoever has put it in.
+#[derive(Debug)]
+pub struct Interests {
+    list: List<Arc<Interest>>,
+}
+
+impl Interests {
+    /// Nobody wants anything.
+    pub fn new() -> Self {
+        Interests { list: List::new(Vec::new()) }
+    }
+
+    /// Step S1. What is delivered has to be looked at after this, and whether `delivered` has failed.
+    pub fn add(&self, wants: Wants) -> Arc<Interest> {
+        let interest = Arc::new(Interest { wants, place: Watermark::new(0) });
+        self.list.push(Arc::clone(&interest));
+        interest
+    }
+
+    /// Takes out what was put in.
+    pub fn remove(&self, interest: &Arc<Interest>) {
+        self.list.change(|list| list.retain(|other| !Arc::ptr_eq(other, interest)));
+    }
+
+    /// Steps C2 and C3, after `delivered` is published: the window has made these global sequences, in so many streams. `names`
+    /// gives their names, or nothing if one cannot be read.
+    pub fn publish<'a>(
+        &self,
+        window: Range<u64>,
+        stream_count: usize,
+        names: impl FnOnce() -> Option<Vec<&'a [u8]>>,
+    ) {
+        let list = self.list.snapshot();
+        if list.is_empty() || window.is_empty() {
+            return;
+        }
+        let is_far = window.start / PASSED_MAX != window.end / PASSED_MAX;
+        let is_small = stream_count.saturating_mul(list.len()) <= LOOKS_MAX;
+        let names = if is_small && !is_far { names() } else { None };
+        for interest in list.iter() {
+            let is_for_it = match &names {
+                Some(names) => names.iter().any(|name| interest.wants.wants(name)),
+                None => true,
+            };
+            if is_for_it {
+                interest.place.publish(window.end);
+            }
+        }
+    }
+
+    /// Ends the waits of those in the list, after `delivered` has failed.
+    pub fn fail(&self) {
+        if step!("interests.fail_those_there") {
+            self.list.snapshot().iter().for_each(|interest| interest.place.fail());
+        }
+    }
+}
+
+#[cfg(all(test, not(thalweg_loom)))]
+mod tests {
+    use super::*;
+
+    fn prefix(prefix: &str) -> Wants {
+        Wants::Prefix(prefix.into())
+    }
+
+    #[test]
+    fn only_those_are_woken_that_a_window_is_for() {
+        let interests = Interests::new();
+        interests.publish(0..1, 1, || panic!("nobody wants to know"));
+        let a = interests.add(prefix("a"));
+        let b = interests.add(Wants::Streams(HashSet::from([b"b".to_vec(), b"ab".to_vec()])));
+        interests.publish(1..3, 1, || Some(vec![b"ab"]));
+        assert_eq!((a.place.get(), b.place.get()), (3, 3));
+        interests.publish(3..4, 2, || Some(vec![b"aa", b"c"]));
+        interests.publish(4..6, 1, || Some(vec![b"c"]));
+        interests.publish(6..6, 0, || panic!("there is nothing"));
+        assert_eq!((a.place.get(), b.place.get()), (4, 3));
+        interests.publish(6..7, 1, || None);
+        assert_eq!(
+            (a.place.get(), b.place.get()),
+            (7, 7),
+            "what cannot be read may be for anybody"
+        );
+        interests.remove(&a);
+        interests.publish(7..8, LOOKS_MAX + 1, || panic!("they are too many"));
+        assert_eq!((a.place.get(), b.place.get()), (7, 8));
+        interests.publish(8..PASSED_MAX, 1, || panic!("it is time to wake up"));
+        assert_eq!(b.place.get(), PASSED_MAX);
+        interests.publish(PASSED_MAX..PASSED_MAX + 1, 1, || Some(vec![b"c"]));
+        assert_eq!(b.place.get(), PASSED_MAX, "and once is enough");
+        interests.fail();
+        assert!(b.place.is_failed() && !a.place.is_failed());
+    }
+
+    #[test]
+    fn whoever_comes_while_others_publish_misses_nothing() {
+        const ROUNDS: u64 = 2000;
+        let (interests, delivered) = (Interests::new(), Watermark::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut next = 0;
+                    while next < ROUNDS {
+                        let interest = interests.add(prefix("a"));
+                        if delivered.is_failed() {
+                            interest.place.fail();
+                        }
+                        for _ in 0..3 {
+                            next = delivered.get();
+                            if interest.place.wait_for(next + 1).is_err() {
+                                next = delivered.get();
+                                assert_eq!(next, ROUNDS, "it ends when all is there");
+                                break;
+                            }
+                        }
+                        interests.remove(&interest);
+                    }
+                });
+            }
+            for number in 0..ROUNDS {
+                delivered.publish(number + 1);
+                interests.publish(number..number + 1, 1, || Some(vec![b"a"]));
+            }
+            delivered.fail();
+            interests.fail();
+        });
+        assert!(interests.list.snapshot().is_empty());
+    }
+}
