@@ -71,22 +71,6 @@ fn a_trim_that_says_nothing_or_nonsense_is_refused() {
 }
 
 #[test]
-fn everything_goes_where_that_is_asked_for() {
-    let (_place, store) = store_of("{\"stream\":\"s\",\"id\":\"a\"}\n{\"stream\":\"s\"}\n");
-    let done = run(on("trim", &store, &["--all", "--json"])).exits(0).json().remove(0);
-    assert_eq!((&done["first"], &done["events"]), (&2.into(), &2.into()));
-    assert_eq!(run(on("read", &store, &[])).exits(0).text(), "");
-    run(on("append", &store, &["s", "more"])).exits(0);
-    assert_eq!(run(on("read", &store, &["--json"])).exits(0).json()[0]["global"], 2);
-    run(on("verify", &store, &[])).exits(0);
-    run(on("order", &store, &["--rebuild"])).exits(0);
-    run(on("trim", &store, &["--older-than", "30d"])).exits(0);
-    for bad in [&["--older-than", "30"][..], &["--all", "--keep", "1MB"], &["--stream", "s"]] {
-        run(on("trim", &store, bad)).exits(2);
-    }
-}
-
-#[test]
 fn a_trimmed_store_verifies_and_says_why_of_what_was_trimmed() {
     let (_place, store) = store_of(&lines());
     run(on("trim", &store, &["--before", "40"])).exits(0);
@@ -108,4 +92,20 @@ fn a_trimmed_store_verifies_and_says_why_of_what_was_trimmed() {
     let problem = &report["problems"][0];
     assert_eq!((&problem["file"], &problem["remedy"]), (&"trimmed.trm".into(), &"restore".into()));
     run(on("repair", &store, &[])).exits(2).says("put it back from a backup");
+}
+
+#[test]
+fn everything_goes_where_that_is_asked_for() {
+    let (_place, store) = store_of("{\"stream\":\"s\",\"id\":\"a\"}\n{\"stream\":\"s\"}\n");
+    let done = run(on("trim", &store, &["--all", "--json"])).exits(0).json().remove(0);
+    assert_eq!((&done["first"], &done["events"]), (&2.into(), &2.into()));
+    assert_eq!(run(on("read", &store, &[])).exits(0).text(), "");
+    run(on("append", &store, &["s", "more"])).exits(0);
+    assert_eq!(run(on("read", &store, &["--json"])).exits(0).json()[0]["global"], 2);
+    run(on("verify", &store, &[])).exits(0);
+    run(on("order", &store, &["--rebuild"])).exits(0);
+    run(on("trim", &store, &["--older-than", "30d"])).exits(0);
+    for bad in [&["--older-than", "30"][..], &["--all", "--keep", "1MB"], &["--stream", "s"]] {
+        run(on("trim", &store, bad)).exits(2);
+    }
 }

@@ -886,9 +886,9 @@ fn a_lost_event_behind_the_trim_point_goes_on_from_what_was_trimmed() {
     append("s", listing("root", &[]));
     append("s", listing("a", &["root"]));
     append("s", listing("b", &[]));
-    (0..4).for_each(|_| {
+    for _ in 0..4 {
         append("filler", Event::new(vec![7; 300 << 10]));
-    });
+    }
     let report = store.trim(&Trim::new().keep_bytes(0).past_cursors()).expect("trims");
     assert!(report.first > 2, "{report:?}");
     let lost = append("s", listing("lost", &["a"]));
@@ -901,7 +901,7 @@ fn a_lost_event_behind_the_trim_point_goes_on_from_what_was_trimmed() {
     let log = LogReader::open(&storage, None).expect("opens");
     let after = log.segments.partition_point(|segment| segment.base() <= lost);
     let at = lost - log.segments[after - 1].base();
-    let event = log.segments[after - 1].walk(lost, log.end).flatten().next().expect("an event");
+    let event = log.segments[after - 1].record(lost).expect("an event");
     let len = event.len() as usize;
     overwrite(&storage, &nth(&storage, after), at as usize, &vec![0; len]);
     let report = repaired(&storage);
