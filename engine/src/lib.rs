@@ -208,7 +208,7 @@
 //! # Threads
 //!
 //! An open store runs a writer, one or more scanners, an orderer with a pool, a committer, a thread
-//! for callbacks and two helpers, all named `thalweg-...`; those that write and order are pinned
+//! for callbacks and three helpers (four with a [retention](Options::retention)), all named `thalweg-...`; those that write and order are pinned
 //! where there are cores enough. All of them sleep while there is nothing to do; where they are
 //! pinned, the writer spins for a moment before ([`Options::spin`]). Handles are cheap to clone and
 //! may be used from any thread; which calls block, and for what, is said at each.
@@ -224,9 +224,8 @@
 //! A stream name takes 1 to 255 bytes, as does the name of a cursor, an id 1 to 64, a payload up to 32
 //! MiB, a batch up to 64 MiB. A store has up to [4096](Cursor::COUNT_MAX) cursors.
 //! One process writes a store; others may open it with [`Options::open_read_only`], as it is then, or
-//! [follow](Store::open_follower) it. All known ids,
-//! streams and held events are kept in memory: about 30 bytes for a delivered event, 320 for a
-//! stream, 120 for a held event.
+//! [follow](Store::open_follower) it. Known ids, streams and held events take up to
+//! [`Options::memory_budget`] of memory; what does not fit is in files.
 //!
 //! An appender has room for at most [1024](AppenderOptions::PIPELINE_MAX) batches, and all
 //! appenders of a store together for 4096 batches and [64 MiB](Options::queue_bytes) that are not
