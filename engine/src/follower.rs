@@ -274,6 +274,16 @@ impl Follower {
         self.ordered_now()?.held()
     }
 
+    /// The held event that was appended first, if any is held: the answer of
+    /// [`Store::oldest_held`](crate::Store::oldest_held), as of now, in the same way as [`Follower::held`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Follower::held`].
+    pub fn oldest_held(&self) -> Result<Option<HeldEvent>, ReadError> {
+        self.ordered_now()?.oldest_held()
+    }
+
     /// All streams, sorted by name: the answer of [`Store::streams`](crate::Store::streams), as of now, in the same way and at the same
     /// price as [`Follower::held`]. What is delivered in it may be ahead of what the follower shows.
     ///

@@ -8,7 +8,7 @@ use thalweg_wal::{DiscardReason, FrameTimes, Segment};
 use crate::clock;
 use crate::error::ReadError;
 use crate::event::EventId;
-use crate::order::cold::{for_each_stream, held_positions};
+use crate::order::cold::{first_held_positions, for_each_stream, held_positions};
 use crate::order::keys::partition_of;
 use crate::order::partition::{KnownAs, Partition};
 use crate::pipeline::lookup::{Fault, Lookup, segment_at};
@@ -118,10 +118,23 @@ type Answer<T> = Promise<Result<T, ReadError>>;
 /// What somebody wants to know.
 #[derive(Debug)]
 pub(crate) enum Question {
-    Held(Answer<Vec<HeldEvent>>),
+    /// The first so many held events.
+    Held {
+        count: usize,
+        answer: Answer<Vec<HeldEvent>>,
+    },
     Streams(Answer<Vec<StreamInfo>>),
-    Tips { stream_key: u64, stream: Vec<u8>, answer: Answer<Vec<Vec<u8>>> },
-    Why { stream_key: u64, stream: Vec<u8>, id: Vec<u8>, answer: Answer<Why> },
+    Tips {
+        stream_key: u64,
+        stream: Vec<u8>,
+        answer: Answer<Vec<Vec<u8>>>,
+    },
+    Why {
+        stream_key: u64,
+        stream: Vec<u8>,
+        id: Vec<u8>,
+        answer: Answer<Why>,
+    },
 }
 
 /// Why there is no answer.
@@ -171,7 +184,7 @@ pub(crate) fn answer(
 ) {
     let view = View { partitions, lookup, is_stopping };
     match question {
-        Question::Held(answer) => complete(answer, held_events(view)),
+        Question::Held { count, answer } => complete(answer, held_events(view, count)),
         Question::Streams(answer) => {
             answer.complete(streams(partitions, lookup).map_err(Into::into));
         }
@@ -187,11 +200,11 @@ pub(crate) fn answer(
     }
 }
 
-fn held_events(view: View<'_>) -> Result<Vec<HeldEvent>, Unanswered> {
+fn held_events(view: View<'_>, count: usize) -> Result<Vec<HeldEvent>, Unanswered> {
     let View { partitions, lookup, .. } = view;
     let mut events = Vec::new();
     let mut times = Times { segments: &lookup.segments, current: None };
-    for position in held_positions(partitions, lookup)? {
+    for position in first_held_positions(partitions, lookup, count)? {
         view.go_on()?;
         let Some(record) = lookup.or_none(lookup.record(position))? else { continue };
         let (stream, store_tag) = (record.stream(), partitions[0].store_tag);

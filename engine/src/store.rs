@@ -481,7 +481,19 @@ impl Store {
     ///
     /// The store is closed, its engine has stopped, or a held event cannot be read.
     pub fn held(&self) -> Result<Vec<HeldEvent>, ReadError> {
-        self.ask(Question::Held)
+        self.ask(|answer| Question::Held { count: usize::MAX, answer })
+    }
+
+    /// The held event that was appended first, with the parents that it waits for: its
+    /// [`age`](HeldEvent::age) is that of the oldest. Nothing if none is held. The numbers of
+    /// [`Store::stats`] have no such age, since nobody keeps the oldest: this looks for it among all that wait,
+    /// without their records, and blocks meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Store::held`].
+    pub fn oldest_held(&self) -> Result<Option<HeldEvent>, ReadError> {
+        Ok(self.ask(|answer| Question::Held { count: 1, answer })?.pop())
     }
 
     /// Gives up held events of `stream`, by their ids: those that are held will never be delivered, and their ids
@@ -841,7 +853,7 @@ pub struct Stats {
     pub queues: QueueDepths,
     /// Number of delivered events.
     pub delivered: u64,
-    /// Number of held events.
+    /// Number of held events. How long the oldest has been held, [`Store::oldest_held`] says.
     pub held: u64,
     /// Number of events that were there already when they arrived.
     pub duplicates: u64,

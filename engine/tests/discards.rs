@@ -214,6 +214,8 @@ fn what_is_held_for_too_long_expires_by_the_time_in_the_log() {
     }
     let expire = |store: &Store, days: u64| {
         let report = store.expire_held(Duration::from_millis(days * DAY)).expect("expires");
+        let oldest = store.held().expect("held").into_iter().next();
+        assert_eq!(store.oldest_held().expect("held"), oldest, "after {days} days");
         let names = report.events.iter().map(|event| String::from_utf8_lossy(&event.id));
         assert_eq!(report.discarded(), report.events.len() as u64);
         names.collect::<Vec<_>>().join(" ")
@@ -229,6 +231,9 @@ fn what_is_held_for_too_long_expires_by_the_time_in_the_log() {
     assert_eq!(expire(&store, 0), "day 7 day 7");
     let left: Vec<_> = store.held().expect("held").into_iter().map(|event| event.id).collect();
     assert_eq!(left, [b"day 0", b"day 0"], "nobody knows since when");
+    let discarded = ["s", "t"].map(|stream| store.discard(stream, ["day 0"]).expect("discards"));
+    assert_eq!(discarded.map(|report| report.discarded()), [1, 1]);
+    assert_eq!(store.oldest_held().expect("held"), None);
     let why = store.why_held("s", "day 3").expect("an answer");
     assert!(matches!(why, Why::Discarded { reason: DiscardReason::Expired, .. }), "{why:?}");
     check_all(store, &storage);

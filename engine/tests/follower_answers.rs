@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The owner, who rests, and the follower say the same.
 fn agree(follower: &Follower, owner: &Store) {
     owner.wait_committed(owner.durable_end()).expect("everything is ordered");
-    assert_eq!(follower.held().expect("answers"), owner.held().expect("answers"));
+    let held = owner.held().expect("answers");
+    assert_eq!(follower.held().expect("answers"), held);
+    assert_eq!(follower.oldest_held().expect("answers"), held.into_iter().next());
     assert_eq!(follower.streams().expect("answers"), owner.streams().expect("answers"));
     let stats = owner.stats();
     assert!(follower.wait_delivered(stats.delivered, PATIENCE).expect("follows"));

@@ -167,6 +167,13 @@ impl View {
         }
     }
 
+    fn oldest_held(&self) -> Result<Option<HeldEvent>, ReadError> {
+        match self {
+            View::Inside(store) => store.oldest_held(),
+            View::Outside(follower) => follower.oldest_held(),
+        }
+    }
+
     fn streams(&self) -> Result<Vec<StreamInfo>, ReadError> {
         match self {
             View::Inside(store) => store.streams(),

@@ -49,7 +49,7 @@ The JSON object has always the same keys; what is not known is null:
   delivered_per_second   since the time before, with --watch
   held, duplicates, conflicts, rejected, discarded, streams
                          source follower: as of checkpoint_position
-  oldest_held_seconds    how long the oldest held event has been held; null with more than 100,000
+  oldest_held_seconds    how long the held event that was appended first has been held
   corrupt                damaged places that were met
   segments, log_bytes, written, durable, scanned, ordered, committed, checkpoint_position
                          lengths and positions in bytes; source follower: the log up to the

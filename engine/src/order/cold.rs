@@ -270,6 +270,15 @@ pub(crate) fn for_each_stream(
 
 /// Positions of all held events, in the order of the log. Given up when the store closes.
 pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Result<Vec<u64>, Fault> {
+    first_held_positions(partitions, lookup, usize::MAX)
+}
+
+/// The first `count` of them.
+pub(crate) fn first_held_positions(
+    partitions: &[Partition],
+    lookup: &Lookup,
+    count: usize,
+) -> Result<Vec<u64>, Fault> {
     if partitions.iter().all(|partition| partition.counts.held == 0) {
         return Ok(Vec::new());
     }
@@ -285,9 +294,12 @@ pub(crate) fn held_positions(partitions: &[Partition], lookup: &Lookup) -> Resul
     positions.sort_unstable();
     positions.dedup();
     // A run goes on having watches that are over.
-    let mut held = Vec::with_capacity(positions.len());
+    let mut held = Vec::with_capacity(positions.len().min(count));
     for position in positions {
         lookup.go_on()?;
+        if held.len() == count {
+            break;
+        }
         if is_held(partitions, position, lookup)? {
             held.push(position);
         }

@@ -11,9 +11,6 @@ use thalweg::{
 use super::super::View;
 use crate::{ndjson, output};
 
-/// Up to so many held events are looked at for the age of the oldest: with more, it takes too long.
-const HELD_LISTED_MAX: u64 = 100_000;
-
 /// The keys of `--json`, in this order. They are described in the help.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Numbers {
@@ -186,10 +183,9 @@ impl Numbers {
             View::Inside(store) => store.stats().into(),
             View::Outside(follower) => follower.stats()?.into(),
         };
-        if numbers.held.is_some_and(|held| (1..=HELD_LISTED_MAX).contains(&held)) {
-            let now = SystemTime::now();
-            let ages = view.held()?.into_iter().filter_map(|event| event.age(now));
-            numbers.oldest_held_seconds = ages.max().map(|age| age.as_secs_f64());
+        if numbers.held != Some(0) {
+            let age = view.oldest_held()?.and_then(|event| event.age(SystemTime::now()));
+            numbers.oldest_held_seconds = age.map(|age| age.as_secs_f64());
         }
         Ok(numbers)
     }
