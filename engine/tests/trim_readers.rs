@@ -4,8 +4,8 @@
 mod common;
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{SOON, shared, soon};
@@ -428,8 +428,10 @@ fn who_waits_for_what_comes_keeps_no_trimmed_file() {
     let store = options().open(dir.path()).expect("opens");
     fill(&store, "busy", 6);
     append(&store, "idle", &Event::new("only"));
+    let have_read = Arc::new(Barrier::new(4));
     let mut waiting = Vec::new();
     for kind in 0..3 {
+        let have_read = Arc::clone(&have_read);
         let mut subscription = match kind {
             0 => store.subscribe_stream("idle", 0),
             1 => store.subscribe_prefix("idle", 0),
@@ -441,11 +443,13 @@ fn who_waits_for_what_comes_keeps_no_trimmed_file() {
             if kind < 2 {
                 assert!(first.expect("reads").is_some());
             }
+            have_read.wait();
             subscription
                 .next_timeout(SOON * 6)
                 .map(|event| event.map(|event| event.to_owned().expect("owned")))
         }));
     }
+    have_read.wait();
     fill(&store, "busy", 9);
     let first = trim(&store);
     assert!(first > 6);

@@ -21,16 +21,28 @@
 //! lock. If S1 comes before C2, the place is in the snapshot, and C3 moves it. If C2 comes before S1, so does
 //! C1, and S2 sees the window. The end is the same: `delivered` fails, then the places in the list do, and whoever has put a
 //! place into the list looks whether `delivered` has failed.
+//!
+//! # What nobody has to look at
+//!
+//! Whoever has waited for long does not look at the events of others that came meanwhile, which may be trimmed by then. The
+//! committer says up to where it has told the place of everything (`told`), and where the first of what is for it
+//! begins, of what the subscriber has not looked at (`wanted`). It knows that from `looked`, which may be old: it begins anew
+//! only when that is beyond all that was for the place, so `wanted` may be too low, and never too high. It stores `wanted`, then `told`;
+//! the subscriber loads `told`, then `wanted`: what it sees of `wanted` is not older. Before its first wait
+//! there is nothing to go by, since the windows before it was in the list are not counted.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-use crate::sync::{Arc, List, Watermark, step};
+use crate::sync::{Arc, AtomicU64, List, Ordering, Watermark, load_own, step};
 
 /// So many comparisons with names the committer makes for one window.
 const LOOKS_MAX: usize = 4096;
 /// Whoever waits wakes with this many deliveries, whatever they are.
 pub const PASSED_MAX: u64 = 1 << 16;
+
+/// In the place of a global sequence: there is nothing.
+const NOTHING: u64 = u64::MAX;
 
 /// Which streams somebody wants.
 #[derive(Debug)]
@@ -58,6 +70,62 @@ pub struct Interest {
     pub wants: Wants,
     /// How many events were delivered when there was something for it. Published by the committer alone.
     pub place: Watermark,
+    /// The subscriber has looked at everything below this global sequence when it began to wait.
+    looked: AtomicU64,
+    /// Where the first window begins that has something for it and that it had not looked at; or nothing.
+    wanted: AtomicU64,
+    /// The windows below this global sequence are counted in `wanted` and `place`.
+    told: AtomicU64,
+}
+
+impl Interest {
+    fn new(wants: Wants) -> Self {
+        Interest {
+            wants,
+            place: Watermark::new(0),
+            looked: AtomicU64::new(0),
+            wanted: AtomicU64::new(NOTHING),
+            told: AtomicU64::new(0),
+        }
+    }
+
+    /// Everything below `next` is looked at, and all that is delivered. By the subscriber, before it waits.
+    pub fn set_looked(&self, next: u64) {
+        // Relaxed: nothing else is read on its account, and an older one is only lower.
+        self.looked.store(next, Ordering::Relaxed);
+    }
+
+    /// Where to go on for the subscriber that has looked at everything below `next`: there is nothing for it
+    /// between. Only after it has waited once.
+    pub fn pass(&self, next: u64) -> u64 {
+        // Acquire: what is seen of `wanted` counts all that is told.
+        let told = self.told.load(Ordering::Acquire);
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        next.max(told.min(wanted))
+    }
+
+    /// By the committer alone.
+    fn tell(&self, window: &Range<u64>, is_for_it: bool) {
+        let wanted = load_own(&self.wanted);
+        // Beyond all that was for it, and not only beyond the first of it.
+        let is_beyond_all = step!("interests.begin_anew_beyond_all");
+        let all = if is_beyond_all { self.place.get() } else { wanted.saturating_add(1) };
+        let has_all = self.looked.load(Ordering::Relaxed) >= all;
+        let wanted = if has_all { NOTHING } else { wanted };
+        let wanted = if is_for_it { wanted.min(window.start) } else { wanted };
+        let tell = || self.told.store(window.end, Ordering::Release);
+        let is_in_order = step!("interests.wanted_before_told");
+        if !is_in_order {
+            tell();
+        }
+        self.wanted.store(wanted, Ordering::Relaxed);
+        if is_in_order {
+            tell();
+        }
+        if is_for_it {
+            self.place.publish(window.end);
+        }
+    }
 }
 
 /// All that somebody waits for. Taken out by whoever has put it in.
@@ -74,7 +142,7 @@ impl Interests {
 
     /// Step S1. What is delivered has to be looked at after this, and whether `delivered` has failed.
     pub fn add(&self, wants: Wants) -> Arc<Interest> {
-        let interest = Arc::new(Interest { wants, place: Watermark::new(0) });
+        let interest = Arc::new(Interest::new(wants));
         self.list.push(Arc::clone(&interest));
         interest
     }
@@ -104,9 +172,7 @@ impl Interests {
                 Some(names) => names.iter().any(|name| interest.wants.wants(name)),
                 None => true,
             };
-            if is_for_it {
-                interest.place.publish(window.end);
-            }
+            interest.tell(&window, is_for_it);
         }
     }
 
@@ -151,6 +217,13 @@ mod tests {
         assert_eq!(b.place.get(), PASSED_MAX);
         interests.publish(PASSED_MAX..PASSED_MAX + 1, 1, || Some(vec![b"c"]));
         assert_eq!(b.place.get(), PASSED_MAX, "and once is enough");
+        b.set_looked(PASSED_MAX + 1);
+        interests.publish(PASSED_MAX + 1..PASSED_MAX + 4, 1, || Some(vec![b"c"]));
+        assert_eq!(b.pass(PASSED_MAX + 1), PASSED_MAX + 4, "they are of others");
+        interests.publish(PASSED_MAX + 4..PASSED_MAX + 5, 1, || Some(vec![b"b"]));
+        interests.publish(PASSED_MAX + 5..PASSED_MAX + 6, 1, || Some(vec![b"c"]));
+        assert_eq!(b.pass(PASSED_MAX + 1), PASSED_MAX + 4, "there is one");
+        assert_eq!(b.pass(PASSED_MAX + 5), PASSED_MAX + 5, "nobody knows that it is seen");
         interests.fail();
         assert!(b.place.is_failed() && !a.place.is_failed());
     }

@@ -85,6 +85,8 @@ enum Wanted {
 struct Waiting {
     core: Arc<Core>,
     interest: Arc<Interest>,
+    /// Whether this has looked at all that was delivered when it came into the list.
+    has_waited: bool,
 }
 
 impl Drop for Waiting {
@@ -147,7 +149,8 @@ impl Subscription {
 
     fn to_some(core: &Arc<Core>, wants: Wants, from: Start) -> Self {
         // Before the first look at what is delivered.
-        let waiting = Waiting { core: Arc::clone(core), interest: core.interests.add(wants) };
+        let interest = core.interests.add(wants);
+        let waiting = Waiting { core: Arc::clone(core), interest, has_waited: false };
         if core.delivered.is_failed() {
             // Perhaps nobody has found the place when all the others failed.
             waiting.interest.place.fail();
@@ -168,7 +171,8 @@ impl Subscription {
     /// # Errors
     ///
     /// An event cannot be read; the next call goes on after it. Or events were trimmed that have not been handed out
-    /// ([`ReadError::Trimmed`]); the next call goes on with the first that was not. Or, while looking at events of other streams,
+    /// ([`ReadError::Trimmed`]), or, where several streams are wanted, have not been looked at; the next call goes on with the
+    /// first that was not. Or, while looking at events of other streams,
     /// the store was closed or its engine has stopped.
     pub fn try_next(&mut self) -> Result<Option<Event>, ReadError> {
         let delivered = self.reader.core.delivered.get();
@@ -208,6 +212,10 @@ impl Subscription {
 
     fn wait_for_more(&mut self, deadline: Option<Instant>) -> Result<u64, WaitError> {
         let more = self.next.saturating_add(1);
+        if let Wanted::Some(waiting) = &mut self.wanted {
+            waiting.interest.set_looked(self.next);
+            waiting.has_waited = true;
+        }
         let idle = deadline_in(IDLE_AFTER);
         if deadline.is_none_or(|deadline| deadline > idle) {
             match self.watermark().wait_deadline(more, idle) {
@@ -233,6 +241,11 @@ impl Subscription {
 
     /// The next wanted event of the first `delivered`, by looking at one after the other.
     fn look(&mut self, delivered: u64) -> Result<Option<Event>, ReadError> {
+        if let Wanted::Some(waiting) = &self.wanted
+            && waiting.has_waited
+        {
+            self.next = waiting.interest.pass(self.next);
+        }
         let mut looks = 0;
         while self.next < delivered {
             if looks == LOOKS_MAX {

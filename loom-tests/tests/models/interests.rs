@@ -62,7 +62,7 @@ fn spawn_subscriber(core: &Arc<Core>) -> thread::JoinHandle<(Result<u64, Failed>
 
 #[test]
 fn subscription_against_a_window() {
-    explore("a subscription begins while a window is published", Some(3), 200, || {
+    explore("a subscription begins while a window is published", Some(3), 150, || {
         let core = Core::new();
         let subscriber = spawn_subscriber(&core);
         core.commit();
@@ -78,5 +78,36 @@ fn subscription_against_the_end() {
         core.delivered.fail();
         core.interests.fail();
         assert_eq!(subscriber.join().unwrap(), (Err(Failed), 0));
+    });
+}
+
+#[test]
+fn subscription_passes_over_what_is_of_others() {
+    // Windows of one event each. The subscriber wants those of the stream `a`.
+    const WINDOWS: [&[u8]; 3] = [b"a", b"a", b"b"];
+    explore("a subscription passes over events while windows are published", Some(3), 200, || {
+        let core = Core::new();
+        let subscriber = {
+            let core = Arc::clone(&core);
+            thread::spawn(move || {
+                set_thread_slot_hint(1);
+                let interest = core.interests.add(Wants::Prefix(b"a".to_vec()));
+                let mut next = 0;
+                for _ in 0..2 {
+                    next = core.delivered.get().max(next);
+                    interest.set_looked(next);
+                    let further = interest.pass(next);
+                    let passed = &WINDOWS[next as usize..further as usize];
+                    assert!(!passed.contains(&&b"a"[..]), "from {next} to {further}");
+                    next = further;
+                }
+                core.interests.remove(&interest);
+            })
+        };
+        for (number, stream) in (0..).zip(WINDOWS) {
+            core.delivered.publish(number + 1);
+            core.interests.publish(number..number + 1, 1, || Some(vec![stream]));
+        }
+        subscriber.join().unwrap();
     });
 }

@@ -228,6 +228,11 @@ mutants! {
         "sub.add_before_look" fails "interests::subscription_against_a_window" with Deadlock;
     sub_delivered_before_places:
         "sub.delivered_before_places" fails "interests::subscription_against_a_window" with Deadlock;
+    // A subscriber passes over events that it has not looked at.
+    interests_wanted_before_told:
+        "interests.wanted_before_told" fails "interests::subscription_passes_over_what_is_of_others" with Assertion;
+    interests_begin_anew_beyond_all:
+        "interests.begin_anew_beyond_all" fails "interests::subscription_passes_over_what_is_of_others" with Assertion;
     // Nobody ends the wait of one that was there.
     interests_fail_those_there:
         "interests.fail_those_there" fails "interests::subscription_against_the_end" with Deadlock;
