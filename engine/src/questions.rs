@@ -26,7 +26,8 @@ pub struct HeldEvent {
     /// The listed parents that are not delivered, each once, in the order of the list.
     pub missing: Vec<Vec<u8>>,
     /// When it was appended, by the clock of the machine that did; nothing if nobody knows, since an older
-    /// version of the store did.
+    /// version of the store did. Of an event that has outlived its segment, which was trimmed, it is known that it was
+    /// appended before what is left: this is when the first batch of that was.
     pub since: Option<SystemTime>,
 }
 
@@ -56,7 +57,7 @@ pub struct StreamInfo {
 /// Why an event is not delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// The store has no such event.
+    /// The store has no such event, or one that was discarded, and trimmed since.
     Unknown,
     /// It is delivered.
     Delivered {
@@ -203,7 +204,8 @@ pub(crate) fn answer(
 fn held_events(view: View<'_>, count: usize) -> Result<Vec<HeldEvent>, Unanswered> {
     let View { partitions, lookup, .. } = view;
     let mut events = Vec::new();
-    let mut times = Times { segments: &lookup.segments, current: None };
+    let begins = lookup.horizon.position;
+    let mut times = Times { segments: &lookup.segments, begins, current: None };
     for position in first_held_positions(partitions, lookup, count)? {
         view.go_on()?;
         let Some(record) = lookup.or_none(lookup.record(position))? else { continue };
@@ -224,13 +226,16 @@ fn held_events(view: View<'_>, count: usize) -> Result<Vec<HeldEvent>, Unanswere
 /// When the records at rising positions were written.
 struct Times<'a> {
     segments: &'a [Arc<Segment>],
+    /// Where the log begins. What was written before was so at the latest when that was.
+    begins: u64,
     /// The segment of the last answer, by its number, and its frames.
     current: Option<(u64, FrameTimes<'a>)>,
 }
 
 impl Times<'_> {
     fn at(&mut self, position: u64) -> Option<SystemTime> {
-        let segment = segment_at(self.segments, position)?;
+        let segment = segment_at(self.segments, position.max(self.begins))?;
+        let position = position.max(segment.first());
         let times = match &mut self.current {
             Some((number, times)) if *number == segment.number() => times,
             current => &mut current.insert((segment.number(), segment.frame_times())).1,

@@ -374,6 +374,8 @@ impl Store {
     /// it cannot be written. Nothing is trimmed then, unless the error is that of the last step ([`TrimError`]).
     pub fn trim(&self, trim: &Trim) -> Result<TrimReport, TrimError> {
         if trim.wants_roll() && !self.core().read_only {
+            // The segment that it goes on in is one that can say so.
+            self.inner.trimmer.remember(trim, self.first());
             self.core().roll_wanted.set(1);
             // The writer does it on its way to answer this.
             let (durable, _) = &self.inner.unrelated;

@@ -105,7 +105,8 @@ impl Trim {
     /// it. The tips of streams are never forgotten.
     ///
     /// What is forgotten is written into the log, at the beginning of the next segment, and holds from there on: so the
-    /// order stays a function of the log. A held event looks at its parents one after the other, as it lists
+    /// order stays a function of the log. If the store is closed before the log has come to another segment, the next
+    /// trim says it again. A held event looks at its parents one after the other, as it lists
     /// them: one that it has found to be delivered stays so, whatever is forgotten later.
     #[must_use]
     pub fn remember(mut self, events: u64) -> Self {
@@ -121,7 +122,8 @@ impl Trim {
     /// Whether the log may begin with `segment`, by bytes, age, or because everything is to go: `durable` is where it ends,
     /// `now` the time in milliseconds.
     fn may_begin_with(&self, segment: &Segment, durable: u64, now: u64) -> bool {
-        let by_bytes = || self.keep_bytes.is_some_and(|keep| segment.base() + keep <= durable);
+        let by_bytes =
+            || self.keep_bytes.is_some_and(|keep| segment.base().saturating_add(keep) <= durable);
         let by_age = || {
             let age = self.older_than.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
             // All that is before it is older than what it begins with.
@@ -209,7 +211,8 @@ pub enum TrimError {
         /// What went wrong.
         source: io::Error,
     },
-    /// What was written cannot be opened. The next opening of the store will say so, too.
+    /// What was written cannot be opened. The next opening of the store may say so, too; nothing more is trimmed before
+    /// that.
     Open(OpenError),
     /// The directory could not be synced, so the log begins at the old place or at the new one: the next opening tells.
     /// Readers see what they saw, and nothing more is trimmed before that.
@@ -324,6 +327,8 @@ impl Trimmer {
             self.remove(&mut left)?;
         }
         let mut report = TrimReport { first: core.horizon().first, ..TrimReport::default() };
+        // Who trimmed before may have ended before the log came to another segment.
+        self.remember(trim, report.first);
         let now = self.clock.millis();
         if !is_over_a_limit(core, trim, now) {
             return Ok(report);
@@ -345,18 +350,27 @@ impl Trimmer {
             return Ok(report);
         }
         let base = advance(core, self.log_id, &segment, &|_| true).inspect_err(|error| {
-            if let TrimError::Unknown(source) = error {
-                left.unknown = Some(Arc::clone(source));
-            }
+            left.unknown = match error {
+                TrimError::Unknown(source) => Some(Arc::clone(source)),
+                // The log on the disk begins with it all the same. Another attempt would begin with the base before
+                // it, and write again what this one needs.
+                TrimError::Open(error) => Some(Arc::new(io::Error::other(error.to_string()))),
+                _ => None,
+            };
         })?;
         debug_assert_eq!(base.frontier().global, first);
         show(core, &base);
-        if let Some(events) = trim.remember {
-            core.forget_below.set(first.saturating_sub(events));
-        }
+        self.remember(trim, first);
         self.orderer.call(Call::LetGo);
         self.remove(&mut left)?;
         Ok(report)
+    }
+
+    /// Says what the next segment is to forget, if the log begins with delivery `first`.
+    pub(crate) fn remember(&self, trim: &Trim, first: u64) {
+        if let Some(events) = trim.remember.filter(|_| !trim.dry_run) {
+            self.core.forget_below.set(first.saturating_sub(events));
+        }
     }
 
     /// Removes what is not needed any more.

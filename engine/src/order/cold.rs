@@ -5,6 +5,7 @@
 //! fresh stands in a run, so it can be forgotten at any time, and costs a look there when it is needed
 //! again. Everything in memory is newer than what the runs say of it.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use thalweg_wal::DiscardReason;
@@ -89,8 +90,9 @@ impl Partition {
             return Err(fault);
         }
         if taken.len() > known {
-            // What is in a run can still be in memory.
-            taken.sort_unstable_by_key(|watch| watch.position);
+            // What is in a run can still be in memory; or an event has come by this parent before it was forgotten, and
+            // lists it once more: the place that it has come to counts.
+            taken.sort_unstable_by_key(|watch| (watch.position, Reverse(watch.parent_at)));
             taken.dedup_by_key(|watch| watch.position);
         }
         Ok(())
@@ -176,8 +178,12 @@ impl Partition {
         runs::find(&lookup.runs, self.cold_below, key, |_, item: KnownItem| look(item.value))?;
         discarded.sort_unstable_by_key(|&(position, _)| std::cmp::Reverse(position));
         for (position, reason) in discarded {
+            // What was discarded before the log begins is not kept.
+            let Some(record) = Lookup::or_trimmed(lookup.record(position)).transpose() else {
+                continue;
+            };
             // It may be of another id with this key.
-            let is_it = lookup.record(position).map(|record| {
+            let is_it = record.map(|record| {
                 record.stream() == name && *EventId::of(&record, self.store_tag) == *id
             });
             if lookup.or_by_key(is_it)? {

@@ -735,17 +735,20 @@ impl Partition {
                 {
                     return None;
                 }
-                KnownAs::Delivered(global)
-                    if global < self.forgotten && !self.is_tip(name, key, global, lookup) =>
-                {
-                    return None;
+                KnownAs::Delivered(global) => {
+                    let is_known = match global < self.forgotten {
+                        true => self.is_tip(name, key, global, lookup),
+                        false => Ok(true),
+                    };
+                    match is_known.map(|is_known| is_known.then(|| lookup.fact(global))) {
+                        Ok(None) => return None,
+                        Ok(Some(Ok(Some(fact)))) => {
+                            return fact.is_event(self.keys, name, id).then_some(Ok(known));
+                        }
+                        Ok(Some(Ok(None))) => {}
+                        Ok(Some(Err(fault))) | Err(fault) => return Some(Err(fault)),
+                    }
                 }
-                KnownAs::Delivered(global) => match lookup.fact(global) {
-                    Ok(Some(fact)) if fact.is_event(self.keys, name, id) => return Some(Ok(known)),
-                    Ok(Some(_)) => return None,
-                    Ok(None) => {}
-                    Err(fault) => return Some(Err(fault)),
-                },
                 KnownAs::InHand(_) | KnownAs::Held(_) => {}
             }
             let is_it = self.position_of(known, lookup).and_then(|position| {
@@ -775,17 +778,16 @@ impl Partition {
 
     /// Whether a delivery whose id has this key is a tip of the stream `name`.
     #[cold]
-    fn is_tip(&self, name: &[u8], key: u64, global: u64, lookup: &Lookup) -> bool {
+    fn is_tip(&self, name: &[u8], key: u64, global: u64, lookup: &Lookup) -> Result<bool, Fault> {
+        // Of what is forgotten, only what links lead to is kept.
+        let entry = Lookup::or_trimmed(lookup.entry(global));
+        let Some(entry) = lookup.or_none(entry)?.flatten() else { return Ok(false) };
         let is_it = |stream: &Stream| {
-            let entry = lookup.entry(global).ok();
-            let local = entry.map(|entry| entry.local);
-            stream
-                .tips
-                .find(key, |tip| Ok::<_, ()>(Some(tip.local) == local))
-                .is_ok_and(|tip| tip.is_some())
+            let is_there = |tip: &Tip| Ok::<_, Fault>(tip.local == entry.local);
+            Ok(stream.tips.find(key, is_there)?.is_some())
         };
         let stream_key = self.keys.stream(name);
-        self.with_stream(stream_key, name, lookup, is_it).ok().flatten().unwrap_or(false)
+        self.with_stream(stream_key, name, lookup, is_it)?.unwrap_or(Ok(false))
     }
 
     /// Whether the event at `position`, whose id has this key, was held and is discarded.

@@ -237,8 +237,10 @@ impl Writer {
         if self.log.awaits_any_spare() {
             self.take_spare();
         }
+        self.log.forget(self.core.forget_below.get());
         match self.log.roll_now() {
             Ok(Some(segment)) => {
+                self.core.observer.trace.rolled(segment.base());
                 self.core.segments.push(segment);
                 self.core.unsealed.set(0);
                 let end = self.log.end();

@@ -329,6 +329,16 @@ impl Base {
         rows.filter_map(|[_, local, position]| Some((self.record(position)?, local)))
     }
 
+    /// Global sequences of the tips that are forgotten otherwise.
+    pub(crate) fn forgotten_tips(&self) -> impl Iterator<Item = u64> {
+        let entries =
+            (0..self.entries.len() / ENTRY_LEN).map(|index| self.row::<4>(&self.entries, index));
+        entries
+            .take_while(|[global, ..]| *global < self.checkpoint.forgotten)
+            .filter(|&[_, position, ..]| self.fact_at(position).is_some())
+            .map(|[global, ..]| global)
+    }
+
     /// The runs of the state, copied for the machine to go on with: as one.
     pub(crate) fn copy_runs(
         self: &Arc<Self>,

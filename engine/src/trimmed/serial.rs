@@ -1,11 +1,11 @@
 //! The serial machine, begun where a trimmed log begins. Whoever begins it learns whether the base fits together: what
 //! the state counts, what its runs say, and the records that are kept have to agree.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::derived::checkpoint::Checkpoint;
 use crate::derived::chunks;
-use crate::derived::order_log::{Entry, NONE, ORDER, TIPS};
+use crate::derived::order_log::{NONE, ORDER, TIPS};
 use crate::derived::run::{DamagedRun, KnownItem, WatchItem};
 use crate::event::EventId;
 use crate::open::tag_of;
@@ -243,27 +243,31 @@ impl Base {
 
     /// Every delivery that was trimmed is known by the runs, once.
     fn compare_known(&self, wrong: &mut dyn FnMut(String)) -> Result<(), Fault> {
-        let first = self.frontier().global;
-        let is_tip = |entry: Entry| self.fact_at(entry.position).is_some();
-        // All were found in the facts, so this is no length from nowhere.
-        let mut is_known = vec![false; first as usize];
+        let (forgotten, first) = (self.checkpoint.forgotten, self.frontier().global);
+        // All from `forgotten` on were found in the facts, so this is no length from nowhere. Of what is forgotten, which
+        // can be any number of events, the runs know some.
+        let mut is_known = vec![false; (first - forgotten) as usize];
+        let mut older = HashSet::new();
         for run in &self.runs {
             for item in run.items::<KnownItem>(0) {
                 let KnownAs::Delivered(global) = KnownAs::decode(item?.value) else { continue };
-                let Some(is_known) = is_known.get_mut(global as usize) else {
+                if global >= first {
                     wrong(format!("it knows delivery {global}, and counts {first}"));
                     continue;
+                }
+                let is_new = match global.checked_sub(forgotten) {
+                    Some(index) => !std::mem::replace(&mut is_known[index as usize], true),
+                    None => older.insert(global),
                 };
-                if std::mem::replace(is_known, true) {
+                if !is_new {
                     wrong(format!("it knows delivery {global} twice"));
                 }
             }
         }
-        let is_missing = |(global, known): (u64, &bool)| {
-            !known
-                && (global >= self.checkpoint.forgotten || self.entry(global).is_some_and(is_tip))
-        };
-        if let Some(global) = (0..).zip(&is_known).position(is_missing) {
+        let mut tips = self.forgotten_tips();
+        let missing = (forgotten..).zip(&is_known).find(|(_, is_known)| !**is_known);
+        let missing = tips.find(|tip| !older.contains(tip)).or(missing.map(|(global, _)| global));
+        if let Some(global) = missing {
             wrong(format!("it does not know delivery {global}"));
         }
         Ok(())
