@@ -320,8 +320,8 @@ fn build(
     runs: &[Arc<Run>],
 ) -> Result<Arc<Run>, BuildError> {
     // Nothing is held, so nobody asks.
-    let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false };
-    runs::build(storage, STORE_ID, extent, fresh, runs, &truth, &|| false)
+    let truth = Truth { is_over: &|_| false, is_delivery: &|_, _| false, is_left_out: &|_| false };
+    runs::build(storage, STORE_ID, name::run, extent, fresh, runs, &truth, &|| false)
 }
 
 /// As `Keeper` of the engine.

@@ -23,6 +23,11 @@ impl KnownAs {
         }
     }
 
+    /// Nothing is discarded here.
+    pub(crate) fn discarded_at(_: u64) -> Option<u64> {
+        None
+    }
+
     pub(crate) fn was_held(value: u64) -> bool {
         value >> 62 == 1
     }
