@@ -189,7 +189,7 @@ pub enum KeptBy {
         /// Where it is.
         at: u64,
     },
-    /// A checkpoint that could not be written.
+    /// There is no checkpoint behind it: none could be written, or the log is not put in order so far yet.
     Checkpoint,
 }
 
@@ -236,6 +236,12 @@ impl fmt::Display for TrimError {
             TrimError::ReadOnly => f.write_str("the store is open for reading only"),
             TrimError::Interrupted => f.write_str("the store was closed; nothing was trimmed"),
             TrimError::Read(error) => write!(f, "nothing was trimmed: {error}"),
+            TrimError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
+                write!(
+                    f,
+                    "{context}: {source}; what is kept is written before anything is removed, so make some room and trim again"
+                )
+            }
             TrimError::Io { context, source } => write!(f, "{context}: {source}"),
             TrimError::Open(error) => error.fmt(f),
             TrimError::Unknown(source) => write!(
@@ -465,6 +471,7 @@ fn choose(
             break;
         }
         if segment.base() > checkpointed {
+            report.kept_by = Some(KeptBy::Checkpoint);
             break;
         }
         first = first_set_off(&lookup, segment.base(), first, delivered)?;

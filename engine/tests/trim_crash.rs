@@ -132,6 +132,11 @@ fn at_every_operation(fault: Fault, trimmed_before: bool) {
         }
         let what = format!("{fault:?} at {op}: {happened:?}");
         disk.heal();
+        if let Err(error @ TrimError::Io { source, .. }) = &trimmed
+            && source.kind() == std::io::ErrorKind::StorageFull
+        {
+            assert!(error.to_string().ends_with("so make some room and trim again"), "{error}");
+        }
         // Where a success was reported, or readers see it, it has come to stay.
         let shown = store.first();
         let allowed: &[u64] = match &trimmed {

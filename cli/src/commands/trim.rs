@@ -103,7 +103,6 @@ impl Trim {
         }
         let store = self.store.open_to_change()?;
         let report = store.trim(&trim)?;
-        store.close().context("cannot close the store")?;
         let mut out = output::stdout();
         if self.json {
             output::json_line(&mut out, &Numbers::new(&report))?;
@@ -111,6 +110,7 @@ impl Trim {
             self.print(&mut out, &report)?;
         }
         out.flush()?;
+        store.close().context("cannot close the store")?;
         Ok(Exit::Done)
     }
 
@@ -142,7 +142,7 @@ impl Trim {
                 self.store.shown()
             ),
             Some(KeptBy::Checkpoint) => {
-                writeln!(out, "the rest is kept because no checkpoint could be written")
+                writeln!(out, "the rest is kept because there is no checkpoint behind it")
             }
             _ => Ok(()),
         }
@@ -157,6 +157,7 @@ struct Numbers {
     segments: u64,
     bytes: u64,
     kept_by_cursor: Option<String>,
+    kept_by_checkpoint: bool,
 }
 
 impl Numbers {
@@ -171,6 +172,7 @@ impl Numbers {
             segments: report.segments,
             bytes: report.bytes,
             kept_by_cursor,
+            kept_by_checkpoint: report.kept_by == Some(KeptBy::Checkpoint),
         }
     }
 }

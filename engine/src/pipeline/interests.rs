@@ -2,7 +2,7 @@
 //! its own, which the committer moves when a window has something for it.
 //!
 //! Names cost a look at a record for each stream of a window, so the committer asks for them only if somebody is in the list,
-//! and makes no more than [`LOOKS_MAX`] comparisons in a window: beyond that, and with every [`PASSED_MAX`] deliveries, all
+//! and makes no more than `LOOKS_MAX` comparisons in a window: beyond that, and with every [`PASSED_MAX`] deliveries, all
 //! are woken. So whoever waits has never more than that many events of others to look at when it wakes.
 //!
 //! # Protocol
