@@ -34,7 +34,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use crate::sync::{Arc, AtomicU64, List, Ordering, Watermark, load_own, step};
+use crate::sync::{Arc, AtomicU64, List, Ordering, Watermark, load_own, ord, step};
 
 /// So many comparisons with names the committer makes for one window.
 const LOOKS_MAX: usize = 4096;
@@ -99,7 +99,7 @@ impl Interest {
     /// between. Only after it has waited once.
     pub fn pass(&self, next: u64) -> u64 {
         // Acquire: what is seen of `wanted` counts all that is told.
-        let told = self.told.load(Ordering::Acquire);
+        let told = self.told.load(ord!("interests.told_load", Acquire));
         let wanted = self.wanted.load(Ordering::Relaxed);
         next.max(told.min(wanted))
     }
@@ -113,7 +113,7 @@ impl Interest {
         let has_all = self.looked.load(Ordering::Relaxed) >= all;
         let wanted = if has_all { NOTHING } else { wanted };
         let wanted = if is_for_it { wanted.min(window.start) } else { wanted };
-        let tell = || self.told.store(window.end, Ordering::Release);
+        let tell = || self.told.store(window.end, ord!("interests.told_store", Release));
         let is_in_order = step!("interests.wanted_before_told");
         if !is_in_order {
             tell();
@@ -226,6 +226,34 @@ mod tests {
         assert_eq!(b.pass(PASSED_MAX + 5), PASSED_MAX + 5, "nobody knows that it is seen");
         interests.fail();
         assert!(b.place.is_failed() && !a.place.is_failed());
+    }
+
+    #[test]
+    fn whoever_passes_over_others_misses_nothing() {
+        const WINDOWS: u64 = 20_000;
+        // Now and then some in a row.
+        let is_for_it = |number: u64| number % 7 == 0 || number % 64 < 3;
+        let (interests, delivered) = (Interests::new(), Watermark::new(0));
+        let interest = interests.add(prefix("a"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut next = 0;
+                while next < WINDOWS {
+                    next = delivered.get().max(next);
+                    interest.set_looked(next);
+                    for _ in 0..10 {
+                        let further = interest.pass(next);
+                        assert!(!(next..further).any(is_for_it), "from {next} to {further}");
+                        next = further;
+                    }
+                }
+            });
+            for number in 0..WINDOWS {
+                delivered.publish(number + 1);
+                let name: &[u8] = if is_for_it(number) { b"a" } else { b"b" };
+                interests.publish(number..number + 1, 1, || Some(vec![name]));
+            }
+        });
     }
 
     #[test]

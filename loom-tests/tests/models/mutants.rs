@@ -231,6 +231,10 @@ mutants! {
     // A subscriber passes over events that it has not looked at.
     interests_wanted_before_told:
         "interests.wanted_before_told" fails "interests::subscription_passes_over_what_is_of_others" with Assertion;
+    interests_told_store:
+        "interests.told_store" fails "interests::subscription_passes_over_what_is_of_others" with Assertion;
+    interests_told_load:
+        "interests.told_load" fails "interests::subscription_passes_over_what_is_of_others" with Assertion;
     interests_begin_anew_beyond_all:
         "interests.begin_anew_beyond_all" fails "interests::subscription_passes_over_what_is_of_others" with Assertion;
     // Nobody ends the wait of one that was there.

@@ -39,6 +39,7 @@ const SIBLINGS: &[(&str, &str)] = &[
     ("group_commit::answer_panics", "pipeline/group_commit_tests::a_failure_answers_everything_and_acknowledges_nothing_more"),
     ("interests::subscription_against_a_window", "pipeline/interests::whoever_comes_while_others_publish_misses_nothing"),
     ("interests::subscription_against_the_end", "pipeline/interests::whoever_comes_while_others_publish_misses_nothing"),
+    ("interests::subscription_passes_over_what_is_of_others", "pipeline/interests::whoever_passes_over_others_misses_nothing"),
     ("known::insert_against_a_reader", "order/known_tests::readers_find_all_that_was_there_while_the_table_grows"),
     ("known::insert_beside_another_key", "order/known_tests::readers_find_all_that_was_there_while_the_table_grows"),
     ("known::growth_against_a_reader", "order/known_tests::readers_find_all_that_was_there_while_the_table_grows"),
