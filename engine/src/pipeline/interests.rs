@@ -232,7 +232,7 @@ mod tests {
     fn whoever_passes_over_others_misses_nothing() {
         const WINDOWS: u64 = 20_000;
         // Now and then some in a row.
-        let is_for_it = |number: u64| number % 7 == 0 || number % 64 < 3;
+        let is_for_it = |number: u64| number.is_multiple_of(7) || number % 64 < 3;
         let (interests, delivered) = (Interests::new(), Watermark::new(0));
         let interest = interests.add(prefix("a"));
         std::thread::scope(|scope| {
