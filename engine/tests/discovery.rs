@@ -272,16 +272,19 @@ fn a_store_that_was_closed_has_nothing_to_discover() {
 
 #[test]
 fn a_discovery_reports_what_it_has_found_and_nothing_else() {
-    let storage = MemoryStorage::new();
+    let storage = Faulty::over(MemoryStorage::new());
     let mut rng = Rng::from_env();
-    let store = options().open_on(shared(&storage)).expect("opens");
+    let store = options().open_on(Arc::new(storage.clone())).expect("opens");
     fill(&store, &mut rng, 40, 10_000);
     store.wait_committed(store.durable_end()).expect("ordered");
     store.checkpoint().expect("a checkpoint");
     let at_checkpoint = counts(&store);
     let from = store.stats().committed;
+    // What has been written of the order is not written again.
+    storage.hold(Op::Write, "order-");
     fill(&store, &mut rng, 40, 10_000);
-    let killed = storage.fork();
+    let killed = storage.inner.fork();
+    storage.let_go();
     store.close().expect("closes");
     for (storage, before, from) in
         [(killed.fork(), at_checkpoint, Some(from)), (only_the_log(killed), [0; 5], None)]
