@@ -579,6 +579,7 @@ fn start_threads(
         scanned,
         calls,
         cuts: cuts_in,
+        unscanned: cuts,
         committer: committer_in.clone(),
         opened_at: (!settled).then_some(log_end),
         gate: gate.clone(),

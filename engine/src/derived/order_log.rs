@@ -15,7 +15,10 @@ use crate::derived::chunks::{ChunkReader, Layout};
 use crate::derived::item_crc;
 
 /// Bytes of an entry.
-const ENTRY_LEN: usize = 40;
+pub(crate) const ENTRY_LEN: usize = 40;
+
+/// An entry as it is written.
+pub(crate) type EncodedEntry = [u8; ENTRY_LEN];
 /// Bytes of an item of the tips log.
 const TIP_LEN: usize = 16;
 
@@ -87,15 +90,18 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Appends the entry of sequence `global` to `out`.
-    pub(crate) fn encode(&self, global: u64, out: &mut Vec<u8>) {
-        let start = out.len();
-        for number in [self.position, self.local, self.previous, self.jump] {
-            out.extend_from_slice(&number.to_le_bytes());
+    /// The entry of sequence `global` as it is written.
+    #[inline]
+    pub(crate) fn encode(&self, global: u64) -> EncodedEntry {
+        let mut bytes = [0; ENTRY_LEN];
+        let numbers = [self.position, self.local, self.previous, self.jump];
+        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
         }
-        out.extend_from_slice(&self.lineage.encode().to_le_bytes());
-        let crc = item_crc(global, &out[start..]);
-        out.extend_from_slice(&crc.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.lineage.encode().to_le_bytes());
+        let crc = item_crc(global, &bytes[..36]);
+        bytes[36..].copy_from_slice(&crc.to_le_bytes());
+        bytes
     }
 
     /// Reads the entry of sequence `global` from all its bytes; nothing if its checksum is wrong, or if
@@ -191,13 +197,11 @@ mod tests {
     fn an_entry_reads_back_only_at_its_own_place() {
         for lineage in [Lineage::Listed, Lineage::Root, Lineage::Previous, Lineage::Tips(77)] {
             let entry = Entry { position: 5, local: 1, previous: 2, jump: NONE, lineage };
-            let mut bytes = Vec::new();
-            entry.encode(9, &mut bytes);
-            assert_eq!(bytes.len(), ENTRY_LEN);
+            let bytes = entry.encode(9);
             assert_eq!(Entry::decode(9, &bytes), Some(entry));
             assert_eq!(Entry::decode(8, &bytes), None);
             for byte in 0..bytes.len() {
-                let mut flipped = bytes.clone();
+                let mut flipped = bytes;
                 flipped[byte] ^= 1;
                 assert_eq!(Entry::decode(9, &flipped), None, "byte {byte}");
             }
@@ -208,11 +212,7 @@ mod tests {
     fn an_entry_that_cannot_be_is_none() {
         let entry =
             Entry { position: 5, local: 9, previous: 8, jump: 0, lineage: Lineage::Previous };
-        let possible = |entry: Entry| {
-            let mut bytes = Vec::new();
-            entry.encode(9, &mut bytes);
-            Entry::decode(9, &bytes).is_some()
-        };
+        let possible = |entry: Entry| Entry::decode(9, &entry.encode(9)).is_some();
         assert!(possible(entry) && possible(Entry { previous: NONE, jump: NONE, ..entry }));
         for wrong in [9, 10, NONE - 1] {
             assert!(!possible(Entry { previous: wrong, ..entry }));

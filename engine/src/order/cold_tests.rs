@@ -17,10 +17,11 @@ use crate::derived::runs::{self, Fresh, Truth};
 use crate::event::EventId;
 use crate::open::tag_of;
 use crate::order::cursors::Cursors;
+use crate::order::head::NO_HEAD;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::partition::{KnownAs, Partition, PartitionCounts, Scanned, parent_at};
 use crate::order::stream::Stream;
-use crate::order::window::{self, Frontier, Split, Window};
+use crate::order::window::{self, Frontier, Scan, Share, Window};
 use crate::pipeline::lookup::{Fault, LongRecords, Lookup};
 use crate::reference::{Arrival, SerialMachine};
 use crate::sync::Arc;
@@ -123,6 +124,61 @@ proptest! {
     }
 }
 
+/// Ids of the events of one stream that arrive in any order.
+const MANY_IDS: u8 = 48;
+
+/// Events of one stream, each once, in any order, most of whose parents come in their window or near it; and now and
+/// then something else.
+fn of_one_stream() -> impl Strategy<Value = Vec<Vec<Named>>> {
+    let event = |id: u8, parents: Vec<u8>, what: u8| {
+        let near = |distance: &u8| id.saturating_add(3).saturating_sub(*distance) % MANY_IDS;
+        let parents = (what != 1).then(|| parents.iter().map(near).collect());
+        Named {
+            stream: 0,
+            kind: Kind::Event { id, parents, require_parents: what == 2, payload: 0 },
+        }
+    };
+    let order = Just((0..MANY_IDS).collect::<Vec<u8>>()).prop_shuffle();
+    let about = (prop::collection::vec(0..12_u8, 0..3), 0..40_u8);
+    let abouts = prop::collection::vec(about, usize::from(MANY_IDS));
+    let others = prop::collection::vec((0..usize::from(MANY_IDS), named()), 0..4);
+    let cuts = prop::collection::vec(1..24_usize, 1..12);
+    (order, abouts, others, cuts).prop_map(move |(order, abouts, others, cuts)| {
+        let mut records: Vec<Named> = Vec::new();
+        for (at, (id, (parents, what))) in order.into_iter().zip(abouts).enumerate() {
+            let here = others.iter().filter(|(place, _)| *place == at);
+            records.extend(here.map(|(_, other)| Named { stream: 0, ..other.clone() }));
+            records.push(event(id, parents, what));
+        }
+        let mut windows = Vec::new();
+        for len in cuts.into_iter().cycle() {
+            if records.is_empty() {
+                break;
+            }
+            windows.push(records.drain(..len.min(records.len())).collect());
+        }
+        windows
+    })
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn records_of_a_stream_that_stand_together_come_to_the_same_order(
+        windows in of_one_stream(),
+        betweens in prop::collection::vec(between(), 1..8),
+        is_cold in any::<bool>(),
+    ) {
+        let betweens = betweens.into_iter().cycle();
+        let windows: Vec<_> = windows
+            .into_iter()
+            .zip(betweens.map(|between| if is_cold { between } else { Between::Nothing }))
+            .collect();
+        check(&windows);
+    }
+}
+
 /// A view of a log of which nothing is ever committed: all windows are in flight.
 fn lookup_of(storage: &Arc<dyn Storage>, log: &OpenedLog) -> Lookup {
     let chunks = |layout| {
@@ -164,12 +220,11 @@ fn check(windows: &[(Vec<Named>, Between)]) {
         frame.push(&batch);
         log.writer.append(&mut frame).expect("appends");
         log.writer.sync().expect("syncs");
-        let mut scanned = Vec::new();
+        let mut scan = Scan::default();
         for record in segment.walk(from, segment.end()) {
             let record = record.expect("whole");
             let position = record.position();
-            let key = keys.event(stream_key, &EventId::of(&record, tag));
-            scanned.push(Scanned { index: scanned.len() as u32, position, stream_key, key });
+            scan.push_of_stream(&record, stream_key, keys, tag);
             let place = position..position + record.len();
             match machine.arrive(place, serial_record(&record, &log.store_id)) {
                 Arrival::Duplicate => duplicates += 1,
@@ -179,10 +234,10 @@ fn check(windows: &[(Vec<Named>, Between)]) {
                 _ => {}
             }
         }
-        assert_eq!(scanned.len(), records.len());
+        assert_eq!(scan.positions().len(), records.len());
         from = segment.end();
         let mut records = Window::default();
-        records.push(Split::new(&scanned, Vec::new()));
+        records.push(scan.split());
         let cursors = &mut Cursors::default();
         let ordered = window::order(
             &mut partitions,
@@ -344,8 +399,10 @@ fn order_with_forged(forge: impl FnOnce(&mut Fresh, u64)) -> Result<(), Fault> {
     lookup.runs = Arc::new(vec![run.expect("no fault")]);
     let counts = PartitionCounts { streams: 1, held: 1 << 40, ..PartitionCounts::default() };
     let mut partition = Partition::restore(keys, tag, counts, parent, Vec::new());
-    let scanned = Scanned { index: 0, position: parent, stream_key, key: parent_key };
-    partition.order(&[scanned], &lookup, false)
+    let scanned =
+        Scanned { index: 0, head: NO_HEAD, position: parent, stream_key, key: parent_key };
+    let share = Share { records: vec![scanned].into(), heads: Vec::new().into() };
+    partition.order(&share, &lookup, false)
 }
 
 /// Its delivery set it off again, without end, for as long as there was memory.

@@ -9,20 +9,23 @@
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use hashbrown::HashSet;
 use smallvec::SmallVec;
 use thalweg_wal::{DiscardReason, Record, RecordKind};
 
-use crate::derived::order_log::{Entry, Lineage, NONE};
+use crate::derived::order_log::{EncodedEntry, Entry, Lineage, NONE};
 use crate::derived::run::{DamagedRun, KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
+use crate::order::batch::Batch;
 use crate::order::held::{NIL, Watch, Watches};
 use crate::order::keys::Keys;
 use crate::order::known::{SharedTable, Table};
 use crate::order::stream::Stream;
 use crate::order::tips::Tip;
+use crate::order::window::Share;
 use crate::pipeline::lookup::{self, Fault, Lookup};
 use crate::sync::Arc;
 
@@ -40,6 +43,8 @@ const NAMED_TIPS_BYTES: usize = 16 << 20;
 pub(crate) struct Scanned {
     /// Place of the record in the window, from 0.
     pub(crate) index: u32,
+    /// Where its head is among those of the partition, or [`NO_HEAD`](super::head::NO_HEAD).
+    pub(crate) head: u32,
     /// Position of the record in the log.
     pub(crate) position: u64,
     /// Key of its stream.
@@ -50,7 +55,7 @@ pub(crate) struct Scanned {
 
 /// A delivery that has its place in its stream, and not yet in the store.
 #[derive(Debug, Clone, Copy)]
-struct Delivery {
+pub(super) struct Delivery {
     /// Index in the window of the record that set it off.
     trigger: u32,
     stream: u32,
@@ -77,7 +82,7 @@ pub(crate) struct Work {
 
 /// Where the parents of a delivery are written down.
 #[derive(Debug, Clone, Copy)]
-enum Chain {
+pub(super) enum Chain {
     /// In its record.
     Listed,
     /// It was chained while the stream had no tip.
@@ -251,7 +256,7 @@ pub(crate) struct Partition {
     pub(crate) counts: PartitionCounts,
     /// What the machine has looked at since the store was opened.
     work: Cell<Work>,
-    deliveries: Vec<Delivery>,
+    pub(super) deliveries: Vec<Delivery>,
     /// What became of the records that were not delivered when they arrived, by their index in the
     /// window; only if somebody wants to know.
     setbacks: Option<Vec<(u32, Placement)>>,
@@ -268,6 +273,7 @@ pub(crate) struct Partition {
     /// Position and key of the held events that wait for nothing more.
     ready: BinaryHeap<Reverse<(u64, u64)>>,
     released: Vec<Watch>,
+    pub(super) batch: Batch,
 }
 
 impl Partition {
@@ -310,6 +316,7 @@ impl Partition {
             chains: Vec::new(),
             ready: BinaryHeap::new(),
             released: Vec::new(),
+            batch: Batch::default(),
         }
     }
 
@@ -323,14 +330,39 @@ impl Partition {
     /// After an error the partition is in the middle of an event and must not be used again.
     pub(crate) fn order(
         &mut self,
-        records: &[Scanned],
+        share: &Share<'_>,
         lookup: &Lookup,
         with_placements: bool,
     ) -> Result<(), Fault> {
         debug_assert!(self.deliveries.is_empty() && self.seals.is_empty());
         self.setbacks = with_placements.then(Vec::new);
         self.named_tips_bytes = 0;
-        self.known.reserve(records.len());
+        self.known.reserve(share.records.len());
+        self.deliveries.reserve(share.records.len());
+        let mut rest = &share.records[..];
+        let mut apart = 0;
+        while apart < rest.len() {
+            let stream_key = rest[apart].stream_key;
+            let of_stream =
+                rest[apart..].iter().take_while(|record| record.stream_key == stream_key).count();
+            if of_stream == 1 || with_placements {
+                apart += of_stream;
+                continue;
+            }
+            self.order_each(&rest[..apart], lookup)?;
+            rest = &rest[apart..];
+            apart = 0;
+            let (together, others) = rest.split_at(of_stream);
+            if !self.order_together(together, &share.heads, lookup)? {
+                self.order_each(together, lookup)?;
+            }
+            rest = others;
+        }
+        self.order_each(rest, lookup)
+    }
+
+    /// Orders records one by one.
+    fn order_each(&mut self, records: &[Scanned], lookup: &Lookup) -> Result<(), Fault> {
         records.chunks(LOOKED_UP_TOGETHER).try_for_each(|records| {
             lookup.go_on()?;
             let touched = self.touch(records, lookup);
@@ -397,10 +429,7 @@ impl Partition {
         lookup: &Lookup,
     ) -> Result<(), Fault> {
         let stream = self.stream_of(scanned.stream_key, record.stream(), lookup)?;
-        // What arrives delivers and holds events of its own stream only.
-        let state = &self.streams[stream as usize];
-        take_from(&mut self.counts.streams, u64::from(state.is_there()))?;
-        self.stream_heap_len -= state.heap_len();
+        self.begin_at(stream)?;
         match record.kind() {
             RecordKind::Event => self.arrive_event(scanned, stream, record, lookup)?,
             RecordKind::Seal => {
@@ -424,10 +453,23 @@ impl Partition {
                 self.set_back(scanned.index, Placement::Conflict);
             }
         }
+        self.end_at(stream);
+        Ok(())
+    }
+
+    /// Takes a stream, which is going to change, off the counts. What arrives delivers and holds events of its
+    /// own stream only.
+    pub(super) fn begin_at(&mut self, stream: u32) -> Result<(), Fault> {
+        let state = &self.streams[stream as usize];
+        self.stream_heap_len -= state.heap_len();
+        take_from(&mut self.counts.streams, u64::from(state.is_there()))
+    }
+
+    /// Counts a stream again.
+    pub(super) fn end_at(&mut self, stream: u32) {
         let state = &self.streams[stream as usize];
         self.counts.streams += u64::from(state.is_there());
         self.stream_heap_len += state.heap_len();
-        Ok(())
     }
 
     /// Has readers of a stream begin later; says where.
@@ -514,12 +556,7 @@ impl Partition {
             return self.deliver_ready(scanned.index, stream, lookup);
         };
         let (position, key) = (scanned.position, scanned.key);
-        self.watch(parent_key, Watch { position, key, parent_at });
-        self.insert_known(key, KnownAs::Held(position).encode());
-        let held = &mut self.streams[stream as usize].held;
-        *held = held.checked_add(1).ok_or_else(miscounted)?;
-        self.counts.held += 1;
-        self.freshen(stream);
+        self.hold(stream, parent_key, Watch { position, key, parent_at })?;
         if self.setbacks.is_some() {
             let missing = self.count_missing(stream, record, lookup)?;
             self.set_back(scanned.index, Placement::Held { missing });
@@ -574,6 +611,17 @@ impl Partition {
         })
     }
 
+    /// Has an event that arrives wait for a parent.
+    pub(super) fn hold(&mut self, stream: u32, parent_key: u64, watch: Watch) -> Result<(), Fault> {
+        self.watch(parent_key, watch);
+        self.insert_known(watch.key, KnownAs::Held(watch.position).encode());
+        let held = &mut self.streams[stream as usize].held;
+        *held = held.checked_add(1).ok_or_else(miscounted)?;
+        self.counts.held += 1;
+        self.freshen(stream);
+        Ok(())
+    }
+
     /// Has an event watch a parent.
     pub(super) fn watch(&mut self, parent_key: u64, watch: Watch) {
         match self.awaited(parent_key) {
@@ -590,7 +638,7 @@ impl Partition {
 
     /// Adds to the known ids. Slots stay where they are until the table grows; then all deliveries of
     /// the window learn theirs anew.
-    fn insert_known(&mut self, key: u64, value: u64) -> usize {
+    pub(super) fn insert_known(&mut self, key: u64, value: u64) -> usize {
         if self.known.is_full() {
             self.known.reserve(1);
             for (index, delivery) in self.deliveries.iter_mut().enumerate() {
@@ -690,7 +738,12 @@ impl Partition {
 
     /// The stream with this name: in memory, or from the runs, or a new one.
     #[inline]
-    fn stream_of(&mut self, key: u64, name: &[u8], lookup: &Lookup) -> Result<u32, Fault> {
+    pub(super) fn stream_of(
+        &mut self,
+        key: u64,
+        name: &[u8],
+        lookup: &Lookup,
+    ) -> Result<u32, Fault> {
         match self.find_stream(key, name) {
             Some(index) => Ok(index),
             None => self.enter_stream(key, name, lookup),
@@ -804,18 +857,23 @@ impl Partition {
     }
 
     /// Whether the event `id` of `stream` is delivered.
-    fn is_delivered(&self, stream: u32, id: &[u8], lookup: &Lookup) -> Result<bool, Fault> {
-        let state = &self.streams[stream as usize];
-        let key = self.keys.event(state.key, id);
+    pub(super) fn is_delivered(
+        &self,
+        stream: u32,
+        key: u64,
+        id: &[u8],
+        lookup: &Lookup,
+    ) -> Result<bool, Fault> {
         // Most parents are tips, and tips need no look into the big table.
         if self.find_tip(stream, key, id, lookup)?.is_some() {
             return Ok(true);
         }
-        let known = self.find_known(&state.name, key, id, lookup)?;
+        let name = &self.streams[stream as usize].name;
+        let known = self.find_known(name, key, id, lookup)?;
         Ok(matches!(known, Some(KnownAs::Delivered(_) | KnownAs::InHand(_))))
     }
 
-    fn find_tip(
+    pub(super) fn find_tip(
         &self,
         stream: u32,
         key: u64,
@@ -841,8 +899,9 @@ impl Partition {
     ) -> Result<Option<(u64, u32)>, Fault> {
         let mut at = from;
         while let Some(parent) = parent_at(record, at) {
-            if !self.is_delivered(stream, parent, lookup)? {
-                return Ok(Some((self.keys.event(self.streams[stream as usize].key, parent), at)));
+            let key = self.keys.event(self.streams[stream as usize].key, parent);
+            if !self.is_delivered(stream, key, parent, lookup)? {
+                return Ok(Some((key, at)));
             }
             at += 1 + parent.len() as u32;
         }
@@ -858,7 +917,8 @@ impl Partition {
     ) -> Result<u32, Fault> {
         let mut missing = 0;
         for (_, parent) in distinct(record) {
-            missing += u32::from(!self.is_delivered(stream, parent, lookup)?);
+            let key = self.keys.event(self.streams[stream as usize].key, parent);
+            missing += u32::from(!self.is_delivered(stream, key, parent, lookup)?);
         }
         Ok(missing)
     }
@@ -888,7 +948,7 @@ impl Partition {
         self.release_children(stream, event.key, Some((record.stream(), &id)), lookup)
     }
 
-    fn add_delivery(
+    pub(super) fn add_delivery(
         &mut self,
         trigger: u32,
         stream: u32,
@@ -907,7 +967,7 @@ impl Partition {
     }
 
     /// Replaces all tips of the stream by the chained event that is being delivered.
-    fn chain(&mut self, trigger: u32, stream: u32) -> Chain {
+    pub(super) fn chain(&mut self, trigger: u32, stream: u32) -> Chain {
         let state = &mut self.streams[stream as usize];
         let chain = match state.tips.only() {
             _ if state.tips.len() == 0 => Chain::Root,
@@ -924,7 +984,7 @@ impl Partition {
 
     /// Lets the events that watch a parent look on for the next that is missing. `parent` has its
     /// stream and its id; none if its record cannot be read, and damage is to be passed.
-    fn release_children(
+    pub(super) fn release_children(
         &mut self,
         stream: u32,
         key: u64,
@@ -998,37 +1058,64 @@ impl Partition {
 
     /// Delivers held events until none is ready, the one with the smallest position first.
     fn deliver_ready(&mut self, trigger: u32, stream: u32, lookup: &Lookup) -> Result<(), Fault> {
-        while let Some(Reverse((position, key))) = self.ready.pop() {
-            lookup.go_on()?;
-            // One that watched two parents, of which it had found one before that was forgotten, is there twice.
-            while self.ready.peek() == Some(&Reverse((position, key))) {
-                self.ready.pop();
-            }
-            let held_as = KnownAs::Held(position).encode();
-            let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
-            let slot = match self.known.find(key, |value| (value == held_as).then_some(())) {
-                Some((slot, ())) => {
-                    self.known.set(slot, in_hand);
-                    slot
-                }
-                // It is in a run.
-                None if self.is_delivered_at(key, position, lookup) => return Err(miscounted()),
-                None => self.insert_known(key, in_hand),
-            };
-            let held = &mut self.streams[stream as usize].held;
-            *held = held.checked_sub(1).ok_or_else(miscounted)?;
-            take_from(&mut self.counts.held, 1)?;
-            let event = Ready { key, slot, was_held: true };
-            match lookup.or_none(self.record(position, lookup))? {
-                Some(record) => self.deliver(trigger, stream, event, &record, lookup)?,
-                None => {
-                    // Its place stays its own, so all others keep theirs. Reading it is an error.
-                    self.add_delivery(trigger, stream, event, position, Chain::Listed);
-                    self.release_children(stream, key, None, lookup)?;
-                }
-            }
+        while let Some((position, event)) = self.take_next_ready(stream, lookup)? {
+            self.deliver_held(trigger, stream, position, event, lookup)?;
         }
         Ok(())
+    }
+
+    /// The smallest position of a held event that is ready.
+    #[inline]
+    pub(super) fn next_ready(&self) -> Option<u64> {
+        self.ready.peek().map(|Reverse((position, _))| *position)
+    }
+
+    /// Takes the held event that is ready and has the smallest position, and notes that it is delivered.
+    pub(super) fn take_next_ready(
+        &mut self,
+        stream: u32,
+        lookup: &Lookup,
+    ) -> Result<Option<(u64, Ready)>, Fault> {
+        let Some(Reverse((position, key))) = self.ready.pop() else { return Ok(None) };
+        lookup.go_on()?;
+        // One that watched two parents, of which it had found one before that was forgotten, is there twice.
+        while self.ready.peek() == Some(&Reverse((position, key))) {
+            self.ready.pop();
+        }
+        let held_as = KnownAs::Held(position).encode();
+        let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
+        let slot = match self.known.find(key, |value| (value == held_as).then_some(())) {
+            Some((slot, ())) => {
+                self.known.set(slot, in_hand);
+                slot
+            }
+            // It is in a run.
+            None if self.is_delivered_at(key, position, lookup) => return Err(miscounted()),
+            None => self.insert_known(key, in_hand),
+        };
+        let held = &mut self.streams[stream as usize].held;
+        *held = held.checked_sub(1).ok_or_else(miscounted)?;
+        take_from(&mut self.counts.held, 1)?;
+        Ok(Some((position, Ready { key, slot, was_held: true })))
+    }
+
+    /// Delivers an event that was held.
+    pub(super) fn deliver_held(
+        &mut self,
+        trigger: u32,
+        stream: u32,
+        position: u64,
+        event: Ready,
+        lookup: &Lookup,
+    ) -> Result<(), Fault> {
+        match lookup.or_none(self.record(position, lookup))? {
+            Some(record) => self.deliver(trigger, stream, event, &record, lookup),
+            None => {
+                // Its place stays its own, so all others keep theirs. Reading it is an error.
+                self.add_delivery(trigger, stream, event, position, Chain::Listed);
+                self.release_children(stream, event.key, None, lookup)
+            }
+        }
     }
 
     /// Whether memory has the event at `position` as a delivery: then it is not held, whatever a run says,
@@ -1126,10 +1213,11 @@ impl Partition {
         Ok(true)
     }
 
-    /// Adds to `counts`, by trigger, how many deliveries the partition found.
-    pub(crate) fn count_deliveries(&self, counts: &mut [u32]) {
-        for delivery in &self.deliveries {
-            counts[delivery.trigger as usize] += 1;
+    /// Says of each trigger how many deliveries it has set off. The others of `counts` belong to other partitions.
+    pub(crate) fn count_deliveries(&self, counts: &[AtomicU32]) {
+        for group in self.deliveries.chunk_by(|a, b| a.trigger == b.trigger) {
+            // Relaxed: whoever adds them up has waited for the pool.
+            counts[group[0].trigger as usize].store(group.len() as u32, Ordering::Relaxed);
         }
     }
 
@@ -1193,7 +1281,8 @@ impl Partition {
                 Chain::Tips(chain) => Lineage::Tips(self.chains[chain].slot),
             };
             let (position, local) = (delivery.position, delivery.local);
-            placed.entries.push((offset, Entry { position, local, previous, jump, lineage }));
+            let entry = Entry { position, local, previous, jump, lineage };
+            placed.entries.push((offset, entry.encode(global)));
         }
         for (index, previous) in touched {
             let stream = &mut self.streams[index as usize];
@@ -1223,19 +1312,19 @@ fn read<'a>(work: &Cell<Work>, position: u64, lookup: &'a Lookup) -> Result<Reco
 
 /// A delivery in the making.
 #[derive(Debug, Clone, Copy)]
-struct Ready {
+pub(super) struct Ready {
     /// Key of the event's id.
-    key: u64,
+    pub(super) key: u64,
     /// Where it stands in `known`.
-    slot: usize,
-    was_held: bool,
+    pub(super) slot: usize,
+    pub(super) was_held: bool,
 }
 
 /// A partition's part of an ordered window.
 #[derive(Debug)]
 pub(crate) struct Placed {
     /// Entries, each with its distance from the first global sequence of the window.
-    pub(crate) entries: Vec<(u32, Entry)>,
+    pub(crate) entries: Vec<(u32, EncodedEntry)>,
     pub(crate) heads: Vec<HeadUpdate>,
 }
 

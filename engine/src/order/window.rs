@@ -6,14 +6,17 @@
 //! cut of the log into windows.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rayon::prelude::*;
+use thalweg_wal::{Record, RecordKind};
 
-use crate::derived::order_log::Entry;
-use crate::event::Placement;
+use crate::derived::order_log::{ENTRY_LEN, EncodedEntry, Entry};
+use crate::event::{EventId, Placement};
 use crate::order::cursors::{CursorChange, Cursors};
-use crate::order::keys::{PARTITION_COUNT, partition_of};
-use crate::order::partition::{FirstChange, HeadUpdate, Partition, Scanned, SealChange};
+use crate::order::head::{Head, NO_HEAD};
+use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
+use crate::order::partition::{FirstChange, HeadUpdate, Partition, Placed, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
 use crate::timings::{Work, timed};
 
@@ -29,44 +32,134 @@ pub(crate) struct MarkScanned {
     pub(crate) position: u64,
 }
 
-/// The records of a window, sorted by partition, in the order of the log within each.
+/// Records in the order of the log, on their way into a [`Split`]. What it has allocated serves the next.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    records: Vec<Scanned>,
+    /// Their heads, one after the other.
+    heads: Vec<u8>,
+    marks: Vec<MarkScanned>,
+}
+
+impl Scan {
+    /// Adds the record that follows.
+    pub(crate) fn push(&mut self, record: &Record<'_>, keys: Keys, store_tag: u32) {
+        if record.kind() == RecordKind::Mark {
+            let index = self.len() as u32;
+            self.marks.push(MarkScanned { index, position: record.position() });
+        } else {
+            self.push_of_stream(record, keys.stream(record.stream()), keys, store_tag);
+        }
+    }
+
+    /// Adds a record of the stream with this key.
+    pub(super) fn push_of_stream(
+        &mut self,
+        record: &Record<'_>,
+        stream_key: u64,
+        keys: Keys,
+        store_tag: u32,
+    ) {
+        let (index, position) = (self.len() as u32, record.position());
+        let id = EventId::of(record, store_tag);
+        let key = keys.event(stream_key, &id);
+        let head = Head::push(record, &id, &mut self.heads);
+        self.records.push(Scanned { index, head, position, stream_key, key });
+    }
+
+    /// Number of records.
+    fn len(&self) -> usize {
+        self.records.len() + self.marks.len()
+    }
+
+    /// Positions of all records, in the order of the log.
+    pub(crate) fn positions(&self) -> Vec<u64> {
+        let mut positions = vec![0; self.len()];
+        for record in &self.records {
+            positions[record.index as usize] = record.position;
+        }
+        for mark in &self.marks {
+            positions[mark.index as usize] = mark.position;
+        }
+        positions
+    }
+
+    /// Splits the records by partition, and begins anew.
+    pub(crate) fn split(&mut self) -> Split {
+        let split = self.by_partition();
+        self.records.clear();
+        self.heads.clear();
+        split
+    }
+
+    fn by_partition(&mut self) -> Split {
+        let marks = std::mem::take(&mut self.marks);
+        let Scan { records, heads, .. } = &*self;
+        let head_len = |record: &Scanned| Head::at(heads, record.head).map_or(0, |head| head.len());
+        let mut bounds = [(0, 0); PARTITION_COUNT + 1];
+        for record in records {
+            let (count, len) = &mut bounds[partition_of(record.stream_key) + 1];
+            *count += 1;
+            *len += head_len(record) as u32;
+        }
+        for partition in 0..PARTITION_COUNT {
+            bounds[partition + 1].0 += bounds[partition].0;
+            bounds[partition + 1].1 += bounds[partition].1;
+        }
+        let mut next = bounds;
+        let mut sorted = records.clone();
+        let mut sorted_heads = vec![0; heads.len()];
+        for record in records {
+            let partition = partition_of(record.stream_key);
+            let (place, at) = &mut next[partition];
+            let mut record = *record;
+            let len = head_len(&record);
+            if len > 0 {
+                let from = record.head as usize;
+                sorted_heads[*at as usize..][..len].copy_from_slice(&heads[from..from + len]);
+                record.head = *at - bounds[partition].1;
+            }
+            sorted[*place as usize] = record;
+            *place += 1;
+            *at += len as u32;
+        }
+        Split { records: sorted, heads: sorted_heads, marks, bounds }
+    }
+}
+
+/// The records of a cut, sorted by partition, in the order of the log within each.
 #[derive(Debug)]
 pub(crate) struct Split {
     records: Vec<Scanned>,
+    heads: Vec<u8>,
     /// Those that belong to no partition, in the order of the log.
     marks: Vec<MarkScanned>,
-    /// Where each partition's records begin; one more at the end.
-    bounds: [u32; PARTITION_COUNT + 1],
+    /// Where each partition's records begin, and their heads; one more at the end.
+    bounds: [(u32, u32); PARTITION_COUNT + 1],
 }
 
 impl Split {
-    /// Splits records that are in the order of the log. Each has an index of its own, from 0.
-    pub(crate) fn new(records: &[Scanned], marks: Vec<MarkScanned>) -> Self {
-        let mut bounds = [0; PARTITION_COUNT + 1];
-        for record in records {
-            bounds[partition_of(record.stream_key) + 1] += 1;
-        }
-        for partition in 0..PARTITION_COUNT {
-            bounds[partition + 1] += bounds[partition];
-        }
-        let mut next = bounds;
-        let mut sorted = records.to_vec();
-        for record in records {
-            let place = &mut next[partition_of(record.stream_key)];
-            sorted[*place as usize] = *record;
-            *place += 1;
-        }
-        Split { records: sorted, marks, bounds }
-    }
-
-    /// Number of records in the window.
+    /// Number of records in the cut.
     pub(crate) fn len(&self) -> usize {
         self.records.len() + self.marks.len()
     }
 
     fn of(&self, partition: usize) -> &[Scanned] {
-        &self.records[self.bounds[partition] as usize..self.bounds[partition + 1] as usize]
+        &self.records[self.bounds[partition].0 as usize..self.bounds[partition + 1].0 as usize]
     }
+
+    fn heads_of(&self, partition: usize) -> &[u8] {
+        &self.heads[self.bounds[partition].1 as usize..self.bounds[partition + 1].1 as usize]
+    }
+}
+
+/// A partition's records of a window.
+#[derive(Debug, Clone)]
+pub(crate) struct Share<'a> {
+    /// In the order of the log, or at least those of each stream.
+    pub(crate) records: Cow<'a, [Scanned]>,
+    /// The heads, by the places that the records name.
+    pub(crate) heads: Cow<'a, [u8]>,
 }
 
 /// The records of a window: of one cut of the log, or of several that follow each other.
@@ -105,31 +198,40 @@ impl Window {
         self.cuts.iter().any(|cut| !cut.of(partition).is_empty())
     }
 
-    /// The records of a partition, in the order of the log.
-    fn of(&self, partition: usize) -> Cow<'_, [Scanned]> {
+    /// A partition's records, in the order of the log.
+    fn of(&self, partition: usize) -> Share<'_> {
         if let [cut] = &self.cuts[..] {
-            return Cow::Borrowed(cut.of(partition));
+            let (records, heads) = (cut.of(partition), cut.heads_of(partition));
+            return Share { records: records.into(), heads: heads.into() };
         }
-        let mut records =
-            Vec::with_capacity(self.cuts.iter().map(|cut| cut.of(partition).len()).sum());
+        let cuts = || self.cuts.iter();
+        let mut records = Vec::with_capacity(cuts().map(|cut| cut.of(partition).len()).sum());
+        let mut heads = Vec::with_capacity(cuts().map(|cut| cut.heads_of(partition).len()).sum());
         let mut first = 0;
-        for cut in &self.cuts {
-            let moved = |record: &Scanned| Scanned { index: first + record.index, ..*record };
+        for cut in cuts() {
+            let moved = |record: &Scanned| {
+                let head = match record.head {
+                    NO_HEAD => NO_HEAD,
+                    head => head + heads.len() as u32,
+                };
+                Scanned { index: first + record.index, head, ..*record }
+            };
             records.extend(cut.of(partition).iter().map(moved));
+            heads.extend_from_slice(cut.heads_of(partition));
             first += cut.len() as u32;
         }
-        Cow::Owned(records)
+        Share { records: records.into(), heads: heads.into() }
     }
 
-    /// The records of a partition, stream by stream, those of a stream in the order of the log.
+    /// A partition's records, stream by stream, those of a stream in the order of the log.
     ///
     /// That is all the order that the machine needs, since streams have nothing to do with each other.
     /// What it looks at for a stream is then still in the processor's caches at the next record of it,
     /// and the longer the window, the more of a stream stands together.
-    fn by_stream(&self, partition: usize) -> Cow<'_, [Scanned]> {
-        let mut records = self.of(partition);
-        records.to_mut().sort_unstable_by_key(|record| (record.stream_key, record.index));
-        records
+    fn by_stream(&self, partition: usize) -> Share<'_> {
+        let mut share = self.of(partition);
+        share.records.to_mut().sort_unstable_by_key(|record| (record.stream_key, record.index));
+        share
     }
 }
 
@@ -147,8 +249,8 @@ pub(crate) struct Frontier {
 pub(crate) struct Ordered {
     /// Where the window begins in the order.
     pub(crate) first: Frontier,
-    /// Entries of the order log, from `first.global` on.
-    pub(crate) entries: Vec<Entry>,
+    /// Entries of the order log, from `first.global` on, as they are written.
+    pub(crate) entries: Vec<EncodedEntry>,
     /// Items of the tips log, from `first.tips` on.
     pub(crate) tips: Vec<u64>,
     /// Newest deliveries of the streams that the window delivered to.
@@ -171,6 +273,27 @@ impl Ordered {
             tips: self.first.tips + self.tips.len() as u64,
         }
     }
+
+    /// The entry of a delivery of the window.
+    pub(crate) fn entry(&self, global: u64) -> Option<Entry> {
+        let offset = global.checked_sub(self.first.global)?;
+        Entry::decode(global, self.entries.get(offset as usize)?)
+    }
+
+    /// What became of each record. One that was delivered when it arrived is the first of the group that it set off.
+    fn placements_of(&self, setbacks: Vec<(u32, Placement)>, before: &[u32]) -> Vec<Placement> {
+        let mut placements = vec![None; before.len()];
+        for (index, placement) in setbacks {
+            placements[index as usize] = Some(placement);
+        }
+        let delivered = |index: usize| {
+            let global = self.first.global + u64::from(before[index]);
+            let local = self.entry(global).expect("the first of a group is in the window").local;
+            Placement::Delivered { global, local }
+        };
+        let placements = placements.into_iter().enumerate();
+        placements.map(|(index, setback)| setback.unwrap_or_else(|| delivered(index))).collect()
+    }
 }
 
 /// Orders a window: with the threads of the pool that it is called in, or alone.
@@ -184,11 +307,16 @@ pub(crate) fn order(
     parallel: bool,
     work: Option<&Work>,
 ) -> Result<Ordered, Fault> {
+    let counts: Vec<AtomicU32> =
+        std::iter::repeat_with(|| AtomicU32::new(0)).take(window.len()).collect();
     let run = |(index, partition): (usize, &mut Partition)| {
         let total = work.filter(|_| window.has(index)).map(|work| &work.order);
         let order = || {
-            let records = if parallel { window.by_stream(index) } else { window.of(index) };
-            partition.order(&records, lookup, with_placements)
+            let is_long = window.len() >= PARALLEL_MIN;
+            let share = if is_long { window.by_stream(index) } else { window.of(index) };
+            partition.order(&share, lookup, with_placements)?;
+            partition.count_deliveries(&counts);
+            Ok::<_, Fault>(())
         };
         timed(total, order)
     };
@@ -200,16 +328,14 @@ pub(crate) fn order(
         partitions.iter_mut().enumerate().try_for_each(run)?;
     }
 
-    let mut before = vec![0; window.len()];
     let placing = work.map(|work| &work.place);
-    let (total, tips, seals, mut setbacks) = timed(placing, || {
-        partitions.iter().for_each(|partition| partition.count_deliveries(&mut before));
-        let total = exclusive_prefix_sum(&mut before);
+    let (before, total, tips, seals, mut setbacks) = timed(placing, || {
+        let (before, total) = exclusive_prefix_sum(&counts);
         let tips = place_tips(partitions, first.tips, &before);
         let seals = partitions.iter_mut().flat_map(Partition::take_seals).collect();
         let setbacks: Option<Vec<(u32, Placement)>> = with_placements
             .then(|| partitions.iter_mut().flat_map(Partition::take_setbacks).collect());
-        (total, tips, seals, setbacks)
+        (before, total, tips, seals, setbacks)
     });
     let firsts = partitions.iter_mut().flat_map(Partition::take_firsts).collect();
     let cursors = cursors.order(
@@ -232,27 +358,48 @@ pub(crate) fn order(
     };
     let placed = placed?;
     Ok(timed(placing, || {
-        let mut entries = vec![Entry::default(); total as usize];
-        let mut heads = Vec::new();
-        for part in placed {
-            for (offset, entry) in part.entries {
-                entries[offset as usize] = entry;
-            }
-            heads.extend(part.heads);
-        }
-        let placements =
-            setbacks.map(|setbacks| placements(setbacks, &before, first.global, &entries));
-        Ordered { first, entries, tips, heads, placements, seals, cursors, firsts }
+        let entries = gather(&placed, total, parallel);
+        let heads = placed.into_iter().flat_map(|part| part.heads).collect();
+        let mut ordered =
+            Ordered { first, entries, tips, heads, placements: None, seals, cursors, firsts };
+        ordered.placements = setbacks.map(|setbacks| ordered.placements_of(setbacks, &before));
+        ordered
     }))
 }
 
-/// Replaces every count by the sum of those before it; returns the sum of all.
-fn exclusive_prefix_sum(counts: &mut [u32]) -> u32 {
+/// For every count the sum of those before it, and the sum of all.
+fn exclusive_prefix_sum(counts: &[AtomicU32]) -> (Vec<u32>, u32) {
     let mut sum = 0;
-    for count in counts {
-        sum += std::mem::replace(count, sum);
+    let before = counts.iter().map(|count| {
+        let before = sum;
+        // Relaxed: whoever wrote it has come to its end.
+        sum += count.load(Ordering::Relaxed);
+        before
+    });
+    (before.collect(), sum)
+}
+
+/// Puts the entries where they belong. Each task writes a part of the order, and passes the entries of others by: they
+/// are read in a row, and written anywhere.
+fn gather(placed: &[Placed], total: u32, parallel: bool) -> Vec<EncodedEntry> {
+    let mut entries = vec![[0; ENTRY_LEN]; total as usize];
+    let parts = if parallel { rayon::current_num_threads() } else { 1 };
+    let part_len = entries.len().div_ceil(parts).max(1);
+    let fill = |(part, entries): (usize, &mut [EncodedEntry])| {
+        let first = part * part_len;
+        for (offset, entry) in placed.iter().flat_map(|part| &part.entries) {
+            let place = (*offset as usize).wrapping_sub(first);
+            if let Some(there) = entries.get_mut(place) {
+                *there = *entry;
+            }
+        }
+    };
+    if parallel {
+        entries.par_chunks_mut(part_len).enumerate().for_each(fill);
+    } else {
+        entries.chunks_mut(part_len).enumerate().for_each(fill);
     }
-    sum
+    entries
 }
 
 /// Gives the lists of tips their places in the tips log, in global order, so that the log is the
@@ -269,26 +416,6 @@ fn place_tips(partitions: &mut [Partition], first: u64, before: &[u32]) -> Vec<u
     tips
 }
 
-/// A record that was delivered when it arrived is the first of the group that it set off.
-fn placements(
-    setbacks: Vec<(u32, Placement)>,
-    before: &[u32],
-    first: u64,
-    entries: &[Entry],
-) -> Vec<Placement> {
-    let mut placements = vec![None; before.len()];
-    for (index, placement) in setbacks {
-        placements[index as usize] = Some(placement);
-    }
-    let delivered = |index: usize| {
-        let offset = before[index];
-        let local = entries[offset as usize].local;
-        Placement::Delivered { global: first + u64::from(offset), local }
-    };
-    let placements = placements.into_iter().enumerate();
-    placements.map(|(index, setback)| setback.unwrap_or_else(|| delivered(index))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -299,7 +426,6 @@ mod tests {
     use super::*;
     use crate::derived::chunks::ChunkWriter;
     use crate::derived::order_log::{ORDER, TIPS};
-    use crate::order::keys::Keys;
     use crate::pipeline::lookup::LongRecords;
     use crate::sync::Arc;
 
@@ -314,15 +440,12 @@ mod tests {
         opened.writer.sync().expect("syncs");
         let keys = Keys::new(&opened.store_id);
         let segment = &opened.segments[0];
-        let scanned =
-            segment.walk(segment.first(), segment.end()).zip(0..).map(|(record, index)| {
-                let record = record.expect("whole");
-                let stream_key = keys.stream(record.stream());
-                let key = keys.event(stream_key, record.given_id());
-                Scanned { index, position: record.position(), stream_key, key }
-            });
+        let mut scan = Scan::default();
+        for record in segment.walk(segment.first(), segment.end()) {
+            scan.push(&record.expect("whole"), keys, 1);
+        }
         let mut window = Window::default();
-        window.push(Split::new(&scanned.collect::<Vec<_>>(), Vec::new()));
+        window.push(scan.split());
         let chunks = |layout| {
             let target = Arc::clone(&storage);
             let chunks =

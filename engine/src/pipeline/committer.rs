@@ -197,11 +197,7 @@ impl Committer {
             order_log::encode_tip(index, *tip, &mut bytes);
         }
         append(&self.core, &mut self.tips, &bytes)?;
-        bytes.clear();
-        for (global, entry) in (ordered.first.global..).zip(&ordered.entries) {
-            entry.encode(global, &mut bytes);
-        }
-        append(&self.core, &mut self.order, &bytes)?;
+        append(&self.core, &mut self.order, ordered.entries.as_flattened())?;
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.publish_heads_len();
         let delivered = ordered.next().global;
@@ -225,7 +221,7 @@ impl Committer {
         // Only taken, and lent to the names, if somebody asks for them.
         let lookup = std::cell::OnceCell::new();
         let name = |update: &HeadUpdate| {
-            let entry = &ordered.entries[(update.head - first) as usize];
+            let entry = ordered.entry(update.head)?;
             let record = lookup.get_or_init(|| self.core.lookup()).record(entry.position).ok()?;
             Some(record.stream())
         };

@@ -290,8 +290,7 @@ impl Lookup {
             Some(oldest) if global >= oldest.first.global => {
                 let index = self.in_flight.partition_point(|window| window.first.global <= global);
                 let window = &self.in_flight[index - 1];
-                let offset = (global - window.first.global) as usize;
-                window.entries.get(offset).copied().ok_or(order_log::Damaged { global }.into())
+                window.entry(global).ok_or(order_log::Damaged { global }.into())
             }
             _ => Ok(order_log::entry(&self.order, global)?),
         }

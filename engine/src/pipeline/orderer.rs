@@ -20,7 +20,7 @@ use crate::error::{Cause, ReadError};
 use crate::options::OnDamage;
 use crate::order::cursors::Cursors;
 use crate::order::partition::{Partition, PartitionCounts, Work};
-use crate::order::window::{self, Frontier, Window};
+use crate::order::window::{self, Frontier, Scan, Window};
 use crate::pipeline::committer::Commit;
 use crate::pipeline::core::Core;
 use crate::pipeline::gate::Gate;
@@ -33,12 +33,14 @@ use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
 
 /// A cut ends at the first frame boundary after this many bytes.
 const CUT_BYTES: u64 = 16 << 20;
-/// The cuts that are scanned when their turn comes make up one window: the longer the tail, the more of a
-/// stream stands together in it. At most so much of the log is cut before it is ordered ...
-const AHEAD_BYTES: u64 = 256 << 20;
-/// ... and at most a quarter of the memory budget; and a window has at most a record for each of so many
-/// bytes of the budget. A record takes about 256 while it is ordered, so that is an eighth.
-const BUDGET_BYTES_PER_RECORD: usize = 8 * 256;
+/// All that is durable when a window is begun is in it, if there is memory: the longer the window, the more
+/// of a stream stands together in it. A record takes about so many bytes while it waits, is ordered and
+/// committed, and when the state has taken it in.
+const WINDOW_BYTES_PER_RECORD: usize = 512;
+/// A window may take what the state leaves of the budget, and at least this part of it.
+const WINDOW_PART_MIN: usize = 4;
+/// Records that a cut is taken to have until one is scanned.
+const CUT_LEN_GUESSED: usize = (CUT_BYTES / 256) as usize;
 /// A cut of up to this many bytes, with nothing before it in the scanners, is scanned where it is
 /// ordered: the way to another thread and back would take longer.
 const OWN_CUT_BYTES: u64 = 64 << 10;
@@ -94,6 +96,8 @@ pub(crate) struct Orderer {
     pub(crate) scanned: channel::Receiver<ScannedCut>,
     pub(crate) calls: channel::Receiver<Call>,
     pub(crate) cuts: channel::Sender<Cut>,
+    /// The scanners' side of it: while there is nothing to order, the orderer scans as well.
+    pub(crate) unscanned: channel::Receiver<Cut>,
     pub(crate) committer: Sender<Commit>,
     /// Where the log ended when it was opened, until the order has come there.
     pub(crate) opened_at: Option<u64>,
@@ -131,6 +135,12 @@ struct Progress {
     early: BTreeMap<u64, ScannedCut>,
     /// Records in them.
     early_len: usize,
+    /// Most records that a cut had so far.
+    cut_len_max: usize,
+    /// Where the log ended when the window in the making was begun.
+    window_to: u64,
+    /// For cuts that are scanned where they are ordered.
+    scan: Scan,
     /// Position at which the newest checkpoint was begun, and how far the order was then.
     sealed: (u64, Frontier),
 }
@@ -139,7 +149,27 @@ impl Progress {
     /// Keeps a cut until its turn comes.
     fn put(&mut self, cut: ScannedCut) {
         self.early_len += cut.split.len();
+        self.cut_len_max = self.cut_len_max.max(cut.split.len());
         self.early.insert(cut.number, cut);
+    }
+
+    /// Cuts that the scanners have.
+    fn cuts_out(&self) -> usize {
+        (self.next_cut - self.next_in_turn) as usize - self.early.len()
+    }
+
+    /// Records that wait for their turn, when all cuts are scanned.
+    fn len_expected(&self) -> usize {
+        self.early_len + self.cuts_out() * self.cut_len_max
+    }
+
+    /// How far the log is scanned without a gap, beyond what has had its turn.
+    fn scanned_to(&self) -> Option<u64> {
+        let in_turn = (self.next_in_turn..).zip(&self.early);
+        in_turn
+            .take_while(|(number, (early, _))| number == *early)
+            .last()
+            .map(|(_, (_, cut))| cut.to)
     }
 
     /// The cut whose turn it is, if it is scanned.
@@ -184,6 +214,9 @@ impl Orderer {
             next_in_turn: 0,
             early: BTreeMap::new(),
             early_len: 0,
+            cut_len_max: CUT_LEN_GUESSED,
+            window_to: start,
+            scan: Scan::default(),
             sealed: (start, self.frontier),
         };
         while !self.core.is_stopping() {
@@ -237,8 +270,7 @@ impl Orderer {
         // There is always something to order, whatever the bounds are.
         while progress.cut_at < durable
             && (progress.next_cut - progress.next_in_turn < self.cuts_max as u64
-                || progress.early_len < self.window_len_max()
-                    && progress.cut_at - self.core.ordered.get() < self.ahead_bytes())
+                || progress.len_expected() < self.window_len_max())
         {
             // A segment is in the list before anything in it is durable.
             progress.lookup.segments = self.core.segments.snapshot();
@@ -266,7 +298,8 @@ impl Orderer {
             let segment = Arc::clone(segment);
             let cut = Cut { number: progress.next_cut, segment, from, to };
             if to - from <= OWN_CUT_BYTES && progress.next_cut == progress.next_in_turn {
-                progress.put(scanner::scan(&self.core, &cut));
+                let scanned = scanner::scan(&self.core, &cut, &mut progress.scan);
+                progress.put(scanned);
             } else if self.cuts.send(cut).is_err() {
                 return;
             }
@@ -277,7 +310,9 @@ impl Orderer {
 
     /// Orders the cuts whose turn it is.
     fn order_scanned(&mut self, progress: &mut Progress) -> Result<(), Stopped> {
-        while let Some(window) = self.take_window(progress) {
+        while self.fill_window(progress)
+            && let Some(window) = self.take_window(progress)
+        {
             self.await_committer(progress);
             if let Some(cause @ (Cause::Derived(_) | Cause::Panic { .. })) = self.core.cause() {
                 // The committer may write nothing more, and the windows would pile up.
@@ -299,9 +334,34 @@ impl Orderer {
         Ok(())
     }
 
+    /// Scans what is to be in the next window, side by side with the scanners. Says whether all of it is scanned.
+    fn fill_window(&mut self, progress: &mut Progress) -> bool {
+        loop {
+            self.scanned.try_iter().for_each(|cut| progress.put(cut));
+            self.cut(progress);
+            if progress.window_to <= self.core.ordered.get() {
+                progress.window_to = progress.durable;
+            }
+            let is_full = progress.early_len >= self.window_len_max();
+            let is_whole = || progress.scanned_to().is_some_and(|to| to >= progress.window_to);
+            if is_full || progress.cuts_out() == 0 || is_whole() {
+                return true;
+            }
+            if self.core.is_stopping() {
+                return false;
+            }
+            match self.unscanned.try_recv() {
+                Ok(cut) => {
+                    let scanned = scanner::scan(&self.core, &cut, &mut progress.scan);
+                    progress.put(scanned);
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Takes the cuts whose turn it is: the next one, and what else of a long tail is scanned.
     fn take_window(&self, progress: &mut Progress) -> Option<ScannedWindow> {
-        self.scanned.try_iter().for_each(|cut| progress.put(cut));
         let ScannedCut { split, positions, damage, forgotten, to, .. } = progress.take()?;
         let mut window =
             ScannedWindow { records: Window::default(), positions, damage, forgotten, to };
@@ -323,12 +383,9 @@ impl Orderer {
 
     /// Records that a window may have, if it has more than one cut.
     fn window_len_max(&self) -> usize {
-        self.memory_budget / BUDGET_BYTES_PER_RECORD
-    }
-
-    /// Bytes of the log that may be cut and not yet ordered, beyond the cuts that there always are.
-    fn ahead_bytes(&self) -> u64 {
-        AHEAD_BYTES.min(self.memory_budget as u64 / 4)
+        let state = usize::try_from(self.core.counts.memory.get()).unwrap_or(usize::MAX);
+        let free = self.memory_budget.saturating_sub(state);
+        free.max(self.memory_budget / WINDOW_PART_MIN) / WINDOW_BYTES_PER_RECORD
     }
 
     fn order_window(

@@ -20,7 +20,7 @@ use crate::order::cursors::Cursors;
 use crate::order::keys::PARTITION_COUNT;
 use crate::order::partition::{KnownAs, Partition};
 use crate::order::stream::Stream;
-use crate::order::window::{self, Frontier, Ordered, Split, Window};
+use crate::order::window::{self, Frontier, Ordered, Scan, Window};
 use crate::pipeline::core::Core;
 use crate::pipeline::keeper::build_run;
 use crate::pipeline::lookup::{Fault, Lookup};
@@ -170,12 +170,13 @@ impl<'a> Machine<'a> {
     /// Orders a part of a segment that follows what is ordered.
     fn order(&mut self, segment: &Segment, from: u64, to: u64) -> Result<(), TrimError> {
         let (keys, tag) = (self.core.keys, self.core.store_tag);
-        let (records, marks, damage) = scanner::verify(segment, from, to, keys, tag);
+        let mut scan = Scan::default();
+        let damage = scanner::verify(segment, from, to, keys, tag, &mut scan);
         if let Some(damage) = damage.into_iter().next() {
             return Err(TrimError::Read(ReadError::Damage(damage)));
         }
         let mut window = Window::default();
-        window.push(Split::new(&records, marks));
+        window.push(scan.split());
         let (first, lookup) = (self.frontier, &self.lookup);
         let (partitions, cursors) = (&mut self.partitions, &mut self.cursors);
         let ordered =
@@ -193,8 +194,8 @@ impl<'a> Machine<'a> {
 
     /// What the machine came to is what readers have seen.
     fn compare(&self, ordered: &Ordered) -> Result<(), TrimError> {
-        for (global, entry) in (ordered.first.global..).zip(&ordered.entries) {
-            if self.lookup.entry(global)? != *entry {
+        for global in ordered.first.global..ordered.next().global {
+            if Some(self.lookup.entry(global)?) != ordered.entry(global) {
                 return Err(TrimError::Read(ReadError::Order { global }));
             }
         }
@@ -204,7 +205,8 @@ impl<'a> Machine<'a> {
     fn add_facts(&mut self, ordered: &Ordered) -> Result<(), TrimError> {
         let mut facts = Vec::new();
         let (keys, tag) = (self.core.keys, self.core.store_tag);
-        for (global, entry) in (ordered.first.global..).zip(&ordered.entries) {
+        for global in ordered.first.global..ordered.next().global {
+            let entry = self.lookup.entry(global)?;
             let record = self.lookup.record(entry.position)?;
             let id = EventId::of(&record, tag);
             let chained_on = match record.is_chained() {
