@@ -7,7 +7,7 @@
 //! Recovery is idempotent: a crash at any of its steps leaves a directory that recovers to the same
 //! log. It never truncates, and cuts a torn tail by sealing the segment below it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
@@ -29,6 +29,8 @@ use crate::trim::{TrimHeader, TrimPoint};
 
 /// Files are read in pieces of this many bytes where not all of one is wanted at once.
 const READ_LEN: usize = 1 << 20;
+/// What is read beyond the last byte that was written.
+const PAGE_LEN: u64 = 4096;
 /// How far before a checkpoint's end its last frame is looked for at first.
 const LOOK_BACK_LEN: u64 = 1 << 16;
 
@@ -976,6 +978,69 @@ impl Scan<'_> {
         self.find_tail(link, hint)
     }
 
+    /// Finds the end of the whole frames of a segment, and what follows it: past the operating system's cache, from the
+    /// last place up to which the log is proved durable, by the checkpoint or by a frame.
+    fn scan_tail(
+        &self,
+        file: &dyn StorageFile,
+        link: &Link,
+        hint: Option<TailHint>,
+    ) -> io::Result<(u64, TailCondition)> {
+        let header = &link.header;
+        let first = header.base + SEGMENT_HEADER_LEN;
+        let mut limit = link.limit_there();
+        let mut start = match hint {
+            Some(hint) if (first..=limit).contains(&hint.durable_end) => {
+                last_frame_before(file, header, hint.durable_end)?.unwrap_or(first)
+            }
+            Some(_) | None => first,
+        };
+        if let Some(cached) = self.look_into_cache(link, start) {
+            if let Some(end) = cached.proved {
+                start = last_frame_before(file, header, end)?.unwrap_or(start);
+            }
+            if let Some(end) = cached.zeros_from {
+                // A page more: what follows the frames is zeros, and not the end of the file.
+                limit = limit.min(end.next_multiple_of(PAGE_LEN) + PAGE_LEN);
+            }
+        }
+        let bytes = read_run(file, start - header.base, limit - start)?;
+        let run = Run { bytes: &bytes, start, salt: header.salt };
+        let losses = self.losses.map(|losses| &**losses);
+        let (end, fault) = whole_frames(&run, losses, start);
+        Ok((end, tail_condition(&run, losses, end, fault, hint)))
+    }
+
+    /// What the cache shows of a segment from a frame on. For whoever holds the lock: the map is sound as long as nobody
+    /// writes.
+    fn look_into_cache(&self, link: &Link, start: u64) -> Option<CacheView> {
+        // Where something is lost, frames have no ends to go by.
+        if !self.write || self.losses.is_some() {
+            return None;
+        }
+        let header = &link.header;
+        let readable = link.limit_there() - header.base;
+        let file = MappedFile::open(self.storage, &link.name(), readable).ok()?;
+        let bytes = file.bytes().get((start - header.base) as usize..)?;
+        let run = Run { bytes, start, salt: header.salt };
+        // The ends of whole frames that nothing has proved yet.
+        let mut ends = VecDeque::new();
+        let (mut position, mut proved) = (start, None);
+        while let Ok(frame) = run.frame_header(position) {
+            let is_proved = |end: &mut u64| *end <= frame.floor.min(position);
+            while let Some(end) = ends.pop_front_if(is_proved) {
+                proved = Some(end);
+            }
+            if whole_frame(&run, None, position).is_err() {
+                break;
+            }
+            position = frame.end();
+            ends.push_back(position);
+        }
+        let rest = &bytes[(position - start) as usize..];
+        Some(CacheView { proved, zeros_from: is_zero(rest).then_some(position) })
+    }
+
     fn find_tail(&mut self, link: &Link, hint: Option<TailHint>) -> Result<Tail, OpenError> {
         let path = self.storage.describe(&link.name());
         let access = if self.write { Access::Write } else { Access::Read };
@@ -983,10 +1048,10 @@ impl Scan<'_> {
         let file = file.map_err(OpenError::io(format!("opening {path}")))?;
         // What is read below must be on the device before anybody builds on it.
         file.sync().map_err(OpenError::io(format!("syncing {path}")))?;
-        let losses = self.losses.map(|losses| &**losses);
         let mut suspected = None;
         let (end, condition) = loop {
-            let (end, condition) = scan_tail(&*file, link, losses, hint)
+            let (end, condition) = self
+                .scan_tail(&*file, link, hint)
                 .map_err(OpenError::io(format!("reading {path}")))?;
             let damaged = match condition {
                 TailCondition::Zeros | TailCondition::Torn { .. } => false,
@@ -1006,27 +1071,16 @@ impl Scan<'_> {
     }
 }
 
-/// Finds the end of the whole frames of a segment, and what follows it. Reads past the operating
-/// system's cache, which after a failed sync can show bytes that the device never got.
-fn scan_tail(
-    file: &dyn StorageFile,
-    link: &Link,
-    losses: Option<&Losses>,
-    hint: Option<TailHint>,
-) -> io::Result<(u64, TailCondition)> {
-    let header = &link.header;
-    let first = header.base + SEGMENT_HEADER_LEN;
-    let limit = link.limit_there();
-    let start = match hint {
-        Some(hint) if (first..=limit).contains(&hint.durable_end) => {
-            last_frame_before(file, header, hint.durable_end)?.unwrap_or(first)
-        }
-        Some(_) | None => first,
-    };
-    let bytes = read_run(file, start - header.base, limit - start)?;
-    let run = Run { bytes: &bytes, start, salt: header.salt };
-    let (end, fault) = whole_frames(&run, losses, start);
-    Ok((end, tail_condition(&run, losses, end, fault, hint)))
+/// What the operating system's cache shows of the last segment. After a failed sync it can show bytes that the device
+/// never got, so it decides nothing, but it tells what need not be read from the device.
+#[derive(Debug, Clone, Copy)]
+struct CacheView {
+    /// The end of frames that are whole, and of which a frame behind them says that they were durable when it was made:
+    /// true also if the device never got that frame.
+    proved: Option<u64>,
+    /// The end of the frames, if nothing but zeros follows. Everything was written through the cache, and zeros never
+    /// over anything else, so the device has nothing there either.
+    zeros_from: Option<u64>,
 }
 
 /// The frame that ends exactly at `end`, by its header. The scan starts there, and so believes a
