@@ -15,8 +15,8 @@ use thalweg::reference::{
 };
 use thalweg::storage::{Access, MemoryStorage, Storage};
 use thalweg::{
-    Ack, AppenderOptions, DiscardReason, Event, MarkChange, MixedBatch, NewEvent, Placement,
-    ReadError, Store, Why,
+    Ack, AppenderOptions, Batch, DiscardReason, Event, MarkChange, MixedBatch, NewEvent, Options,
+    Placement, ReadError, Rejection, Store, Why,
 };
 use thalweg_wal::{LogReader, Record, RecordKind, Segment};
 
@@ -493,6 +493,38 @@ pub fn check(store: &Store, expected: &Expected) {
     assert_eq!(stats.discarded, expected.count(|arrival| arrival == Arrival::Discarded));
 }
 
+/// Opens a store that orders with two threads, on however many cores.
+pub fn open(storage: &MemoryStorage) -> Store {
+    Options::new().orderers(2).open_on(shared(storage)).expect("opens")
+}
+
+/// Checks the store, copies of it that were killed before and behind a checkpoint, one that has only its log, and the
+/// store after closing and opening it. Returns what the log comes to.
+pub fn check_every_life(store: Store, storage: &MemoryStorage) -> Expected {
+    let expected = expected(storage);
+    check(&store, &expected);
+    check(&open(&storage.fork()), &expected);
+    store.checkpoint().expect("a checkpoint");
+    check(&open(&storage.fork()), &expected);
+    let log_only = storage.fork();
+    log::keep_the_log_only(&log_only);
+    check(&open(&log_only), &expected);
+    let report = store.verify().expect("verifies");
+    assert_eq!((report.problems, report.rejected), (Vec::new(), expected.rejected()));
+    store.close().expect("closes");
+    let store = open(storage);
+    assert_eq!(store.stats().checkpoint_position, store.durable_end(), "nothing is ordered again");
+    check(&store, &expected);
+    expected
+}
+
+/// Ids of all streams in the order of their delivery, once everything durable is ordered.
+pub fn ids(store: &Store) -> Vec<String> {
+    store.wait_committed(store.durable_end()).expect("everything is ordered");
+    let events = store.read(..).expect("reads");
+    events.map(|event| String::from_utf8_lossy(event.expect("reads").id()).into_owned()).collect()
+}
+
 /// Everything that must end soon ends within this time, on a busy machine too.
 pub const SOON: Duration = Duration::from_secs(10);
 
@@ -519,6 +551,25 @@ pub fn acked(ack: Ack) -> AppenderOptions {
 pub fn append(store: &Store, stream: &str, payload: impl AsRef<[u8]>) {
     let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
     appender.append(payload).expect("accepted").wait().expect("appended");
+}
+
+/// Appends a batch, waits until it is ordered, and says what became of its events.
+pub fn append_batch(
+    store: &Store,
+    stream: &str,
+    events: impl IntoIterator<Item = NewEvent>,
+) -> Vec<Placement> {
+    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
+    let batch: Batch = events.into_iter().collect();
+    appender.submit(batch).expect("accepted").wait().expect("appended").placements
+}
+
+pub fn delivered(global: u64, local: u64) -> Placement {
+    Placement::Delivered { global, local }
+}
+
+pub fn rejected(reason: Rejection, tips: &[&str]) -> Placement {
+    Placement::Rejected { reason, tips: tips.iter().map(|id| id.as_bytes().to_vec()).collect() }
 }
 
 /// What every operation of a store that has failed must do: end.
