@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::files::{bytes, put, replace_all};
 use common::{Rng, shared, soon, wild_event};
 use faulty::{Fault, Faulty, Op};
 use hooked::Hooked;
@@ -319,7 +320,7 @@ fn entries_that_outlived_their_records_are_not_shown() {
     }
     store.wait_committed(store.durable_end()).expect("ordered");
     let order = "order-0000000000000000.ord";
-    copy_file(&storage, &after, order);
+    put(&after, order, &bytes(&storage, order));
     // A part of the first lost frame has come to the device, and its header with it.
     let mut torn = vec![0; 3000];
     let log = "segment-0000000000000001.wal";
@@ -372,15 +373,6 @@ fn an_owner_that_recovers_leaves_the_entries_that_are_there_alone() {
     }
 }
 
-fn copy_file(from: &MemoryStorage, to: &MemoryStorage, name: &str) {
-    let source = from.open(name, Access::Read).expect("opens");
-    let mut bytes = vec![0; source.len().expect("a length") as usize];
-    assert_eq!(source.read_at(&mut bytes, 0).expect("reads"), bytes.len());
-    let _ = to.remove(name);
-    let copy = to.create(name, bytes.len() as u64).expect("creates");
-    assert_eq!(copy.write_at(&bytes, 0).expect("writes"), bytes.len());
-}
-
 /// Somebody puts an older copy of the store in its place and goes on from there.
 #[test]
 fn a_store_that_is_replaced_is_not_followed() {
@@ -395,12 +387,7 @@ fn a_store_that_is_replaced_is_not_followed() {
     check(&follower, &store);
     store.close().expect("closes");
 
-    for name in storage.list().expect("lists") {
-        storage.remove(&name).expect("removes");
-    }
-    for name in copy.list().expect("lists") {
-        copy_file(&copy, &storage, &name);
-    }
+    replace_all(&storage, &copy);
     let store = Options::new().open_on(shared(&storage)).expect("opens");
     append(&store, "another", "not the second");
     append(&store, "another", "third");

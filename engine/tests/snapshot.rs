@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 
+use common::log::keep_the_log_only;
 use common::{
     Expected, Rng, append_every_kind, batch_of, check, expected, hostile_event, shared, wild_event,
 };
@@ -174,11 +175,7 @@ impl Twins {
         for (storage, store) in [&mut self.whole, &mut self.other] {
             store.close().expect("closes");
             if without_derived {
-                for file in storage.list().expect("lists") {
-                    if name::kind(&file).is_derived() {
-                        storage.remove(&file).expect("removes");
-                    }
-                }
+                keep_the_log_only(storage);
             }
             *store = open(storage, self.budget);
         }

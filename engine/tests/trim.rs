@@ -6,15 +6,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::log::keep_the_log_only;
 use common::{batch_of, check, expected, hostile_event, shared};
 use proptest::prelude::*;
 use thalweg::reference::Arrival;
-use thalweg::storage::{MemoryStorage, Storage};
+use thalweg::storage::MemoryStorage;
 use thalweg::{
     Ack, Event, Follower, MarkChange, MixedBatch, NewEvent, Options, Placement, ReadError,
     Rejection, Store, Trim, VerifyReport, verify_on,
 };
-use thalweg_wal::name;
 
 /// Segments as short as they can be: a filler or four, and the rest.
 const SEGMENT_BYTES: u64 = 1 << 20;
@@ -113,11 +113,7 @@ impl Twins {
         for (storage, store) in [&mut self.whole, &mut self.trimmed] {
             store.close().expect("closes");
             if without_derived {
-                for file in storage.list().expect("lists") {
-                    if name::kind(&file).is_derived() {
-                        storage.remove(&file).expect("removes");
-                    }
-                }
+                keep_the_log_only(storage);
             }
             *store = open(storage, self.budget);
         }

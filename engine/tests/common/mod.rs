@@ -1,6 +1,7 @@
 //! What the tests share: random hostile input, and the serial machine run over what is in the log.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod files;
 pub mod log;
 
 use std::collections::{BTreeMap, BTreeSet};
