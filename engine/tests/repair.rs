@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use common::files::{bytes, put, replace_all, snapshot};
 use common::log::keep_the_log_only;
-use common::{Expected, Rng, append_every_kind, expected, flip, shared};
+use common::{Expected, Rng, append_event, append_every_kind, expected, flip, shared};
 use disk::{Disk, Fault};
 use thalweg::reference::Delivery;
 use thalweg::storage::{Access, MemoryStorage, Storage, write_all_at};
@@ -805,12 +805,7 @@ fn a_repair_forgets_what_the_log_says() {
     let storage = MemoryStorage::new();
     let options = Options::new().orderers(1).scanners(1).segment_bytes(1 << 20);
     let store = options.open_on(shared(&storage)).expect("opens");
-    let append = |stream: &str, event: NewEvent| {
-        let mut batch = MixedBatch::new();
-        batch.push(stream, &event).expect("within the limits");
-        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended").placements[0]
-            .clone()
-    };
+    let append = |stream: &str, event: NewEvent| append_event(&store, stream, &event);
     let filler = || append("filler", Event::new(vec![7; 300 << 10]));
     append("s", Event::new("").id("a"));
     append("s", Event::new("").id("b"));
@@ -820,7 +815,7 @@ fn a_repair_forgets_what_the_log_says() {
     // The next segments say so.
     (0..8).for_each(|_| drop(filler()));
     let again = append("s", Event::new("other").id("a"));
-    assert!(matches!(again, Placement::Delivered { .. }), "{again:?}");
+    assert!(matches!(again.placements[..], [Placement::Delivered { .. }]), "{again:?}");
     let newest = store.read(..).expect("reads").last().expect("an event").expect("reads");
     append("s", Event::new("last"));
     let before = shown(&store);
@@ -846,11 +841,7 @@ fn a_lost_event_behind_the_trim_point_goes_on_from_what_was_trimmed() {
     let storage = MemoryStorage::new();
     let options = Options::new().orderers(1).scanners(1).segment_bytes(1 << 20);
     let store = options.open_on(shared(&storage)).expect("opens");
-    let append = |stream: &str, event: NewEvent| {
-        let mut batch = MixedBatch::new();
-        batch.push(stream, &event).expect("within the limits");
-        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended").position
-    };
+    let append = |stream: &str, event: NewEvent| append_event(&store, stream, &event).position;
     let listing =
         |id: &str, parents: &[&'static str]| Event::new("").id(id).parents(parents.to_vec());
     append("s", listing("root", &[]));

@@ -12,7 +12,8 @@ use std::thread::{self, ThreadId};
 
 use common::log::keep_the_log_only;
 use common::{
-    Expected, Rng, append_every_kind, batch_of, check, expected, hostile_event, shared, wild_event,
+    Expected, Rng, append_every_kind, append_to_both, batch_of, check, expected, hostile_event,
+    shared, wild_event,
 };
 use hooked::{Hooked, Op};
 use proptest::prelude::*;
@@ -111,17 +112,7 @@ impl Twins {
 
     /// Appends the same to both, which come to the same.
     fn append(&self, batch: &dyn Fn() -> MixedBatch) {
-        // Before the first of them is in the log, on which it depends.
-        let batches = [batch(), batch()];
-        let stores = [&self.whole.1, &self.other.1].into_iter().zip(batches);
-        let receipts: Vec<_> = stores
-            .map(|(store, batch)| {
-                let receipt = store.submit(batch, Ack::Ordered).expect("is taken").wait();
-                let receipt = receipt.expect("is stored");
-                (receipt.end, receipt.placements)
-            })
-            .collect();
-        assert_eq!(receipts[0], receipts[1]);
+        append_to_both([&self.whole.1, &self.other.1], batch);
     }
 
     fn trim(&self, thousandths: u64) {

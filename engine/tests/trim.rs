@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::log::keep_the_log_only;
-use common::{batch_of, check, expected, hostile_event, shared};
+use common::{append_to_both, batch_of, check, expected, hostile_event, shared};
 use proptest::prelude::*;
 use thalweg::reference::Arrival;
 use thalweg::storage::MemoryStorage;
 use thalweg::{
-    Ack, Event, Follower, MarkChange, MixedBatch, NewEvent, Options, Placement, ReadError,
-    Rejection, Store, Trim, VerifyReport, verify_on,
+    Event, Follower, MarkChange, MixedBatch, NewEvent, Options, Placement, ReadError, Rejection,
+    Store, Trim, VerifyReport, verify_on,
 };
 
 /// Segments as short as they can be: a filler or four, and the rest.
@@ -51,18 +51,7 @@ impl Twins {
 
     /// Appends the same to both, which come to the same.
     fn append(&self, batch: &dyn Fn() -> MixedBatch) -> Vec<Placement> {
-        // Before the first of them is in the log, on which it depends.
-        let batches = [batch(), batch()];
-        let stores = [&self.whole.1, &self.trimmed.1].into_iter().zip(batches);
-        let mut placements: Vec<_> = stores
-            .map(|(store, batch)| {
-                let receipt = store.submit(batch, Ack::Ordered).expect("is taken").wait();
-                let receipt = receipt.expect("is stored");
-                (receipt.end, receipt.placements)
-            })
-            .collect();
-        assert_eq!(placements[0], placements[1]);
-        placements.remove(0).1
+        append_to_both([&self.whole.1, &self.trimmed.1], batch)
     }
 
     /// The same with events of one stream.

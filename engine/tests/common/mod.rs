@@ -17,7 +17,7 @@ use thalweg::reference::{
 use thalweg::storage::{Access, MemoryStorage, Storage};
 use thalweg::{
     Ack, AppenderOptions, Batch, DiscardReason, Event, MarkChange, MixedBatch, NewEvent, Options,
-    Placement, ReadError, Rejection, Store, Why,
+    Placement, ReadError, Receipt, Rejection, Store, Why,
 };
 use thalweg_wal::{LogReader, Record, RecordKind, Segment};
 
@@ -563,6 +563,28 @@ pub fn append_batch(
     let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
     let batch: Batch = events.into_iter().collect();
     appender.submit(batch).expect("accepted").wait().expect("appended").placements
+}
+
+/// Appends one event, and waits until it is ordered.
+pub fn append_event(store: &Store, stream: &str, event: &NewEvent) -> Receipt {
+    let mut batch = MixedBatch::new();
+    batch.push(stream, event).expect("within the limits");
+    store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended")
+}
+
+/// Appends the same to two stores with the same log, which come to the same.
+pub fn append_to_both(stores: [&Store; 2], batch: &dyn Fn() -> MixedBatch) -> Vec<Placement> {
+    // Before the first of them is in the log, on which it depends.
+    let batches = [batch(), batch()];
+    let mut receipts: Vec<_> = (stores.into_iter().zip(batches))
+        .map(|(store, batch)| {
+            let receipt = store.submit(batch, Ack::Ordered).expect("accepted").wait();
+            let receipt = receipt.expect("appended");
+            (receipt.end, receipt.placements)
+        })
+        .collect();
+    assert_eq!(receipts[0], receipts[1]);
+    receipts.remove(0).1
 }
 
 pub fn delivered(global: u64, local: u64) -> Placement {
