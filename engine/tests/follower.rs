@@ -15,13 +15,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::files::{bytes, put, replace_all};
-use common::{Rng, shared, soon, wild_event};
+use common::{Rng, shared, soon, this_test, wild_event};
 use faulty::{Fault, Faulty, Op};
 use hooked::Hooked;
 use thalweg::storage::{Access, MemoryStorage, OsStorage, Storage, Watch};
@@ -462,13 +462,10 @@ fn append_wildly(store: &Store, mut rng: Rng, round: u64, batch_count: u64) {
 }
 
 fn start_owner(dir: &Path, seed: u64, round: u64, batch_count: u64) -> Child {
-    Command::new(std::env::current_exe().expect("this test"))
-        .args(["owner", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    this_test("owner")
         .env(DIR, dir)
         .env(CHILD, format!("{seed},{round},{batch_count}"))
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
         .spawn()
         .expect("the owner starts")
 }

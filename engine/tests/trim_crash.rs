@@ -10,12 +10,11 @@ mod disk;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::log::keep_the_log_only;
-use common::{Expected, Rng, SOON, append_every_kind, check, expected};
+use common::{Expected, Rng, SOON, append_every_kind, check, expected, this_test};
 use disk::{Disk, Fault, Op};
 use thalweg::{
     Ack, Event, KeptBy, MixedBatch, Options, Placement, ReadError, Store, Trim, TrimError,
@@ -357,13 +356,9 @@ impl Told {
 }
 
 fn run_and_kill(dir: &Path, rng: &mut Rng, told: &mut Told) {
-    let mut child = Command::new(std::env::current_exe().expect("this test"))
-        .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    let mut child = this_test("child")
         .env(DIR, dir)
         .env(SEED, rng.next().to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
         .spawn()
         .expect("the child starts");
     let mut out = BufReader::new(child.stdout.take().expect("piped"));

@@ -6,12 +6,12 @@ mod hooked;
 
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Rng, SOON, append, shared, soon};
+use common::{Rng, SOON, append, shared, soon, this_test};
 use hooked::{Hooked, Op};
 use thalweg::storage::MemoryStorage;
 use thalweg::{Ack, Event, Follower, MixedBatch, Options, ReadError, Store, Trim};
@@ -296,13 +296,10 @@ fn no_owner_that_trims_and_is_killed_misleads_a_follower() {
     let mut seen: Vec<Seen> = Vec::new();
     let (mut next, mut trims) = (0, 0);
     for _ in 0..rounds.unwrap_or(6_u64) {
-        let mut child = Command::new(std::env::current_exe().expect("this test"))
-            .args(["owner", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        let mut child = this_test("owner")
             .env(DIR, dir.path())
             .env(SEED, rng.next().to_string())
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
             .spawn()
             .expect("the owner starts");
         let until = Instant::now() + Duration::from_micros(300_000 + rng.below(500_000));

@@ -6,6 +6,7 @@ pub mod log;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -620,6 +621,23 @@ pub fn nothing_hangs(store: &Store) {
         let store = store.clone();
         soon(name, move || call(&store));
     }
+}
+
+/// A process that runs nothing but one ignored test of this binary, and says what it says through pipes.
+pub fn this_test(child: &str) -> Command {
+    of_this_test(Command::new(std::env::current_exe().expect("this test")), child)
+}
+
+/// The same, started by another program: its last arguments are what to start.
+pub fn this_test_by(mut starter: Command, child: &str) -> Command {
+    starter.arg(std::env::current_exe().expect("this test"));
+    of_this_test(starter, child)
+}
+
+fn of_this_test(mut command: Command, child: &str) -> Command {
+    command.args([child, "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 /// Changes one byte where it is.
