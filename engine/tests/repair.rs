@@ -326,6 +326,20 @@ fn kept(storage: &MemoryStorage, report: &RepairReport, file: &str) -> BTreeMap<
     kept
 }
 
+/// The event at `position` is lost, if it was delivered, and no other; what is said of it is true.
+fn check_lost_alone(position: u64, before: &Expected, report: &RepairReport, what: &str) {
+    let is_it = |(_, delivery): &(u64, &Delivery)| delivery.position == position;
+    let delivered: Vec<u64> =
+        (0..).zip(&before.order).filter(is_it).map(|(global, _)| global).collect();
+    let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
+    assert_eq!(lost, delivered, "{what}");
+    for event in &report.lost_events {
+        let known = &before.events[&event.position];
+        assert_eq!(event.stream, known.stream, "{what}");
+        assert!(event.id.as_ref().is_none_or(|id| *id == known.id), "{what}: {event:?}");
+    }
+}
+
 #[test]
 fn a_flipped_bit_in_any_record_costs_that_record_alone() {
     let storage = closed_store(1, 16);
@@ -340,18 +354,7 @@ fn a_flipped_bit_in_any_record_costs_that_record_alone() {
         let report = repaired(&damaged);
         assert!(report.is_needed);
         let what = format!("{place:?} at {offset}");
-        let delivered: Vec<u64> = (0..)
-            .zip(&before.order)
-            .filter(|(_, delivery)| delivery.position == place.start)
-            .map(|(global, _)| global)
-            .collect();
-        let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
-        assert_eq!(lost, delivered, "{what}");
-        for event in &report.lost_events {
-            let known = &before.events[&event.position];
-            assert_eq!(event.stream, known.stream, "{what}");
-            assert!(event.id.as_ref().is_none_or(|id| *id == known.id), "{what}: {event:?}");
-        }
+        check_lost_alone(place.start, &before, &report, &what);
         let kept = kept(&damaged, &report, &segment);
         let (&from, piece) = kept.range(..=offset).next_back().expect("kept");
         assert_eq!(*piece, bad[from as usize..][..piece.len()], "{what}");
@@ -377,16 +380,7 @@ fn a_flipped_bit_in_a_record_of_a_trimmed_store_costs_that_record_alone() {
         flip(&damaged, &nth(&damaged, after), in_segment, 1 << rng.below(8));
         let report = repaired(&damaged);
         let what = format!("{place:?} at {offset}");
-        let is_it = |(_, delivery): &(u64, &Delivery)| delivery.position == place.start;
-        let delivered: Vec<u64> =
-            (0..).zip(&before.order).filter(is_it).map(|(global, _)| global).collect();
-        let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
-        assert_eq!(lost, delivered, "{what}");
-        for event in &report.lost_events {
-            let known = &before.events[&event.position];
-            assert_eq!(event.stream, known.stream, "{what}");
-            assert!(event.id.as_ref().is_none_or(|id| *id == known.id), "{what}: {event:?}");
-        }
+        check_lost_alone(place.start, &before, &report, &what);
         check_repaired(&damaged, &before, &report, &what);
         assert_eq!(read_only(&damaged).first(), first, "{what}");
     }
