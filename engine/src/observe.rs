@@ -93,8 +93,8 @@ impl Observer {
         self.meters.ordered(took, counts);
     }
 
-    /// A window is committed: so many events are delivered now, and so many bytes of the log are durable and not
-    /// committed.
+    /// The order of a window is written, and readers are about to be shown so many deliveries in all; so many bytes
+    /// of the log are durable behind it.
     pub(crate) fn committed(&self, start: Instant, delivered: u64, behind: u64) {
         let took = since(start);
         self.recorders.commit.add_time(took);

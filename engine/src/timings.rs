@@ -263,7 +263,7 @@ pub struct StageTimes {
     pub order: Duration,
     /// Giving deliveries their places.
     pub place: Duration,
-    /// Writing the order, and showing it to readers.
+    /// Writing the order.
     pub commit: Duration,
 }
 
@@ -285,7 +285,7 @@ pub struct Timings {
     /// For each window, which is what is ordered at a time: finding out what becomes of its events, and giving the deliveries
     /// their places.
     pub order: Histogram,
-    /// For each window: writing its order, and showing it to readers.
+    /// For each window: writing its order, until it is shown to readers.
     pub commit: Histogram,
     /// For each batch that got its place in the pipeline and in the store's queue: the wait for it. This and all that follow
     /// are empty without [`Options::timings`](crate::Options::timings).

@@ -3,16 +3,19 @@
 
 #![allow(unsafe_code)] // An allocator that counts.
 
+#[path = "../../wal/tests/common/hooked.rs"]
+mod hooked;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use thalweg::storage::{Access, LockAttempt, Map, MemoryStorage, Storage, StorageFile};
+use hooked::{Hooked, Op};
+use thalweg::storage::MemoryStorage;
 use thalweg::{Ack, AppenderOptions, Batch, Event, NewEvent, Options, Store, StreamAppender};
 
 /// Threads that can be told apart.
@@ -124,10 +127,7 @@ fn first_allocations() -> String {
         .collect()
 }
 
-/// A directory in memory, in which the engine's threads say who they are. Writes wait while it is held.
-#[derive(Debug, Clone, Default)]
-struct Introducing(MemoryStorage, Arc<Held>);
-
+/// Writes wait while it is held.
 #[derive(Debug, Default)]
 struct Held {
     /// Whether writes wait, and whether one does.
@@ -155,82 +155,26 @@ impl Held {
     }
 }
 
-#[derive(Debug)]
-struct IntroducingFile(Arc<dyn StorageFile>, Arc<Held>);
-
-impl Storage for Introducing {
-    fn describe(&self, name: &str) -> String {
-        self.0.describe(name)
-    }
-
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(IntroducingFile(self.0.create(name, len)?, Arc::clone(&self.1))))
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(IntroducingFile(self.0.open(name, access)?, Arc::clone(&self.1))))
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.0.list()
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.0.sync_dir()
-    }
-
-    fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
-        self.0.try_lock(name, holder)
-    }
-}
-
-impl StorageFile for IntroducingFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-
-    fn read_device_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_device_at(buf, offset)
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        introduce();
-        self.1.pass();
-        self.0.write_at(buf, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn map(&self) -> io::Result<Map> {
-        self.0.map()
-    }
-}
-
 fn open() -> (Store, Arc<Held>) {
-    let storage = Introducing::default();
+    let held = Arc::new(Held::default());
+    let writes = Arc::clone(&held);
+    // The engine's threads say who they are when they write.
+    let storage = Hooked::new(MemoryStorage::new(), move |op| {
+        if op == Op::Write {
+            introduce();
+            writes.pass();
+        }
+        Ok(())
+    });
     let options = Options::new().segment_bytes(64 << 20).scanners(1).orderers(1);
-    let store = options.open_on(Arc::new(storage.clone())).expect("opens");
+    let store = options.open_on(Arc::new(storage)).expect("opens");
     // A store begins with small segments. In the large ones that follow, no segment is begun, nor
     // asked for, in what is measured.
     let appender = store.appender("warm up").expect("an appender");
     while store.stats().segments < 8 {
         appender.append(vec![0; 1 << 20]).expect("accepted").wait().expect("appended");
     }
-    (store, storage.1)
+    (store, held)
 }
 
 fn chained() -> NewEvent {

@@ -6,7 +6,10 @@ mod common;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use common::{Expected, acked, check, expected, flip, shared};
+use common::{
+    acked, append_batch as append, check, check_every_life, delivered, expected, flip, ids, open,
+    rejected, shared,
+};
 use thalweg::reference::Arrival;
 use thalweg::storage::MemoryStorage;
 use thalweg::{
@@ -14,26 +17,12 @@ use thalweg::{
     Store, StreamInfo,
 };
 
-fn open(storage: &MemoryStorage) -> Store {
-    Options::new().orderers(2).open_on(shared(storage)).expect("opens")
-}
-
 fn event(id: &str) -> NewEvent {
     Event::new(format!("payload of {id}")).id(id)
 }
 
 fn root(id: &str) -> NewEvent {
     event(id).parents::<&str>([])
-}
-
-fn append(
-    store: &Store,
-    stream: &str,
-    events: impl IntoIterator<Item = NewEvent>,
-) -> Vec<Placement> {
-    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
-    let batch: Batch = events.into_iter().collect();
-    appender.submit(batch).expect("accepted").wait().expect("appended").placements
 }
 
 /// Appends behind a seal that the same batch puts on: else the appender would refuse.
@@ -66,37 +55,6 @@ fn set_sealed(store: &Store, stream: &str, sealed: bool) -> Placement {
         store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended").placements;
     let [placement] = &placements[..] else { panic!("one placement: {placements:?}") };
     placement.clone()
-}
-
-fn delivered(global: u64, local: u64) -> Placement {
-    Placement::Delivered { global, local }
-}
-
-fn rejected(reason: Rejection, tips: &[&str]) -> Placement {
-    Placement::Rejected { reason, tips: tips.iter().map(|id| id.as_bytes().to_vec()).collect() }
-}
-
-/// Ids in the order of their delivery.
-fn ids(store: &Store) -> Vec<String> {
-    let events = store.read(..).expect("reads");
-    events.map(|event| String::from_utf8_lossy(event.expect("reads").id()).into_owned()).collect()
-}
-
-/// Checks the store, a copy of it that was killed, one that was killed behind a checkpoint, and the store
-/// after closing and opening it.
-fn check_all(store: Store, storage: &MemoryStorage) -> Expected {
-    let expected = expected(storage);
-    check(&store, &expected);
-    check(&open(&storage.fork()), &expected);
-    store.checkpoint().expect("a checkpoint");
-    check(&open(&storage.fork()), &expected);
-    let report = store.verify().expect("verifies");
-    assert_eq!((report.problems, report.rejected), (Vec::new(), expected.rejected()));
-    store.close().expect("closes");
-    let store = open(storage);
-    assert_eq!(store.stats().checkpoint_position, store.durable_end(), "nothing is ordered again");
-    check(&store, &expected);
-    expected
 }
 
 #[test]
@@ -137,7 +95,7 @@ fn the_tips_have_to_be_exactly_those_that_are_named() {
     // The last of the two calls counts.
     let placements = append(&store, "t", [event("e").if_tips(none).parents(["d"])]);
     assert_eq!(placements, [delivered(5, 1)]);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -238,7 +196,7 @@ fn the_place_has_to_be_the_one_that_is_named() {
         ]
     );
     assert_eq!(ids(&store), ["a", "b", "c", "held", "d"]);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -265,7 +223,7 @@ fn an_event_with_a_condition_is_never_held() {
         [Placement::Held { missing: 1 }, parents(2), parents(1), tips.clone(), parents(1), tips]
     );
     assert_eq!(store.held().expect("held").len(), 1);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -307,7 +265,7 @@ fn the_first_reason_is_told() {
             Placement::Conflict,
         ]
     );
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 /// An answer was lost, and its author asks again: the condition that held then holds no more, but the
@@ -336,7 +294,7 @@ fn a_conditional_append_that_is_tried_again_is_a_duplicate() {
     let other = [event("a").if_tips(["later"])];
     assert_eq!(append_sealed(&store, "s", other), [Placement::Conflict]);
     assert_eq!(ids(&store), ["a", "b", "c", "later"]);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -352,7 +310,7 @@ fn a_rejected_id_stays_free() {
         [rejected(Rejection::Local { next: 0 }, &[]), delivered(0, 0)]
     );
     assert_eq!(ids(&store), ["a", "held"]);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -390,7 +348,7 @@ fn a_batch_of_tied_events_is_delivered_whole_or_not_at_all() {
     );
     let late = rejected(Rejection::Local { next: 2 }, &["after a"]);
     assert_eq!(placements, [delivered(5, 0), late, rejected(Rejection::Previous, &["after a"])]);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -435,7 +393,7 @@ fn events_are_tied_to_what_was_refused_and_to_nothing_else() {
     // A batch that begins with a tied event is refused whole: it would be tied to a batch of another's.
     let refused = store.appender("s").expect("an appender").submit(Batch::from([tied("h")]));
     assert!(matches!(refused.unwrap_err().reason, Refusal::Limit(LimitError::Previous)));
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -473,7 +431,7 @@ fn a_sealed_stream_takes_nothing_until_the_seal_is_taken_off() {
     assert_eq!(append(&store, "s", [event("b").parents(["a"])]), [delivered(2, 1)]);
     assert_eq!(ids(&store), ["a", "b", "b", "held"]);
     assert_eq!(set_sealed(&store, "s", true), Placement::Sealed { next: 3 });
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 /// A checkpoint could not be read when a partition had three streams or more that had short names and
@@ -499,7 +457,7 @@ fn a_stream_can_be_sealed_before_it_has_an_event() {
     assert!(store.stream([0]).expect("finds").is_none());
     assert!(store.read(..).expect("reads").next().is_none());
     assert!(store.held().expect("held").is_empty());
-    let expected = check_all(store, &storage);
+    let expected = check_every_life(store, &storage);
     assert_eq!(expected.machine.stream_counts().len(), 128);
 }
 
@@ -594,7 +552,7 @@ fn many_threads_that_name_the_place_they_expect_never_share_one() {
             });
         }
     });
-    let expected = check_all(store, &storage);
+    let expected = check_every_life(store, &storage);
     assert_eq!(expected.count(|arrival| arrival == Arrival::Delivered), 100);
 }
 
@@ -667,7 +625,7 @@ fn a_writer_learns_the_tips_and_retries_on_them() {
     assert_eq!((*reason, tips), (Rejection::Local { next: 4 }, &store.tips("s").expect("asks")));
     let next = appender.append_if_local(4, "e").expect("accepted");
     assert_eq!(placements(next), [delivered(4, 4)]);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -688,5 +646,5 @@ fn a_store_says_which_streams_are_sealed() {
     store.close().expect("closes");
     let store = open(&storage);
     assert!(!store.is_sealed("s") && store.is_sealed("empty"));
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }

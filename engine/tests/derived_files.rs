@@ -6,8 +6,9 @@ mod common;
 
 use std::ops::ControlFlow;
 
+use common::files::{bytes, put};
 use common::{Expected, Rng, acked, append_every_kind, check, expected, flip, shared};
-use thalweg::storage::{MemoryStorage, Storage, read_file, write_all_at};
+use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
     Ack, Cause, Event, LogOpenError, MixedBatch, OpenError, Options, ReadError, Store,
     VerifyReport, rebuild, verify, verify_on,
@@ -37,17 +38,6 @@ fn closed_store(seed: u64) -> MemoryStorage {
     let kinds = [stats.delivered, stats.held, stats.duplicates, stats.conflicts, stats.rejected];
     assert!(kinds.iter().all(|&count| count > 0), "of every kind: {stats:?}");
     storage
-}
-
-fn bytes(storage: &MemoryStorage, name: &str) -> Vec<u8> {
-    read_file(storage, name).expect("reads")
-}
-
-/// Puts a file in the place of what is there.
-fn put(storage: &MemoryStorage, name: &str, bytes: &[u8]) {
-    let _ = storage.remove(name);
-    let file = storage.create(name, bytes.len() as u64).expect("creates");
-    write_all_at(&*file, bytes, 0).expect("writes");
 }
 
 /// End of what is not zero.
@@ -545,8 +535,7 @@ fn a_rebuild_makes_the_same_order_and_counts_it() {
     store.close().expect("closes");
     let storage = thalweg::storage::OsStorage::open(dir.path()).expect("opens");
     let order = expected(&storage);
-    let derived: Vec<Vec<u8>> =
-        [ORDER, TIPS].iter().map(|name| read_file(&storage, name).expect("reads")).collect();
+    let derived: Vec<Vec<u8>> = [ORDER, TIPS].iter().map(|name| bytes(&storage, name)).collect();
     let report =
         rebuild(dir.path(), Options::new(), &|_| ControlFlow::Continue(())).expect("rebuilds");
     assert_eq!(
@@ -555,7 +544,7 @@ fn a_rebuild_makes_the_same_order_and_counts_it() {
     );
     assert!(report.is_done);
     for (name, before) in [ORDER, TIPS].iter().zip(derived) {
-        assert!(read_file(&storage, name).expect("reads") == before, "{name} is another");
+        assert!(bytes(&storage, name) == before, "{name} is another");
     }
     let store = Options::new().open(dir.path()).expect("opens");
     check(&store, &expected(&storage));

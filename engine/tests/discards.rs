@@ -8,25 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use common::{Expected, Rng, acked, append_every_kind, check, expected, flip, shared};
+use common::{
+    Rng, append_batch as append, append_every_kind, check, check_every_life, delivered, expected,
+    flip, ids, open, shared,
+};
 use thalweg::storage::MemoryStorage;
 use thalweg::{
-    Ack, Batch, DiscardError, DiscardFate, DiscardReason, Event, LimitError, MixedBatch, NewEvent,
+    Ack, DiscardError, DiscardFate, DiscardReason, Event, LimitError, MixedBatch, NewEvent,
     Options, Placement, Refusal, RepairOptions, Store, Why, repair_on, verify_on,
 };
 use thalweg_wal::name;
 
-fn open(storage: &MemoryStorage) -> Store {
-    Options::new().orderers(2).open_on(shared(storage)).expect("opens")
-}
-
 fn event(id: &str, parents: &[&str]) -> NewEvent {
     Event::new(format!("payload of {id}")).id(id).parents(parents.iter().copied())
-}
-
-fn append(store: &Store, stream: &str, events: impl Into<Batch>) -> Vec<Placement> {
-    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
-    appender.submit(events.into()).expect("accepted").wait().expect("appended").placements
 }
 
 /// What becomes of discards in one batch.
@@ -40,10 +34,6 @@ fn discard(store: &Store, stream: &str, ids: &[&str]) -> Vec<Placement> {
 
 fn held(missing: u32) -> Placement {
     Placement::Held { missing }
-}
-
-fn delivered(global: u64, local: u64) -> Placement {
-    Placement::Delivered { global, local }
 }
 
 /// A clock that stands where it is set, in milliseconds.
@@ -64,32 +54,6 @@ impl TestClock {
 
 const UNKNOWN: Placement = Placement::NotHeld { delivered: false };
 
-/// Ids in the order of their delivery.
-fn ids(store: &Store) -> Vec<String> {
-    store.wait_committed(store.durable_end()).expect("everything is ordered");
-    let events = store.read(..).expect("reads");
-    events.map(|event| String::from_utf8_lossy(event.expect("reads").id()).into_owned()).collect()
-}
-
-/// Checks the store, a copy of it that was killed, one that was killed behind a checkpoint, one that has only its
-/// log, and the store after closing and opening it.
-fn check_all(store: Store, storage: &MemoryStorage) -> Expected {
-    let expected = expected(storage);
-    check(&store, &expected);
-    check(&open(&storage.fork()), &expected);
-    store.checkpoint().expect("a checkpoint");
-    check(&open(&storage.fork()), &expected);
-    let log_only = storage.fork();
-    common::log::keep_the_log_only(&log_only);
-    check(&open(&log_only), &expected);
-    assert_eq!(store.verify().expect("verifies").problems, []);
-    store.close().expect("closes");
-    let store = open(storage);
-    assert_eq!(store.stats().checkpoint_position, store.durable_end(), "nothing is ordered again");
-    check(&store, &expected);
-    expected
-}
-
 #[test]
 fn a_discarded_event_is_not_delivered_when_its_parent_arrives() {
     let storage = MemoryStorage::new();
@@ -107,7 +71,7 @@ fn a_discarded_event_is_not_delivered_when_its_parent_arrives() {
     let other = Placement::NotHeld { delivered: true };
     assert_eq!(discard(&store, "s", &["parent", "child", "never"]), [other, UNKNOWN, UNKNOWN]);
     assert_eq!((store.stats().discarded, store.stats().held), (1, 0));
-    check_all(store, &storage);
+    check_every_life(store, &storage);
     let store = open(&storage);
     assert_eq!(store.why_held("s", "child").expect("an answer"), discarded, "from a run");
 }
@@ -130,7 +94,7 @@ fn what_waits_for_a_discarded_event_waits_for_its_id() {
     assert_eq!(append(&store, "s", [again]), [delivered(1, 1)]);
     assert_eq!(ids(&store), ["parent", "child", "grandchild"]);
     assert_eq!(store.stats().conflicts, 0);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 /// One id is held and discarded over and over, with other parents each time, in memory, in runs, and in
@@ -163,7 +127,7 @@ fn an_id_can_be_held_and_discarded_again_and_again() {
         assert_eq!(ids(&store), ["p0", "p1", "p2", "p3", "p4"], "budget {budget}");
         assert_eq!(append(&store, "s", [event("child", &["p0"])]), [delivered(5, 5)]);
         assert_eq!(append(&store, "s", [event("child", &["p0"])]), [Placement::Duplicate]);
-        check_all(store, &storage);
+        check_every_life(store, &storage);
     }
 }
 
@@ -186,7 +150,7 @@ fn a_report_says_of_each_event_what_became_of_it() {
     assert_eq!(store.discard("s", [b""; 0]).expect("nothing to do").events, []);
     assert!(matches!(store.discard("s", [""]), Err(DiscardError::Refused(Refusal::Limit(_)))));
     assert_eq!(store.durable_end(), end, "nothing was stored");
-    check_all(store, &storage);
+    check_every_life(store, &storage);
     let closed = open(&storage);
     closed.close().expect("closes");
     assert!(matches!(closed.discard("s", ["a"]), Err(DiscardError::Refused(Refusal::Closed))));
@@ -236,7 +200,7 @@ fn what_is_held_for_too_long_expires_by_the_time_in_the_log() {
     assert_eq!(store.oldest_held().expect("held"), None);
     let why = store.why_held("s", "day 3").expect("an answer");
     assert!(matches!(why, Why::Discarded { reason: DiscardReason::Expired, .. }), "{why:?}");
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 /// Appends, discards and expiries from many threads: whatever comes first, the log says what holds.
@@ -271,7 +235,7 @@ fn many_threads_that_hold_deliver_and_discard_agree_with_the_log() {
             });
         }
     });
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -283,7 +247,7 @@ fn what_a_sealed_stream_holds_can_be_discarded() {
     assert_eq!(discard(&store, "s", &["child"]), [Placement::Discarded]);
     store.unseal("s").expect("unsealed");
     assert_eq!(append(&store, "s", [event("parent", &[])]), [delivered(0, 0)]);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 #[test]
@@ -306,7 +270,7 @@ fn a_batch_can_hold_an_event_and_discard_it() {
     let expected =
         [held(1), Placement::Discarded, delivered(0, 0), delivered(1, 1), delivered(2, 2), kept];
     assert_eq!(receipt.placements, expected);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }
 
 /// Many that wait for one parent: looking for each of them among all would take minutes.
@@ -386,5 +350,5 @@ fn a_store_that_is_killed_at_any_time_comes_to_the_order_of_its_log() {
         check(&open(&killed.fork()), &expected);
     }
     assert!(store.stats().discarded > 0);
-    check_all(store, &storage);
+    check_every_life(store, &storage);
 }

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::log::{Log, keep_the_log_only, push};
-use common::{Rng, SOON, acked, check, expected, flip, keep, shared, soon};
+use common::{Rng, SOON, append_batch as append, check, expected, flip, ids, keep, shared, soon};
 use faulty::{Fault, Faulty, Op};
 use thalweg::reference::SerialMachine;
 use thalweg::storage::MemoryStorage;
 use thalweg::{
-    Ack, Batch, Cause, CloseError, Event, MixedBatch, NewEvent, OpenError, Options, Placement,
-    ReadError, Store,
+    Ack, Cause, CloseError, Event, MixedBatch, NewEvent, OpenError, Options, Placement, ReadError,
+    Store,
 };
 use thalweg_wal::EncodedBatch;
 
@@ -36,21 +36,6 @@ fn open(storage: &MemoryStorage) -> Store {
 
 fn event(id: &str, parents: &[&str]) -> NewEvent {
     Event::new("").id(id).parents(parents.iter().copied())
-}
-
-fn append(
-    store: &Store,
-    stream: &str,
-    events: impl IntoIterator<Item = NewEvent>,
-) -> Vec<Placement> {
-    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
-    let batch: Batch = events.into_iter().collect();
-    appender.submit(batch).expect("accepted").wait().expect("appended").placements
-}
-
-fn ids(store: &Store) -> Vec<String> {
-    let events = store.read(..).expect("reads");
-    events.map(|event| String::from_utf8_lossy(event.expect("reads").id()).into_owned()).collect()
 }
 
 fn settle(store: &Store) {

@@ -4,11 +4,9 @@
 mod common;
 
 use common::log::{Log, keep_the_log_only, push};
-use common::{Expected, Rng, acked, check, expected, shared};
+use common::{Expected, Rng, append_batch as append, check, expected, ids, shared};
 use thalweg::storage::MemoryStorage;
-use thalweg::{
-    Ack, Batch, Event, NewEvent, Options, Placement, Root, RootKind, Store, Why, WhyHeld,
-};
+use thalweg::{Ack, Event, NewEvent, Options, Placement, Root, RootKind, Store, Why, WhyHeld};
 
 /// Sizes that a debug build gets through in the time of a test.
 const fn sized(debug: usize, release: usize) -> usize {
@@ -39,24 +37,8 @@ fn ids_of(store: &Store, stream: &str) -> Vec<String> {
     events.map(|event| String::from_utf8_lossy(event.expect("reads").id()).into_owned()).collect()
 }
 
-/// Ids of all streams in the order of their delivery.
-fn ids(store: &Store) -> Vec<String> {
-    let events = store.read(..).expect("reads");
-    events.map(|event| String::from_utf8_lossy(event.expect("reads").id()).into_owned()).collect()
-}
-
 fn event(id: &str, parents: &[&str]) -> NewEvent {
     Event::new("").id(id).parents(parents.iter().copied())
-}
-
-fn append(
-    store: &Store,
-    stream: &str,
-    events: impl IntoIterator<Item = NewEvent>,
-) -> Vec<Placement> {
-    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
-    let batch: Batch = events.into_iter().collect();
-    appender.submit(batch).expect("accepted").wait().expect("appended").placements
 }
 
 fn held(store: &Store) -> Vec<String> {

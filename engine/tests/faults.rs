@@ -325,10 +325,9 @@ fn a_rebuild_that_stops_is_no_success() {
     append(&store, "s", "x");
     store.close().expect("closes");
     // No file of the child may be longer than a few MiB: a segment fits, a chunk of the order does not.
-    let child = std::process::Command::new("sh")
-        .args(["-c", r#"trap "" XFSZ; ulimit -f 4096; exec "$@""#, "sh"])
-        .arg(std::env::current_exe().expect("this test"))
-        .args(["child_that_rebuilds", "--exact", "--ignored", "--nocapture"])
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", r#"trap "" XFSZ; ulimit -f 4096; exec "$@""#, "sh"]);
+    let child = common::this_test_by(shell, "child_that_rebuilds")
         .env("THALWEG_CHILD_DIR", dir.path())
         .output()
         .expect("the child runs");

@@ -8,21 +8,23 @@
 mod common;
 #[path = "common/faulty.rs"]
 mod faulty;
+#[path = "../../wal/tests/common/hooked.rs"]
+mod hooked;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Rng, shared, soon, wild_event};
+use common::files::{bytes, put, replace_all};
+use common::{Rng, shared, soon, this_test, wild_event};
 use faulty::{Fault, Faulty, Op};
-use thalweg::storage::{
-    Access, LockAttempt, MemoryStorage, OsStorage, Storage, StorageFile, Watch,
-};
+use hooked::Hooked;
+use thalweg::storage::{Access, MemoryStorage, OsStorage, Storage, Watch};
 use thalweg::{
     Ack, Cause, Durability, Event, Follower, LogOpenError, MixedBatch, OpenError, Options,
     ReadError, Store,
@@ -129,56 +131,17 @@ fn what_is_no_store_is_refused_by_name() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 1, "something was written");
 }
 
-/// A directory in which nothing may be changed.
-#[derive(Debug)]
-struct ForReading(OsStorage);
-
-impl Storage for ForReading {
-    fn describe(&self, name: &str) -> String {
-        self.0.describe(name)
-    }
-
-    fn create(&self, name: &str, _: u64) -> io::Result<Arc<dyn StorageFile>> {
-        panic!("{name} is created");
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        assert_eq!(access, Access::Read, "{name} is opened for writing");
-        self.0.open(name, access)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.0.list()
-    }
-
-    fn rename(&self, from: &str, _: &str) -> io::Result<()> {
-        panic!("{from} is renamed");
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        panic!("{name} is removed");
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        panic!("the directory is synced");
-    }
-
-    fn try_lock(&self, name: &str, _: &str) -> io::Result<LockAttempt> {
-        panic!("{name} is locked");
-    }
-
-    fn watch(&self) -> io::Result<Option<Arc<dyn Watch>>> {
-        self.0.watch()
-    }
-}
-
 #[test]
 fn a_follower_changes_nothing_and_takes_no_lock() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Options::new().segment_bytes(1 << 20).open(dir.path()).expect("opens");
     append(&store, "s", "before");
     let storage = OsStorage::open(dir.path()).expect("is there");
-    let follower = Follower::open_on(Arc::new(ForReading(storage))).expect("follows");
+    let storage = Hooked::new(storage, |op| {
+        assert!(op.is_of_a_reader(), "{op:?}");
+        Ok(())
+    });
+    let follower = Follower::open_on(Arc::new(storage)).expect("follows");
     for round in 0..4 {
         append(&store, "s", vec![round; 400_000]);
         append(&store, "t", "small");
@@ -250,14 +213,7 @@ fn a_damaged_record_is_an_error_in_its_place() {
     assert!(matches!(&read[..], [Ok(_), Err(ReadError::Damage(_)), Ok(_)]), "{read:?}");
 }
 
-/// A directory in memory that cannot be read for a while, and whose watch is of no use.
-#[derive(Debug)]
-struct Unwell {
-    inner: MemoryStorage,
-    fails: AtomicBool,
-    watch: BadWatch,
-}
-
+/// A watch that is of no use.
 #[derive(Debug, Clone, Copy)]
 enum BadWatch {
     /// As on a network file system, where another machine writes.
@@ -277,64 +233,30 @@ impl Watch for BadWatch {
     fn wake(&self) {}
 }
 
-impl Storage for Unwell {
-    fn describe(&self, name: &str) -> String {
-        self.inner.describe(name)
-    }
-
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
-        self.inner.create(name, len)
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        if self.fails.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the disk does not answer"));
-        }
-        self.inner.open(name, access)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-
-    fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
-        self.inner.try_lock(name, holder)
-    }
-
-    fn watch(&self) -> io::Result<Option<Arc<dyn Watch>>> {
-        Ok(Some(Arc::new(self.watch)))
-    }
-}
-
 #[test]
 fn neither_a_bad_watch_nor_files_that_cannot_be_read_for_a_while_cost_an_event() {
     for watch in [BadWatch::TellsNothing, BadWatch::Ends] {
         let storage = MemoryStorage::new();
         let store = Options::new().open_on(shared(&storage)).expect("opens");
         append(&store, "s", "before");
-        let unwell = Arc::new(Unwell { inner: storage, fails: AtomicBool::new(false), watch });
-        let follower = Follower::open_on(unwell.clone()).expect("follows");
+        let cannot_be_read = Arc::new(AtomicBool::new(false));
+        let fails = Arc::clone(&cannot_be_read);
+        let unwell = Hooked::new(storage, move |op| match op {
+            hooked::Op::Open(..) if fails.load(Ordering::Relaxed) => {
+                Err(io::Error::other("the disk does not answer"))
+            }
+            _ => Ok(()),
+        });
+        let follower = Follower::open_on(Arc::new(unwell.watched_by(watch))).expect("follows");
         append(&store, "s", "told of by nobody");
         check(&follower, &store);
-        unwell.fails.store(true, Ordering::Relaxed);
+        cannot_be_read.store(true, Ordering::Relaxed);
         append(&store, "s", "not to be read yet");
         let waited = follower.wait_delivered(3, Duration::from_millis(600));
         assert!(matches!(waited, Ok(false)), "{waited:?}");
-        unwell.fails.store(false, Ordering::Relaxed);
+        cannot_be_read.store(false, Ordering::Relaxed);
         check(&follower, &store);
-        unwell.fails.store(true, Ordering::Relaxed);
+        cannot_be_read.store(true, Ordering::Relaxed);
         append(&store, "s", "never to be read");
         let ended = follower.wait_delivered(4, PATIENCE);
         assert!(matches!(&ended, Err(ReadError::Poisoned(Cause::Follow(_)))), "{ended:?}");
@@ -398,7 +320,7 @@ fn entries_that_outlived_their_records_are_not_shown() {
     }
     store.wait_committed(store.durable_end()).expect("ordered");
     let order = "order-0000000000000000.ord";
-    copy_file(&storage, &after, order);
+    put(&after, order, &bytes(&storage, order));
     // A part of the first lost frame has come to the device, and its header with it.
     let mut torn = vec![0; 3000];
     let log = "segment-0000000000000001.wal";
@@ -451,15 +373,6 @@ fn an_owner_that_recovers_leaves_the_entries_that_are_there_alone() {
     }
 }
 
-fn copy_file(from: &MemoryStorage, to: &MemoryStorage, name: &str) {
-    let source = from.open(name, Access::Read).expect("opens");
-    let mut bytes = vec![0; source.len().expect("a length") as usize];
-    assert_eq!(source.read_at(&mut bytes, 0).expect("reads"), bytes.len());
-    let _ = to.remove(name);
-    let copy = to.create(name, bytes.len() as u64).expect("creates");
-    assert_eq!(copy.write_at(&bytes, 0).expect("writes"), bytes.len());
-}
-
 /// Somebody puts an older copy of the store in its place and goes on from there.
 #[test]
 fn a_store_that_is_replaced_is_not_followed() {
@@ -474,12 +387,7 @@ fn a_store_that_is_replaced_is_not_followed() {
     check(&follower, &store);
     store.close().expect("closes");
 
-    for name in storage.list().expect("lists") {
-        storage.remove(&name).expect("removes");
-    }
-    for name in copy.list().expect("lists") {
-        copy_file(&copy, &storage, &name);
-    }
+    replace_all(&storage, &copy);
     let store = Options::new().open_on(shared(&storage)).expect("opens");
     append(&store, "another", "not the second");
     append(&store, "another", "third");
@@ -554,13 +462,10 @@ fn append_wildly(store: &Store, mut rng: Rng, round: u64, batch_count: u64) {
 }
 
 fn start_owner(dir: &Path, seed: u64, round: u64, batch_count: u64) -> Child {
-    Command::new(std::env::current_exe().expect("this test"))
-        .args(["owner", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    this_test("owner")
         .env(DIR, dir)
         .env(CHILD, format!("{seed},{round},{batch_count}"))
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
         .spawn()
         .expect("the owner starts")
 }

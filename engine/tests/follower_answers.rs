@@ -2,6 +2,8 @@
 //! own answers.
 
 mod common;
+#[path = "../../wal/tests/common/hooked.rs"]
+mod hooked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,7 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Rng, append, append_every_kind, shared};
-use thalweg::storage::{Access, LockAttempt, MemoryStorage, Storage, StorageFile};
+use hooked::{Hooked, Op};
+use thalweg::storage::MemoryStorage;
 use thalweg::{Ack, Event, Follower, MixedBatch, Options, Store, StreamInfo, writer_of};
 
 /// No wait takes so long, unless something hangs.
@@ -124,54 +127,6 @@ fn answers_while_the_owner_appends_are_of_a_moment_in_between() {
     owner.close().expect("closes");
 }
 
-/// Files among which a run is gone when it is opened for the first time, and then `meanwhile` has happened.
-#[derive(Debug)]
-struct Replaced {
-    inner: MemoryStorage,
-    meanwhile: Mutex<Option<Store>>,
-}
-
-impl Storage for Replaced {
-    fn describe(&self, name: &str) -> String {
-        self.inner.describe(name)
-    }
-
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
-        self.inner.create(name, len)
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        if name.starts_with("run-")
-            && let Some(owner) = self.meanwhile.lock().unwrap().take()
-        {
-            append(&owner, "s", "meanwhile");
-            owner.checkpoint().expect("a checkpoint");
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        self.inner.open(name, access)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-
-    fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
-        self.inner.try_lock(name, holder)
-    }
-}
-
 /// Whoever opened a store for reading just when its owner replaced the checkpoint, and took away a run that the old one
 /// listed, tried again as meant, but over what the first attempt had left in memory: `AlreadyExists`.
 #[test]
@@ -180,9 +135,18 @@ fn a_checkpoint_that_is_replaced_under_a_readers_eyes_is_read_again() {
     let owner = Options::new().open_on(shared(&storage)).expect("opens");
     (0..3).for_each(|_| append(&owner, "s", "x"));
     owner.checkpoint().expect("a checkpoint");
-    let meanwhile = Mutex::new(Some(owner.clone()));
-    let replaced = Arc::new(Replaced { inner: storage, meanwhile });
-    let reader = Options::new().open_read_only_on(replaced).expect("opens");
+    let waiting = Mutex::new(Some(owner.clone()));
+    // The first run that is opened is gone, and there is a newer checkpoint.
+    let replaced = Hooked::new(storage, move |op| match op {
+        Op::Open(name, _) if name.starts_with("run-") => {
+            let Some(owner) = waiting.lock().unwrap().take() else { return Ok(()) };
+            append(&owner, "s", "meanwhile");
+            owner.checkpoint().expect("a checkpoint");
+            Err(io::ErrorKind::NotFound.into())
+        }
+        _ => Ok(()),
+    });
+    let reader = Options::new().open_read_only_on(Arc::new(replaced)).expect("opens");
     reader.discovery().wait().expect("everything is ordered");
     assert_eq!(reader.stats().delivered, 4);
     assert_eq!(reader.streams().expect("answers"), owner.streams().expect("answers"));

@@ -5,12 +5,13 @@ mod common;
 
 use std::sync::Arc;
 
+use common::files::{bytes, put};
+use common::log::keep_the_log_only;
 use common::{TestEvent, batch_of, check, expected, hostile_event};
 use proptest::prelude::*;
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{Ack, Event, MixedBatch, Options, Store, Trim, verify_on};
 use thalweg_wal::name;
-use thalweg_wal::storage::{read_file, write_all_at};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
 const FILLER_LEN: usize = 300 << 10;
@@ -41,10 +42,7 @@ impl Forgetful {
     fn keep_log(&self) {
         for file in self.storage.list().expect("lists") {
             if let name::Kind::Segment(_) = name::kind(&file) {
-                let bytes = read_file(&self.storage, &file).expect("reads");
-                let _ = self.log.remove(&file);
-                let copy = self.log.create(&file, bytes.len() as u64).expect("creates");
-                write_all_at(&*copy, &bytes, 0).expect("writes");
+                put(&self.log, &file, &bytes(&self.storage, &file));
             }
         }
     }
@@ -75,11 +73,7 @@ impl Forgetful {
     fn reopen(&mut self, without_derived: bool) {
         self.store.close().expect("closes");
         if without_derived {
-            for file in self.storage.list().expect("lists") {
-                if name::kind(&file).is_derived() {
-                    self.storage.remove(&file).expect("removes");
-                }
-            }
+            keep_the_log_only(&self.storage);
         }
         self.store = open(&self.storage, self.budget);
         self.keep_log();
@@ -199,7 +193,7 @@ fn what_is_kept_of_what_was_trimmed_is_bounded() {
                 name::Kind::Facts(_) | name::Kind::FactsRun(_) | name::Kind::Trimmed
             )
         });
-        kept.map(|file| read_file(&store.storage, &file).expect("reads").len() as u64).sum()
+        kept.map(|file| bytes(&store.storage, &file).len() as u64).sum()
     };
     let mut most = (0, 0);
     for round in 0..60_u64 {

@@ -11,12 +11,12 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use common::{Expected, Rng, check, expected, wild_event};
+use common::{Expected, Rng, check, expected, this_test, wild_event};
 use thalweg::reference::Arrival;
 use thalweg::storage::OsStorage;
 use thalweg::{Ack, MixedBatch, Options, Placement, Rejection, Store};
@@ -184,13 +184,9 @@ struct Ack_ {
 }
 
 fn start_child(dir: &Path, seed: u64, round: u64, closes: bool) -> Child {
-    Command::new(std::env::current_exe().expect("this test"))
-        .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    this_test("child")
         .env(DIR, dir)
         .env(CHILD, format!("{seed},{round},{}", u64::from(closes)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
         .spawn()
         .expect("the child starts")
 }

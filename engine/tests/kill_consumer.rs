@@ -3,10 +3,10 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Rng, SOON};
+use common::{Rng, SOON, this_test};
 use thalweg::{AppenderOptions, Batch, Event, Options, Store};
 
 const DIR: &str = "THALWEG_KILL_CONSUMER_DIR";
@@ -56,13 +56,10 @@ fn consume(store: &Store, mut rng: Rng) {
 }
 
 fn run_and_kill(dir: &Path, rng: &mut Rng) {
-    let mut child = Command::new(std::env::current_exe().expect("this test"))
-        .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    let mut child = this_test("child")
         .env(DIR, dir)
         .env(SEED, rng.next().to_string())
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
         .spawn()
         .expect("the child starts");
     std::thread::sleep(Duration::from_micros(rng.below(250_000)));

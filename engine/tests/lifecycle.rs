@@ -8,13 +8,14 @@ mod faulty;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use common::{Rng, SOON, acked, append, check, expected, nothing_hangs, shared, soon, wild_event};
+use common::{
+    Rng, SOON, acked, append, check, expected, nothing_hangs, shared, soon, this_test, wild_event,
+};
 use faulty::{Fault, Faulty, Op};
 use thalweg::storage::{MemoryStorage, Storage};
 use thalweg::{
@@ -68,8 +69,7 @@ fn a_second_writer_is_refused_and_told_who_has_the_store() {
         Err(OpenError::Log(LogOpenError::Locked { holder, .. })) => assert_eq!(holder, me),
         other => panic!("{other:?}"),
     }
-    let child = Command::new(std::env::current_exe().expect("this test"))
-        .args(["child_that_opens", "--exact", "--ignored", "--nocapture"])
+    let child = this_test("child_that_opens")
         .env("THALWEG_CHILD_DIR", dir.path())
         .output()
         .expect("the child runs");
@@ -846,11 +846,9 @@ fn a_thread_that_cannot_be_started_leaves_no_other_behind() {
     for stacks in 0..9 {
         // Room for so many stacks and for everything else, in KiB.
         let room = (stacks * STACK_BYTES + STACK_BYTES * 3 / 4) >> 10;
-        let child = Command::new("sh")
-            .args(["-c", r#"ulimit -v "$1"; shift; exec "$@""#, "sh", &room.to_string()])
-            .arg(std::env::current_exe().expect("this test"))
-            .args(["child_with_large_stacks", "--exact", "--ignored", "--nocapture"])
-            .args(["--test-threads", "1"])
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", r#"ulimit -v "$1"; shift; exec "$@""#, "sh", &room.to_string()]);
+        let child = common::this_test_by(shell, "child_with_large_stacks")
             .env("RUST_MIN_STACK", STACK_BYTES.to_string())
             .output()
             .expect("the child runs");

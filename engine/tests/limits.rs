@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::{SOON, acked, append, check, expected, keep, shared, soon};
+use common::{SOON, acked, append, check, expected, keep, shared, soon, this_test_by};
 use faulty::{Fault, Faulty, Op, open as open_faulty, options};
 use thalweg::storage::{MemoryStorage, OsStorage, Storage};
 use thalweg::{
@@ -192,9 +192,9 @@ fn a_lack_of_descriptors_refuses_appends_until_there_are_some() {
 /// it has printed. Fails if it fails, or does not end.
 fn in_a_child(child: &str, limits: &str, environment: &[(&str, &str)]) -> String {
     let script = format!(r#"{limits} exec "$@""#);
-    let mut command = Command::new("sh");
-    command.args(["-c", &script, "sh"]).arg(std::env::current_exe().expect("this test"));
-    command.args([child, "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script, "sh"]);
+    let mut command = this_test_by(shell, child);
     command.envs(environment.iter().copied()).env(IN_CHILD, "1");
     let child = child.to_owned();
     let (sender, ended) = channel();

@@ -157,7 +157,6 @@ fn a_recorder_hears_of_each_store_what_it_says_itself() {
     first.checkpoint().expect("a checkpoint");
     for (store, dir) in [first, second].into_iter().zip(&dirs) {
         store.wait_committed(store.durable_end()).expect("goes on");
-        // What is told of the newest window is told after it can be read; the checkpoint's answer comes behind.
         store.checkpoint().expect("a checkpoint");
         let label = dir.path().display().to_string();
         agree(&heard, &label, &store.stats());

@@ -13,11 +13,11 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use common::{Expected, Rng, append, check, expected, wild_event};
+use common::{Expected, Rng, append, check, expected, this_test, this_test_by, wild_event};
 use thalweg::storage::OsStorage;
 use thalweg::{Ack, AppendFailure, Cause, MixedBatch, Options, Store};
 
@@ -138,17 +138,6 @@ impl Said {
             self.outcomes.push((words[0].to_owned(), cause.to_owned()));
         }
     }
-}
-
-fn this_test(child: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this test"));
-    run_only(&mut command, child);
-    command
-}
-
-fn run_only(command: &mut Command, child: &str) {
-    command.args([child, "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 }
 
 /// Waits for a child; fails if it hangs. Returns whether it ended by itself, and what it said.
@@ -505,8 +494,7 @@ fn run_traced(injection: &str, payload: &str) -> Said {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
     command.args(["-e", &format!("inject={injection}")]);
-    command.arg(std::env::current_exe().expect("this test"));
-    run_only(&mut command, "child_that_appends");
+    let mut command = this_test_by(command, "child_that_appends");
     command.env(DIR, dir.path()).env("THALWEG_REAL_PAYLOAD", payload);
     let (_, said) = finish(command.spawn().expect("starts"), injection);
     check_fail_stop(&said, injection);
@@ -565,8 +553,7 @@ fn a_process_that_runs_out_of_memory_loses_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut command = Command::new("sh");
         command.args(["-c", &format!(r#"ulimit -v {}; exec "$@""#, limit << 10), "sh"]);
-        command.arg(std::env::current_exe().expect("this test"));
-        run_only(&mut command, "child_that_appends");
+        let mut command = this_test_by(command, "child_that_appends");
         let child = command.env(DIR, dir.path()).spawn().expect("starts");
         let what = format!("{limit} MiB");
         let (by_itself, said) = finish(child, &what);
@@ -591,9 +578,7 @@ fn on_file_system(mount: &str, dir: &Path, child: &str) {
     let script = format!(r#"mount {mount} "$0" || exit {CANNOT_MOUNT}; exec "$@""#);
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &script]).arg(dir);
-    command.arg(std::env::current_exe().expect("this test"));
-    run_only(&mut command, child);
-    let output = match command.env(DIR, dir).output() {
+    let output = match this_test_by(command, child).env(DIR, dir).output() {
         Ok(output) => output,
         Err(error) => return println!("skipped: there is no unshare: {error}"),
     };

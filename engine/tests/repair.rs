@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use common::{Expected, Rng, append_every_kind, expected, flip, shared};
+use common::files::{bytes, put, replace_all, snapshot};
+use common::log::keep_the_log_only;
+use common::{Expected, Rng, append_event, append_every_kind, expected, flip, shared};
 use disk::{Disk, Fault};
 use thalweg::reference::Delivery;
-use thalweg::storage::{Access, MemoryStorage, Storage, read_file, write_all_at};
+use thalweg::storage::{Access, MemoryStorage, Storage, write_all_at};
 use thalweg::{
     Ack, BackupOptions, BackupProgress, Event, KnownBy, LogOpenError, LostEvent, MarkChange,
     MixedBatch, NewEvent, OpenError, Options, Placement, ReadError, RepairOptions, RepairReport,
@@ -82,15 +84,6 @@ fn trimmed_store(seed: u64, left: usize) -> (MemoryStorage, Expected) {
     (storage, before)
 }
 
-fn replace_all(storage: &MemoryStorage, other: &MemoryStorage) {
-    for name in storage.list().expect("lists") {
-        storage.remove(&name).expect("removes");
-    }
-    for name in other.list().expect("lists") {
-        put(storage, &name, &bytes(other, &name));
-    }
-}
-
 fn segment_numbers(storage: &MemoryStorage) -> Vec<u64> {
     let names = storage.list().expect("lists");
     let number = |name: &String| match name::kind(name) {
@@ -98,21 +91,6 @@ fn segment_numbers(storage: &MemoryStorage) -> Vec<u64> {
         _ => None,
     };
     names.iter().filter_map(number).collect()
-}
-
-fn bytes(storage: &dyn Storage, name: &str) -> Vec<u8> {
-    read_file(storage, name).expect("reads")
-}
-
-fn put(storage: &dyn Storage, name: &str, bytes: &[u8]) {
-    let _ = storage.remove(name);
-    let file = storage.create(name, bytes.len() as u64).expect("creates");
-    write_all_at(&*file, bytes, 0).expect("writes");
-}
-
-fn snapshot(storage: &MemoryStorage) -> BTreeMap<String, Vec<u8>> {
-    let names = storage.list().expect("lists");
-    names.into_iter().map(|name| (name.clone(), bytes(storage, &name))).collect()
 }
 
 /// What a repair has recorded as lost belongs to the log: without it, a copy would be damaged.
@@ -298,14 +276,6 @@ fn shown(store: &Store) -> Vec<Option<Shown>> {
     store.read(..).expect("reads").map(show).collect()
 }
 
-fn forget_order(storage: &MemoryStorage) {
-    for name in storage.list().expect("lists") {
-        if name::kind(&name).is_derived() {
-            storage.remove(&name).expect("removes");
-        }
-    }
-}
-
 /// After a repair: it opens, everything whole is as it was, it goes on, and the log alone comes to the same.
 fn check_repaired(storage: &MemoryStorage, before: &Expected, report: &RepairReport, what: &str) {
     assert!(report.is_done && report.unproven.is_none(), "{what}: {report:?}");
@@ -334,7 +304,7 @@ fn check_repaired(storage: &MemoryStorage, before: &Expected, report: &RepairRep
     let verified = verify_on(shared(storage), &|_| ControlFlow::Continue(())).expect("verifies");
     assert_eq!(verified.problems, [], "{what}");
     // A crash costs what is derived, and it comes to the same.
-    forget_order(storage);
+    keep_the_log_only(storage);
     let store = open(storage).expect("opens");
     assert_eq!(shown(&store), live, "{what}");
     store.close().expect("closes");
@@ -356,6 +326,20 @@ fn kept(storage: &MemoryStorage, report: &RepairReport, file: &str) -> BTreeMap<
     kept
 }
 
+/// The event at `position` is lost, if it was delivered, and no other; what is said of it is true.
+fn check_lost_alone(position: u64, before: &Expected, report: &RepairReport, what: &str) {
+    let is_it = |(_, delivery): &(u64, &Delivery)| delivery.position == position;
+    let delivered: Vec<u64> =
+        (0..).zip(&before.order).filter(is_it).map(|(global, _)| global).collect();
+    let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
+    assert_eq!(lost, delivered, "{what}");
+    for event in &report.lost_events {
+        let known = &before.events[&event.position];
+        assert_eq!(event.stream, known.stream, "{what}");
+        assert!(event.id.as_ref().is_none_or(|id| *id == known.id), "{what}: {event:?}");
+    }
+}
+
 #[test]
 fn a_flipped_bit_in_any_record_costs_that_record_alone() {
     let storage = closed_store(1, 16);
@@ -370,18 +354,7 @@ fn a_flipped_bit_in_any_record_costs_that_record_alone() {
         let report = repaired(&damaged);
         assert!(report.is_needed);
         let what = format!("{place:?} at {offset}");
-        let delivered: Vec<u64> = (0..)
-            .zip(&before.order)
-            .filter(|(_, delivery)| delivery.position == place.start)
-            .map(|(global, _)| global)
-            .collect();
-        let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
-        assert_eq!(lost, delivered, "{what}");
-        for event in &report.lost_events {
-            let known = &before.events[&event.position];
-            assert_eq!(event.stream, known.stream, "{what}");
-            assert!(event.id.as_ref().is_none_or(|id| *id == known.id), "{what}: {event:?}");
-        }
+        check_lost_alone(place.start, &before, &report, &what);
         let kept = kept(&damaged, &report, &segment);
         let (&from, piece) = kept.range(..=offset).next_back().expect("kept");
         assert_eq!(*piece, bad[from as usize..][..piece.len()], "{what}");
@@ -407,16 +380,7 @@ fn a_flipped_bit_in_a_record_of_a_trimmed_store_costs_that_record_alone() {
         flip(&damaged, &nth(&damaged, after), in_segment, 1 << rng.below(8));
         let report = repaired(&damaged);
         let what = format!("{place:?} at {offset}");
-        let is_it = |(_, delivery): &(u64, &Delivery)| delivery.position == place.start;
-        let delivered: Vec<u64> =
-            (0..).zip(&before.order).filter(is_it).map(|(global, _)| global).collect();
-        let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
-        assert_eq!(lost, delivered, "{what}");
-        for event in &report.lost_events {
-            let known = &before.events[&event.position];
-            assert_eq!(event.stream, known.stream, "{what}");
-            assert!(event.id.as_ref().is_none_or(|id| *id == known.id), "{what}: {event:?}");
-        }
+        check_lost_alone(place.start, &before, &report, &what);
         check_repaired(&damaged, &before, &report, &what);
         assert_eq!(read_only(&damaged).first(), first, "{what}");
     }
@@ -612,7 +576,7 @@ fn without_evidence_a_repair_asks_first() {
     let before = expected(&storage);
     let lost = before.order[before.order.len() / 2].position;
     flip(&storage, &name::segment(1), lost + 26, 1);
-    forget_order(&storage);
+    keep_the_log_only(&storage);
     let harmed = snapshot(&storage);
     let report = repaired(&storage);
     assert!(!report.is_done && report.is_needed);
@@ -835,12 +799,7 @@ fn a_repair_forgets_what_the_log_says() {
     let storage = MemoryStorage::new();
     let options = Options::new().orderers(1).scanners(1).segment_bytes(1 << 20);
     let store = options.open_on(shared(&storage)).expect("opens");
-    let append = |stream: &str, event: NewEvent| {
-        let mut batch = MixedBatch::new();
-        batch.push(stream, &event).expect("within the limits");
-        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended").placements[0]
-            .clone()
-    };
+    let append = |stream: &str, event: NewEvent| append_event(&store, stream, &event);
     let filler = || append("filler", Event::new(vec![7; 300 << 10]));
     append("s", Event::new("").id("a"));
     append("s", Event::new("").id("b"));
@@ -850,7 +809,7 @@ fn a_repair_forgets_what_the_log_says() {
     // The next segments say so.
     (0..8).for_each(|_| drop(filler()));
     let again = append("s", Event::new("other").id("a"));
-    assert!(matches!(again, Placement::Delivered { .. }), "{again:?}");
+    assert!(matches!(again.placements[..], [Placement::Delivered { .. }]), "{again:?}");
     let newest = store.read(..).expect("reads").last().expect("an event").expect("reads");
     append("s", Event::new("last"));
     let before = shown(&store);
@@ -863,7 +822,7 @@ fn a_repair_forgets_what_the_log_says() {
     assert!(report.is_done && report.unproven.is_none(), "{report:?}");
     let lost: Vec<u64> = report.lost_events.iter().map(|event| event.global).collect();
     assert_eq!(lost, [newest.global() - 1]);
-    forget_order(&storage);
+    keep_the_log_only(&storage);
     let now = shown(&open(&storage).expect("opens"));
     let differ = before.iter().zip(&now).filter(|(before, now)| before != now);
     assert_eq!((now.len(), differ.count()), (before.len(), 1));
@@ -876,11 +835,7 @@ fn a_lost_event_behind_the_trim_point_goes_on_from_what_was_trimmed() {
     let storage = MemoryStorage::new();
     let options = Options::new().orderers(1).scanners(1).segment_bytes(1 << 20);
     let store = options.open_on(shared(&storage)).expect("opens");
-    let append = |stream: &str, event: NewEvent| {
-        let mut batch = MixedBatch::new();
-        batch.push(stream, &event).expect("within the limits");
-        store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended").position
-    };
+    let append = |stream: &str, event: NewEvent| append_event(&store, stream, &event).position;
     let listing =
         |id: &str, parents: &[&'static str]| Event::new("").id(id).parents(parents.to_vec());
     append("s", listing("root", &[]));
@@ -908,7 +863,7 @@ fn a_lost_event_behind_the_trim_point_goes_on_from_what_was_trimmed() {
     assert!(report.is_done && report.unproven.is_none(), "{report:?}");
     let [event] = &report.lost_events[..] else { panic!("{report:?}") };
     assert_eq!((event.position, &event.stream[..], &event.id), (lost, &b"s"[..], &None));
-    forget_order(&storage);
+    keep_the_log_only(&storage);
     let store = open(&storage).expect("opens");
     let differ = before.iter().zip(&shown(&store)).filter(|(before, now)| before != now).count();
     assert_eq!(differ, 1);

@@ -4,7 +4,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Rng, acked, check, expected, shared, wild_event};
+use common::{
+    Rng, append_batch as append, check, expected, ids, open, rejected, shared, wild_event,
+};
 use thalweg::reference::Arrival;
 use thalweg::storage::MemoryStorage;
 use thalweg::{
@@ -17,32 +19,8 @@ const fn sized(debug: usize, release: usize) -> usize {
     if cfg!(debug_assertions) { debug } else { release }
 }
 
-fn open(storage: &MemoryStorage) -> Store {
-    Options::new().orderers(2).open_on(shared(storage)).expect("opens")
-}
-
 fn event(id: &str, parents: &[&str]) -> NewEvent {
     Event::new(format!("payload of {id}")).id(id).parents(parents.iter().copied())
-}
-
-fn rejected(reason: Rejection, tips: &[&str]) -> Placement {
-    Placement::Rejected { reason, tips: tips.iter().map(|id| id.as_bytes().to_vec()).collect() }
-}
-
-fn append(
-    store: &Store,
-    stream: &str,
-    events: impl IntoIterator<Item = NewEvent>,
-) -> Vec<Placement> {
-    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
-    let batch: Batch = events.into_iter().collect();
-    appender.submit(batch).expect("accepted").wait().expect("appended").placements
-}
-
-/// Ids in the order of their delivery.
-fn ids(store: &Store) -> Vec<String> {
-    let events = store.read(..).expect("reads");
-    events.map(|event| String::from_utf8_lossy(event.expect("reads").id()).into_owned()).collect()
 }
 
 /// Checks the store, a copy of it that was killed, and the store after closing and opening it.

@@ -2,16 +2,20 @@
 //! go on as it does; also if the source is trimmed while they are made.
 
 mod common;
-#[path = "common/hooked.rs"]
+#[path = "../../wal/tests/common/hooked.rs"]
 mod hooked;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, ThreadId};
 
+use common::log::keep_the_log_only;
 use common::{
-    Expected, Rng, append_every_kind, batch_of, check, expected, hostile_event, shared, wild_event,
+    Expected, Rng, append_every_kind, append_to_both, batch_of, check, expected, hostile_event,
+    shared, wild_event,
 };
-use hooked::Hooked;
+use hooked::{Hooked, Op};
 use proptest::prelude::*;
 use thalweg::reference::{Delivery, SerialEvent};
 use thalweg::storage::{MemoryStorage, Storage};
@@ -108,17 +112,7 @@ impl Twins {
 
     /// Appends the same to both, which come to the same.
     fn append(&self, batch: &dyn Fn() -> MixedBatch) {
-        // Before the first of them is in the log, on which it depends.
-        let batches = [batch(), batch()];
-        let stores = [&self.whole.1, &self.other.1].into_iter().zip(batches);
-        let receipts: Vec<_> = stores
-            .map(|(store, batch)| {
-                let receipt = store.submit(batch, Ack::Ordered).expect("is taken").wait();
-                let receipt = receipt.expect("is stored");
-                (receipt.end, receipt.placements)
-            })
-            .collect();
-        assert_eq!(receipts[0], receipts[1]);
+        append_to_both([&self.whole.1, &self.other.1], batch);
     }
 
     fn trim(&self, thousandths: u64) {
@@ -172,11 +166,7 @@ impl Twins {
         for (storage, store) in [&mut self.whole, &mut self.other] {
             store.close().expect("closes");
             if without_derived {
-                for file in storage.list().expect("lists") {
-                    if name::kind(&file).is_derived() {
-                        storage.remove(&file).expect("removes");
-                    }
-                }
+                keep_the_log_only(storage);
             }
             *store = open(storage, self.budget);
         }
@@ -316,6 +306,55 @@ fn growing_source(seed: u64) -> (MemoryStorage, Vec<(u64, Expected)>) {
 /// Fillers that are appended while a copy is made: some segments.
 const GROWTH: u64 = 12;
 
+/// Calls back before each operation of the thread that it was made in; what is done in the call is not counted.
+struct Between {
+    call: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
+    thread: ThreadId,
+    ops: AtomicU64,
+    is_inside: AtomicBool,
+}
+
+impl Between {
+    fn new() -> Arc<Self> {
+        Arc::new(Between {
+            call: OnceLock::new(),
+            thread: thread::current().id(),
+            ops: AtomicU64::new(0),
+            is_inside: AtomicBool::new(false),
+        })
+    }
+
+    /// A directory whose operations are counted too.
+    fn over(self: &Arc<Self>, inner: &MemoryStorage) -> Arc<Hooked> {
+        let between = Arc::clone(self);
+        Arc::new(Hooked::new(inner.clone(), move |op| {
+            if !matches!(op, Op::Lock(_)) {
+                between.step();
+            }
+            Ok(())
+        }))
+    }
+
+    fn step(&self) {
+        let Some(call) = self.call.get() else { return };
+        let is_own = thread::current().id() == self.thread;
+        if is_own && !self.is_inside.swap(true, Ordering::SeqCst) {
+            call(self.ops.fetch_add(1, Ordering::SeqCst));
+            self.is_inside.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// From now on, calls back with the number of each operation.
+    fn call(&self, call: impl Fn(u64) + Send + Sync + 'static) {
+        assert!(self.call.set(Box::new(call)).is_ok(), "there is a callback already");
+    }
+
+    /// How many operations there were since then.
+    fn ops(&self) -> u64 {
+        self.ops.load(Ordering::SeqCst)
+    }
+}
+
 /// The source loses segments between any two operations of the copy, and others some operations later, and so on, while its
 /// log grows. The copy has the log as it was at one moment, and the base that belongs to it.
 fn trimmed_meanwhile(begin: Begin, running: bool) {
@@ -326,10 +365,11 @@ fn trimmed_meanwhile(begin: Begin, running: bool) {
     let (mut op, mut with_trims) = (0, 0);
     loop {
         let storage = source.fork();
-        let hooked = Hooked::new(&storage);
-        let store = options().open_on(Arc::new(hooked.clone())).expect("opens");
+        let between = Between::new();
+        let hooked = between.over(&storage);
+        let store = options().open_on(hooked.clone()).expect("opens");
         let trimming = store.clone();
-        hooked.call(move |now: u64| {
+        between.call(move |now: u64| {
             if now < op || !(now - op).is_multiple_of(9) {
                 return;
             }
@@ -346,13 +386,13 @@ fn trimmed_meanwhile(begin: Begin, running: bool) {
             trimming.trim(&trim).expect("trims");
         });
         let target = MemoryStorage::new();
-        let hooked_target = Arc::new(hooked.beside(&target));
+        let hooked_target = between.over(&target);
         let options_ = begin.options(delivered);
         let report = match running {
             true => store.backup_on(hooked_target, options_, GO_ON),
-            false => backup_on(Arc::new(hooked.clone()), hooked_target, options_, GO_ON),
+            false => backup_on(hooked, hooked_target, options_, GO_ON),
         };
-        let ops = hooked.ops();
+        let ops = between.ops();
         let report = report.unwrap_or_else(|error| panic!("{begin:?}, trimmed at {op}: {error}"));
         assert_eq!(report.damaged, 0);
         is_good(&target, &report);

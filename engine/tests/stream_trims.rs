@@ -2,13 +2,9 @@
 
 mod common;
 
-use common::{append, check, expected, shared};
+use common::{append, check_every_life, open};
 use thalweg::storage::MemoryStorage;
-use thalweg::{Ack, Event, MixedBatch, Options, Placement, ReadError, Start, Store};
-
-fn open(storage: &MemoryStorage) -> Store {
-    Options::new().orderers(2).open_on(shared(storage)).expect("opens")
-}
+use thalweg::{Ack, Event, MixedBatch, Placement, ReadError, Start, Store};
 
 /// A store with so many events in "s", and as many in "t" between them.
 fn filled(storage: &MemoryStorage, count: u64) -> Store {
@@ -81,14 +77,7 @@ fn a_trim_goes_only_up_and_never_beyond_what_is_delivered() {
     let placements = store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("stored");
     let trims: Vec<_> = placements.placements.iter().step_by(2).cloned().collect();
     assert_eq!(trims, [Placement::Trimmed { first: 0 }, Placement::Trimmed { first: 1 }]);
-    let expected = expected(&storage);
-    check(&store, &expected);
-    check(&open(&storage.fork()), &expected);
-    store.checkpoint().expect("a checkpoint");
-    check(&open(&storage.fork()), &expected);
-    let log_only = storage.fork();
-    common::log::keep_the_log_only(&log_only);
-    check(&open(&log_only), &expected);
+    check_every_life(store, &storage);
 }
 
 #[test]

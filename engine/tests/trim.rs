@@ -6,15 +6,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{batch_of, check, expected, hostile_event, shared};
+use common::log::keep_the_log_only;
+use common::{append_to_both, batch_of, check, expected, hostile_event, shared};
 use proptest::prelude::*;
 use thalweg::reference::Arrival;
-use thalweg::storage::{MemoryStorage, Storage};
+use thalweg::storage::MemoryStorage;
 use thalweg::{
-    Ack, Event, Follower, MarkChange, MixedBatch, NewEvent, Options, Placement, ReadError,
-    Rejection, Store, Trim, VerifyReport, verify_on,
+    Event, Follower, MarkChange, MixedBatch, NewEvent, Options, Placement, ReadError, Rejection,
+    Store, Trim, VerifyReport, verify_on,
 };
-use thalweg_wal::name;
 
 /// Segments as short as they can be: a filler or four, and the rest.
 const SEGMENT_BYTES: u64 = 1 << 20;
@@ -51,18 +51,7 @@ impl Twins {
 
     /// Appends the same to both, which come to the same.
     fn append(&self, batch: &dyn Fn() -> MixedBatch) -> Vec<Placement> {
-        // Before the first of them is in the log, on which it depends.
-        let batches = [batch(), batch()];
-        let stores = [&self.whole.1, &self.trimmed.1].into_iter().zip(batches);
-        let mut placements: Vec<_> = stores
-            .map(|(store, batch)| {
-                let receipt = store.submit(batch, Ack::Ordered).expect("is taken").wait();
-                let receipt = receipt.expect("is stored");
-                (receipt.end, receipt.placements)
-            })
-            .collect();
-        assert_eq!(placements[0], placements[1]);
-        placements.remove(0).1
+        append_to_both([&self.whole.1, &self.trimmed.1], batch)
     }
 
     /// The same with events of one stream.
@@ -113,11 +102,7 @@ impl Twins {
         for (storage, store) in [&mut self.whole, &mut self.trimmed] {
             store.close().expect("closes");
             if without_derived {
-                for file in storage.list().expect("lists") {
-                    if name::kind(&file).is_derived() {
-                        storage.remove(&file).expect("removes");
-                    }
-                }
+                keep_the_log_only(storage);
             }
             *store = open(storage, self.budget);
         }

@@ -10,13 +10,12 @@ mod disk;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Expected, Rng, SOON, append_every_kind, check, expected};
+use common::log::keep_the_log_only;
+use common::{Expected, Rng, SOON, append_every_kind, check, expected, this_test};
 use disk::{Disk, Fault, Op};
-use thalweg::storage::Storage;
 use thalweg::{
     Ack, Event, KeptBy, MixedBatch, Options, Placement, ReadError, Store, Trim, TrimError,
 };
@@ -80,11 +79,7 @@ fn check_after(disk: &Disk, log: &Expected, allowed: &[u64], what: &str) -> u64 
     let mut begins = None;
     for without_derived in [false, true] {
         if without_derived {
-            for file in disk.list().expect("lists") {
-                if name::kind(&file).is_derived() {
-                    disk.remove(&file).expect("removes");
-                }
-            }
+            keep_the_log_only(disk);
         }
         let store = open(disk);
         let first = store.first();
@@ -361,13 +356,9 @@ impl Told {
 }
 
 fn run_and_kill(dir: &Path, rng: &mut Rng, told: &mut Told) {
-    let mut child = Command::new(std::env::current_exe().expect("this test"))
-        .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+    let mut child = this_test("child")
         .env(DIR, dir)
         .env(SEED, rng.next().to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
         .spawn()
         .expect("the child starts");
     let mut out = BufReader::new(child.stdout.take().expect("piped"));
@@ -473,11 +464,7 @@ fn kills_of_a_store_that_trims_lose_nothing_that_is_left() {
 fn what_no_checkpoint_is_beyond_is_not_trimmed() {
     let (source, log) = source(false);
     let disk = source.power_loss(|| true);
-    for file in disk.list().expect("lists") {
-        if name::kind(&file).is_derived() {
-            disk.remove(&file).expect("removes");
-        }
-    }
+    keep_the_log_only(&disk);
     let store = open(&disk);
     store.wait_committed(store.durable_end()).expect("ordered");
     disk.full_during(disk.ops()..u64::MAX);

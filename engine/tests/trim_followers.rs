@@ -1,16 +1,19 @@
 //! Followers of a store that its owner trims: they go on, hear once of what they have missed, and keep no space.
 
 mod common;
+#[path = "../../wal/tests/common/hooked.rs"]
+mod hooked;
 
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Rng, SOON, append, shared, soon};
-use thalweg::storage::{Access, LockAttempt, MemoryStorage, Storage, StorageFile};
+use common::{Rng, SOON, append, shared, soon, this_test};
+use hooked::{Hooked, Op};
+use thalweg::storage::MemoryStorage;
 use thalweg::{Ack, Event, Follower, MixedBatch, Options, ReadError, Store, Trim};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -154,63 +157,31 @@ fn an_event_that_outlives_its_segment_is_followed_like_any_other() {
     [&follower, &late].into_iter().for_each(|follower| check(follower, &store));
 }
 
-/// A directory in memory, of which whoever looks into it this way sees nothing for a while: as a process that
-/// is stopped.
-#[derive(Debug, Clone)]
-struct Stopped {
-    inner: MemoryStorage,
-    is_stopped: Arc<(Mutex<bool>, Condvar)>,
-}
+/// Somebody who sees nothing of a directory for a while: as a process that is stopped.
+#[derive(Debug, Clone, Default)]
+struct Stopped(Arc<(Mutex<bool>, Condvar)>);
 
 impl Stopped {
-    fn over(inner: &MemoryStorage) -> Self {
-        Stopped { inner: inner.clone(), is_stopped: Arc::default() }
-    }
-
     fn stop(&self, is_stopped: bool) {
-        *self.is_stopped.0.lock().unwrap() = is_stopped;
-        self.is_stopped.1.notify_all();
+        *self.0.0.lock().unwrap() = is_stopped;
+        self.0.1.notify_all();
     }
 
     fn wait(&self) {
-        let stopped = self.is_stopped.0.lock().unwrap();
-        drop(self.is_stopped.1.wait_while(stopped, |stopped| *stopped).unwrap());
-    }
-}
-
-impl Storage for Stopped {
-    fn describe(&self, name: &str) -> String {
-        self.inner.describe(name)
+        let stopped = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(stopped, |stopped| *stopped).unwrap());
     }
 
-    fn create(&self, name: &str, _: u64) -> io::Result<Arc<dyn StorageFile>> {
-        panic!("{name} is created");
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        self.wait();
-        self.inner.open(name, access)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.wait();
-        self.inner.list()
-    }
-
-    fn rename(&self, from: &str, _: &str) -> io::Result<()> {
-        panic!("{from} is renamed");
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        panic!("{name} is removed");
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        panic!("the directory is synced");
-    }
-
-    fn try_lock(&self, name: &str, _: &str) -> io::Result<LockAttempt> {
-        panic!("{name} is locked");
+    /// What he sees of it.
+    fn of(&self, inner: &MemoryStorage) -> Hooked {
+        let stopped = self.clone();
+        Hooked::new(inner.clone(), move |op| {
+            assert!(op.is_of_a_reader(), "{op:?}");
+            if matches!(op, Op::Open(..) | Op::List) {
+                stopped.wait();
+            }
+            Ok(())
+        })
     }
 }
 
@@ -221,8 +192,8 @@ fn a_follower_that_was_overtaken_goes_on_where_the_log_begins() {
     let storage = MemoryStorage::new();
     let store = options().open_on(shared(&storage)).expect("opens");
     append(&store, "s", "first");
-    let stopped = Stopped::over(&storage);
-    let follower = Follower::open_on(Arc::new(stopped.clone())).expect("follows");
+    let stopped = Stopped::default();
+    let follower = Follower::open_on(Arc::new(stopped.of(&storage))).expect("follows");
     let mut slow = follower.subscribe(0).expect("subscribes");
     let mut next = 0;
     let done = AtomicBool::new(false);
@@ -325,13 +296,10 @@ fn no_owner_that_trims_and_is_killed_misleads_a_follower() {
     let mut seen: Vec<Seen> = Vec::new();
     let (mut next, mut trims) = (0, 0);
     for _ in 0..rounds.unwrap_or(6_u64) {
-        let mut child = Command::new(std::env::current_exe().expect("this test"))
-            .args(["owner", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        let mut child = this_test("owner")
             .env(DIR, dir.path())
             .env(SEED, rng.next().to_string())
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
             .spawn()
             .expect("the owner starts");
         let until = Instant::now() + Duration::from_micros(300_000 + rng.below(500_000));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{SOON, shared, soon};
+use common::{SOON, append_event, shared, soon};
 use thalweg::storage::MemoryStorage;
 use thalweg::{
     Ack, Event, KeptBy, MixedBatch, Options, Placement, ReadError, Start, Store, Subscription, Trim,
@@ -28,10 +28,7 @@ fn open() -> Store {
 
 /// Appends one event, which is delivered at once; returns its global sequence.
 fn append(store: &Store, stream: &str, event: &thalweg::NewEvent) -> u64 {
-    let mut batch = MixedBatch::new();
-    batch.push(stream, event).expect("within the limits");
-    let receipt = store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended");
-    match receipt.placements[0] {
+    match append_event(store, stream, event).placements[0] {
         Placement::Delivered { global, .. } => global,
         ref other => panic!("{other:?}"),
     }

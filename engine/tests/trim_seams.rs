@@ -7,12 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use common::shared;
+use common::{append_event, shared};
 use thalweg::storage::MemoryStorage;
-use thalweg::{
-    Ack, DiscardReason, Event, MixedBatch, NewEvent, Options, Placement, Store, Trim, Why,
-    verify_on,
-};
+use thalweg::{DiscardReason, Event, NewEvent, Options, Placement, Store, Trim, Why, verify_on};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
 const FILLER_LEN: usize = 300 << 10;
@@ -30,10 +27,7 @@ fn open_at(storage: &MemoryStorage, millis: &Arc<AtomicU64>) -> Store {
 }
 
 fn append(store: &Store, stream: &str, event: NewEvent) -> Placement {
-    let mut batch = MixedBatch::new();
-    batch.push(stream, &event).expect("within the limits");
-    let receipt = store.submit(batch, Ack::Ordered).expect("is taken").wait().expect("is stored");
-    receipt.placements[0].clone()
+    append_event(store, stream, &event).placements.remove(0)
 }
 
 fn fill(store: &Store) {

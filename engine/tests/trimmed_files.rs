@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use common::files::{bytes, put, snapshot};
 use common::{Rng, append_every_kind, flip, shared};
-use thalweg::storage::{MemoryStorage, OsStorage, Storage, read_file, write_all_at};
+use thalweg::storage::{MemoryStorage, OsStorage, Storage, read_file};
 use thalweg::{
     LogOpenError, OpenError, Options, Remedy, RepairOptions, Store, Trim, VerifyReport, rebuild,
     repair_on, verify_on,
@@ -49,21 +49,6 @@ fn trimmed_store(seed: u64) -> MemoryStorage {
 
 fn verified(storage: &MemoryStorage) -> VerifyReport {
     verify_on(shared(storage), &|_| ControlFlow::Continue(())).expect("verifies")
-}
-
-fn snapshot(storage: &MemoryStorage) -> BTreeMap<String, Vec<u8>> {
-    let names = storage.list().expect("lists");
-    names.into_iter().map(|name| (name.clone(), bytes(storage, &name))).collect()
-}
-
-fn bytes(storage: &dyn Storage, name: &str) -> Vec<u8> {
-    read_file(storage, name).expect("reads")
-}
-
-fn put(storage: &dyn Storage, name: &str, bytes: &[u8]) {
-    let _ = storage.remove(name);
-    let file = storage.create(name, bytes.len() as u64).expect("creates");
-    write_all_at(&*file, bytes, 0).expect("writes");
 }
 
 fn kept_files(storage: &MemoryStorage) -> Vec<String> {

@@ -1,6 +1,8 @@
 //! Reading beside a writer that goes on: what is shown is a durable prefix, and never damage.
 
 mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use common::{Event, OPTIONS, append_frames, frame_of, open, patch, whole};
+use hooked::{Hooked, Op};
 use thalweg_wal::storage::{
-    Access, LockAttempt, Map, MemoryStorage, OsStorage, Storage, StorageFile,
+    Access, LockAttempt, Map, MemoryStorage, OsStorage, Storage, StorageFile, remove_if_there,
 };
 use thalweg_wal::{LogReader, LogWriter, OpenError, TailReport, name};
 
@@ -164,38 +167,15 @@ fn real_damage_stays_damage_however_often_one_looks() {
 /// A spare that the writer takes back between the look at the directory and the look at the file.
 #[test]
 fn a_spare_that_vanishes_meanwhile_is_not_missed() {
-    #[derive(Debug)]
-    struct Vanishing(MemoryStorage);
-    impl Storage for Vanishing {
-        fn describe(&self, name: &str) -> String {
-            self.0.describe(name)
-        }
-        fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
-            self.0.create(name, len)
-        }
-        fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-            self.0.open(name, access)
-        }
-        fn list(&self) -> io::Result<Vec<String>> {
-            let mut names = self.0.list()?;
-            names.push(name::segment(2));
-            Ok(names)
-        }
-        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-            self.0.rename(from, to)
-        }
-        fn remove(&self, name: &str) -> io::Result<()> {
-            self.0.remove(name)
-        }
-        fn sync_dir(&self) -> io::Result<()> {
-            self.0.sync_dir()
-        }
-        fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
-            self.0.try_lock(name, holder)
-        }
-    }
-    let (storage, _) = racing(0);
-    let reader = LogReader::open(&Vanishing(storage.now.clone()), None).expect("opens");
+    let files = racing(0).0.now;
+    files.create(&name::segment(2), common::MIB).expect("creates");
+    let writers = files.clone();
+    let vanishing = Hooked::new(files.clone(), move |op| match op {
+        Op::Open(name, _) if name == name::segment(2) => remove_if_there(&writers, name),
+        _ => Ok(()),
+    });
+    let reader = LogReader::open(&vanishing, None).expect("opens");
+    assert!(!files.list().expect("lists").contains(&name::segment(2)), "nobody has looked at it");
     assert_eq!(whole(&reader.segments), [events(0), events(1), events(2)].concat());
 }
 

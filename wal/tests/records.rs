@@ -2,12 +2,16 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Event, batch_of, frame_of, open, read, whole};
 use thalweg_wal::format::{
     BATCH_LEN_MAX, ID_LEN_MAX, PARENT_COUNT_MAX, PAYLOAD_LEN_MAX, STREAM_LEN_MAX,
 };
 use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{DiscardReason, EncodedBatch, FrameBuf, LimitError, MarkChange, RecordKind};
+use thalweg_wal::{
+    DiscardReason, EncodedBatch, FrameBuf, LimitError, MarkChange, Record, RecordKind, Segment,
+};
 
 fn plain() -> Event {
     Event::new("stream", "id", "payload")
@@ -55,6 +59,23 @@ fn shapes() -> Vec<Event> {
     // Every alignment of the end of a record.
     shapes.extend((0..17).map(|len| Event { payload: vec![0xA5; len], ..plain() }));
     shapes
+}
+
+/// The only segment of a log with these batches in one frame.
+fn segment_of(batches: &[&EncodedBatch]) -> Arc<Segment> {
+    let mut frame = FrameBuf::new();
+    for batch in batches {
+        frame.push(batch);
+    }
+    let mut opened = open(&MemoryStorage::new(), None).expect("opens");
+    opened.writer.append(&mut frame).expect("appends");
+    opened.writer.sync().expect("syncs");
+    opened.segments.remove(0)
+}
+
+fn records(segment: &Segment) -> Vec<Record<'_>> {
+    let records = segment.walk(segment.first(), segment.end());
+    records.map(|record| record.expect("whole")).collect()
 }
 
 #[test]
@@ -146,14 +167,7 @@ fn refusal(event: &Event) -> LimitError {
     let error = event.push_to(&mut batch).expect_err("over the limit");
     assert_eq!((batch.count(), batch.byte_len()), (count, len));
 
-    let storage = MemoryStorage::new();
-    let opened = open(&storage, None).expect("opens");
-    let mut writer = opened.writer;
-    let mut frame = FrameBuf::new();
-    frame.push(&batch);
-    writer.append(&mut frame).expect("appends");
-    writer.sync().expect("syncs");
-    assert_eq!(whole(&opened.segments), [plain()]);
+    assert_eq!(whole(&[segment_of(&[&batch])]), [plain()]);
     error
 }
 
@@ -232,16 +246,8 @@ fn a_mark_says_what_becomes_of_its_cursor_and_what_it_depends_on() {
     // One that is alone depends on nothing.
     let mut alone = EncodedBatch::new();
     alone.push_mark(b"mailer", changes[0]).expect("within the limits");
-    let mut frame = FrameBuf::new();
-    frame.push(&batch_of(&[plain()]));
-    frame.push(&batch);
-    frame.push(&alone);
-    let mut opened = open(&MemoryStorage::new(), None).expect("opens");
-    opened.writer.append(&mut frame).expect("appends");
-    opened.writer.sync().expect("syncs");
-    let segment = &opened.segments[0];
-    let records: Vec<_> =
-        segment.walk(segment.first(), segment.end()).map(|record| record.expect("whole")).collect();
+    let segment = segment_of(&[&batch_of(&[plain()]), &batch, &alone]);
+    let records = records(&segment);
     assert_eq!(records.len(), 6);
     for (record, change) in records[2..].iter().zip(changes.into_iter().chain([changes[0]])) {
         let mark = record.mark().expect("a mark");
@@ -264,14 +270,8 @@ fn a_discard_says_which_event_and_why() {
     for reason in reasons {
         batch.push_discard(b"stream", b"id", reason).expect("within the limits");
     }
-    let mut frame = FrameBuf::new();
-    frame.push(&batch);
-    let mut opened = open(&MemoryStorage::new(), None).expect("opens");
-    opened.writer.append(&mut frame).expect("appends");
-    opened.writer.sync().expect("syncs");
-    let segment = &opened.segments[0];
-    let records: Vec<_> =
-        segment.walk(segment.first(), segment.end()).map(|record| record.expect("whole")).collect();
+    let segment = segment_of(&[&batch]);
+    let records = records(&segment);
     assert_eq!(records[0].discard_reason(), None);
     for (record, reason) in records[1..].iter().zip(reasons) {
         assert_eq!(record.kind(), RecordKind::Discard);

@@ -2,60 +2,29 @@
 //! moment it happens, and never a map that is shorter than its header says.
 
 mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{Event, OPTIONS, append_frames, bytes_of, hint, open, put};
-use thalweg_wal::storage::{Access, LockAttempt, MemoryStorage, Storage, StorageFile};
+use hooked::{Hooked, Op};
+use thalweg_wal::storage::{MemoryStorage, read_file};
 use thalweg_wal::{LogReader, LogWriter, OpenError, name};
 
 /// A directory in which a file gets shorter right before it is opened for the nth time.
-#[derive(Debug)]
-struct Shrinking {
-    inner: MemoryStorage,
-    name: String,
-    len: usize,
-    opens_left: AtomicU64,
-}
-
-impl Storage for Shrinking {
-    fn describe(&self, name: &str) -> String {
-        self.inner.describe(name)
-    }
-
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
-        self.inner.create(name, len)
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        if name == self.name && self.opens_left.fetch_sub(1, Ordering::Relaxed) == 0 {
-            let bytes = thalweg_wal::storage::read_file(&self.inner, name)?;
-            put(&self.inner, name, &bytes[..self.len]);
+fn shrinking(inner: MemoryStorage, shrinks: &str, len: usize, opens: u64) -> Hooked {
+    let (files, shrinks, opens_left) = (inner.clone(), shrinks.to_owned(), AtomicU64::new(opens));
+    Hooked::new(inner, move |op| {
+        if matches!(op, Op::Open(name, _) if name == shrinks)
+            && opens_left.fetch_sub(1, Ordering::Relaxed) == 0
+        {
+            let bytes = read_file(&files, &shrinks)?;
+            put(&files, &shrinks, &bytes[..len]);
         }
-        self.inner.open(name, access)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-
-    fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
-        self.inner.try_lock(name, holder)
-    }
+        Ok(())
+    })
 }
 
 /// Two segments with a frame each, and where the log ends.
@@ -94,16 +63,11 @@ fn a_file_that_shrinks_while_it_is_opened_is_an_error_by_name() {
         for len in [0, 1, 4095, 4096, 4097, 4200, 500_000, (1 << 20) - 8] {
             for opens in 0..8 {
                 let what = format!("{name} has {len} bytes before it is opened {opens} times");
-                let shrinking = || Shrinking {
-                    inner: store.fork(),
-                    name: name.clone(),
-                    len,
-                    opens_left: AtomicU64::new(opens),
-                };
-                let read = LogReader::open(&shrinking(), None);
+                let storage = || shrinking(store.fork(), &name, len, opens);
+                let read = LogReader::open(&storage(), None);
                 refused += u32::from(is_refused(&read, &name, &what));
                 // It was closed, so a writer goes on in place.
-                let mut written = LogWriter::open(Arc::new(shrinking()), OPTIONS, hint(end, true));
+                let mut written = LogWriter::open(Arc::new(storage()), OPTIONS, hint(end, true));
                 refused += u32::from(is_refused(&written, &name, &what));
                 // Where it is too late for an error, the log goes on, to the end of the segment.
                 let Ok(opened) = &mut written else { continue };

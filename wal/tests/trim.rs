@@ -1,6 +1,8 @@
 //! A log whose first segments are given up: it begins where the trim says, for everybody who opens it.
 
 mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
 
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,10 +12,9 @@ use common::{
     Event, HEADER_PAGE, MIB, OPTIONS, append_frames, bytes_of, flip, frame_of, hint, open, patch,
     put, read, snapshot, walk, whole,
 };
+use hooked::{Hooked, Op};
 use thalweg_wal::format::{Fault, SegmentHeader};
-use thalweg_wal::storage::{
-    Access, LockAttempt, MemoryStorage, OsStorage, Storage, StorageFile, link, read_file,
-};
+use thalweg_wal::storage::{MemoryStorage, OsStorage, Storage, link, read_file};
 use thalweg_wal::{
     LogFollower, LogOptions, LogReader, LogWriter, LossBuilder, OpenError, Segment, Substitute,
     Survey, TRIM_HEADER_LEN, TailReport, TrimPoint, TrimWriter, Trimmed, name, retire, store_id,
@@ -741,66 +742,30 @@ fn a_trimmed_log_does_not_get_long_segments() {
     assert_eq!(made.limit() - made.base(), MIB);
 }
 
-/// Does something else just before its operation with this number.
+/// A directory of which somebody does something just before a look, counted from 0.
 struct Meanwhile {
-    inner: MemoryStorage,
-    left: AtomicI64,
-    act: Mutex<Option<Act>>,
-}
-
-type Act = Box<dyn FnOnce() + Send>;
-
-impl std::fmt::Debug for Meanwhile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Meanwhile")
-    }
+    storage: Hooked,
+    looks_left: Arc<AtomicI64>,
 }
 
 impl Meanwhile {
     fn new(inner: &MemoryStorage, at: i64, act: impl FnOnce() + Send + 'static) -> Self {
-        let act = Mutex::new(Some(Box::new(act) as Act));
-        Meanwhile { inner: inner.clone(), left: AtomicI64::new(at), act }
-    }
-
-    fn step(&self) {
-        if self.left.fetch_sub(1, Ordering::Relaxed) == 0
-            && let Some(act) = self.act.lock().expect("no panic").take()
-        {
-            act();
-        }
+        let looks_left = Arc::new(AtomicI64::new(at));
+        let (left, act) = (Arc::clone(&looks_left), Mutex::new(Some(act)));
+        let storage = Hooked::new(inner.clone(), move |op| {
+            if matches!(op, Op::Open(..) | Op::List)
+                && left.fetch_sub(1, Ordering::Relaxed) == 0
+                && let Some(act) = act.lock().expect("no panic").take()
+            {
+                act();
+            }
+            Ok(())
+        });
+        Meanwhile { storage, looks_left }
     }
 
     fn has_acted(&self) -> bool {
-        self.act.lock().expect("no panic").is_none()
-    }
-}
-
-impl Storage for Meanwhile {
-    fn describe(&self, name: &str) -> String {
-        self.inner.describe(name)
-    }
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
-        self.inner.create(name, len)
-    }
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        self.step();
-        self.inner.open(name, access)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.step();
-        self.inner.list()
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
-    }
-    fn try_lock(&self, name: &str, holder: &str) -> io::Result<LockAttempt> {
-        self.inner.try_lock(name, holder)
+        self.looks_left.load(Ordering::Relaxed) < 0
     }
 }
 
@@ -820,7 +785,7 @@ fn a_reader_that_opens_while_the_owner_trims_sees_a_whole_log() {
                 }
                 assert_eq!(point.segment, 4);
             });
-            let reader = LogReader::open(&meanwhile, None).expect("reads");
+            let reader = LogReader::open(&meanwhile.storage, None).expect("reads");
             assert_eq!(reader.damage, [], "operation {at}");
             let begins = reader.trim.expect("trimmed").segment;
             assert_eq!(reader.segments[0].number(), begins);
@@ -840,7 +805,7 @@ fn a_reader_that_opens_while_the_owner_trims_sees_a_whole_log() {
         mark(&storage, &segments, 4);
         let owner = storage.clone();
         let meanwhile = Meanwhile::new(&storage, at, move || drop(retire(&owner, 4)));
-        let reader = LogReader::open(&meanwhile, None).expect("reads");
+        let reader = LogReader::open(&meanwhile.storage, None).expect("reads");
         assert_eq!((whole(&reader.segments), reader.damage), (events(6..10), vec![]));
         assert!(meanwhile.has_acted(), "operation {at}");
     }
@@ -852,7 +817,7 @@ fn a_reader_that_opens_while_the_owner_trims_sees_a_whole_log() {
         let meanwhile = Meanwhile::new(&storage, at, move || {
             trim(&owner, &segments, 4);
         });
-        assert_eq!(store_id(&meanwhile), expected, "operation {at}");
+        assert_eq!(store_id(&meanwhile.storage), expected, "operation {at}");
     }
 }
 

@@ -163,8 +163,7 @@ impl Handles {
             sync: of.seconds("thalweg_fdatasync_seconds", "Making a frame durable"),
             scan: of.seconds("thalweg_scan_seconds", "Verifying and splitting a part of the log"),
             order: of.seconds("thalweg_order_seconds", "Ordering a window"),
-            commit: of
-                .seconds("thalweg_commit_seconds", "Writing and showing the order of a window"),
+            commit: of.seconds("thalweg_commit_seconds", "Writing the order of a window"),
             checkpoint: of.seconds("thalweg_checkpoint_seconds", "Writing a checkpoint"),
             frame_batches: of.histogram("thalweg_frame_batches", count, "Batches of a frame"),
             frame_bytes: of.histogram("thalweg_frame_bytes", Unit::Bytes, "Length of a frame"),

@@ -152,10 +152,7 @@ impl Committer {
             }
             Commit::Window { ordered, positions, to } => {
                 self.give_window_back();
-                let start = now();
                 self.commit(&ordered, to)?;
-                let behind = self.core.durable.get().saturating_sub(to);
-                self.core.observer.committed(start, ordered.next().global, behind);
                 self.complete(&ordered, positions.as_deref(), to);
             }
             Commit::Checkpoint { checkpoint, fresh, log, promise } => {
@@ -190,6 +187,7 @@ impl Committer {
     }
 
     fn commit(&mut self, ordered: &Ordered, to: u64) -> io::Result<()> {
+        let start = now();
         debug_assert_eq!(ordered.first.global, self.order.count());
         debug_assert_eq!(ordered.first.tips, self.tips.count());
         let mut bytes = Vec::new();
@@ -201,6 +199,9 @@ impl Committer {
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.publish_heads_len();
         let delivered = ordered.next().global;
+        // Before anybody is told: whoever sees the window finds it in the numbers.
+        let behind = self.core.durable.get().saturating_sub(to);
+        self.core.observer.committed(start, delivered, behind);
         self.core.discovery.commits(to, delivered, &self.core.observer);
         self.core.delivered.publish(delivered);
         self.core.arrivals.publish(&ordered.heads, delivered);

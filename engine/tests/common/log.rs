@@ -177,7 +177,7 @@ pub fn resolved(frames: &[Vec<TestEvent>]) -> Vec<Vec<SerialRecord>> {
 
 /// Throws away what is derived: what is left is what a kill leaves that came before the first
 /// checkpoint.
-pub fn keep_the_log_only(storage: &MemoryStorage) {
+pub fn keep_the_log_only(storage: &dyn Storage) {
     for name in storage.list().expect("lists") {
         if thalweg_wal::name::kind(&name).is_derived() {
             storage.remove(&name).expect("removes");

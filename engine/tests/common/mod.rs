@@ -1,10 +1,12 @@
 //! What the tests share: random hostile input, and the serial machine run over what is in the log.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod files;
 pub mod log;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -15,8 +17,8 @@ use thalweg::reference::{
 };
 use thalweg::storage::{Access, MemoryStorage, Storage};
 use thalweg::{
-    Ack, AppenderOptions, DiscardReason, Event, MarkChange, MixedBatch, NewEvent, Placement,
-    ReadError, Store, Why,
+    Ack, AppenderOptions, Batch, DiscardReason, Event, MarkChange, MixedBatch, NewEvent, Options,
+    Placement, ReadError, Receipt, Rejection, Store, Why,
 };
 use thalweg_wal::{LogReader, Record, RecordKind, Segment};
 
@@ -493,6 +495,38 @@ pub fn check(store: &Store, expected: &Expected) {
     assert_eq!(stats.discarded, expected.count(|arrival| arrival == Arrival::Discarded));
 }
 
+/// Opens a store that orders with two threads, on however many cores.
+pub fn open(storage: &MemoryStorage) -> Store {
+    Options::new().orderers(2).open_on(shared(storage)).expect("opens")
+}
+
+/// Checks the store, copies of it that were killed before and behind a checkpoint, one that has only its log, and the
+/// store after closing and opening it. Returns what the log comes to.
+pub fn check_every_life(store: Store, storage: &MemoryStorage) -> Expected {
+    let expected = expected(storage);
+    check(&store, &expected);
+    check(&open(&storage.fork()), &expected);
+    store.checkpoint().expect("a checkpoint");
+    check(&open(&storage.fork()), &expected);
+    let log_only = storage.fork();
+    log::keep_the_log_only(&log_only);
+    check(&open(&log_only), &expected);
+    let report = store.verify().expect("verifies");
+    assert_eq!((report.problems, report.rejected), (Vec::new(), expected.rejected()));
+    store.close().expect("closes");
+    let store = open(storage);
+    assert_eq!(store.stats().checkpoint_position, store.durable_end(), "nothing is ordered again");
+    check(&store, &expected);
+    expected
+}
+
+/// Ids of all streams in the order of their delivery, once everything durable is ordered.
+pub fn ids(store: &Store) -> Vec<String> {
+    store.wait_committed(store.durable_end()).expect("everything is ordered");
+    let events = store.read(..).expect("reads");
+    events.map(|event| String::from_utf8_lossy(event.expect("reads").id()).into_owned()).collect()
+}
+
 /// Everything that must end soon ends within this time, on a busy machine too.
 pub const SOON: Duration = Duration::from_secs(10);
 
@@ -521,6 +555,47 @@ pub fn append(store: &Store, stream: &str, payload: impl AsRef<[u8]>) {
     appender.append(payload).expect("accepted").wait().expect("appended");
 }
 
+/// Appends a batch, waits until it is ordered, and says what became of its events.
+pub fn append_batch(
+    store: &Store,
+    stream: &str,
+    events: impl IntoIterator<Item = NewEvent>,
+) -> Vec<Placement> {
+    let appender = store.appender_with(stream, acked(Ack::Ordered)).expect("an appender");
+    let batch: Batch = events.into_iter().collect();
+    appender.submit(batch).expect("accepted").wait().expect("appended").placements
+}
+
+/// Appends one event, and waits until it is ordered.
+pub fn append_event(store: &Store, stream: &str, event: &NewEvent) -> Receipt {
+    let mut batch = MixedBatch::new();
+    batch.push(stream, event).expect("within the limits");
+    store.submit(batch, Ack::Ordered).expect("accepted").wait().expect("appended")
+}
+
+/// Appends the same to two stores with the same log, which come to the same.
+pub fn append_to_both(stores: [&Store; 2], batch: &dyn Fn() -> MixedBatch) -> Vec<Placement> {
+    // Before the first of them is in the log, on which it depends.
+    let batches = [batch(), batch()];
+    let mut receipts: Vec<_> = (stores.into_iter().zip(batches))
+        .map(|(store, batch)| {
+            let receipt = store.submit(batch, Ack::Ordered).expect("accepted").wait();
+            let receipt = receipt.expect("appended");
+            (receipt.end, receipt.placements)
+        })
+        .collect();
+    assert_eq!(receipts[0], receipts[1]);
+    receipts.remove(0).1
+}
+
+pub fn delivered(global: u64, local: u64) -> Placement {
+    Placement::Delivered { global, local }
+}
+
+pub fn rejected(reason: Rejection, tips: &[&str]) -> Placement {
+    Placement::Rejected { reason, tips: tips.iter().map(|id| id.as_bytes().to_vec()).collect() }
+}
+
 /// What every operation of a store that has failed must do: end.
 pub fn nothing_hangs(store: &Store) {
     type Call = fn(&Store);
@@ -546,6 +621,23 @@ pub fn nothing_hangs(store: &Store) {
         let store = store.clone();
         soon(name, move || call(&store));
     }
+}
+
+/// A process that runs nothing but one ignored test of this binary, and says what it says through pipes.
+pub fn this_test(child: &str) -> Command {
+    of_this_test(Command::new(std::env::current_exe().expect("this test")), child)
+}
+
+/// The same, started by another program: its last arguments are what to start.
+pub fn this_test_by(mut starter: Command, child: &str) -> Command {
+    starter.arg(std::env::current_exe().expect("this test"));
+    of_this_test(starter, child)
+}
+
+fn of_this_test(mut command: Command, child: &str) -> Command {
+    command.args([child, "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 /// Changes one byte where it is.
