@@ -1027,9 +1027,9 @@ impl Scan<'_> {
         let mut ends = VecDeque::new();
         let (mut position, mut proved) = (start, None);
         while let Ok(frame) = run.frame_header(position) {
-            let is_proved = |end: &mut u64| *end <= frame.floor.min(position);
-            while let Some(end) = ends.pop_front_if(is_proved) {
-                proved = Some(end);
+            let floor = frame.floor.min(position);
+            while ends.front().is_some_and(|end| *end <= floor) {
+                proved = ends.pop_front();
             }
             if whole_frame(&run, None, position).is_err() {
                 break;
