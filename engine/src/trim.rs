@@ -31,8 +31,8 @@ use crate::trimmed::Base;
 use crate::trimmed::advance::advance;
 use crate::trimmed::facts::FACTS;
 
-/// How long to wait before more is tried to be given up, while something keeps it.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long until there may be something to give up that there was not: what kept it may be gone, and the last segment grows.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How much of the log to give up: everything that one of the limits says. Without any, nothing.
 ///
@@ -137,7 +137,10 @@ impl Trim {
     fn look_every(&self) -> Option<Duration> {
         const LOOKS: u32 = 16;
         let (least, most) = (Duration::from_millis(100), Duration::from_secs(60));
-        self.older_than.map(|age| (age / LOOKS).clamp(least, most))
+        let by_age = self.older_than.map(|age| (age / LOOKS).clamp(least, most));
+        // The last segment grows without anybody telling.
+        let by_bytes = self.keep_bytes.map(|_| LOOK_AGAIN_AFTER);
+        by_age.into_iter().chain(by_bytes).min()
     }
 
     /// The longest that a segment may be, for this to give up anything in time.
@@ -434,7 +437,7 @@ impl Trimmer {
                 }
             };
             let is_due = || core.is_stopping() || newest() != seen;
-            let pause = if is_kept { Some(RETRY_AFTER) } else { retention.look_every() };
+            let pause = if is_kept { Some(LOOK_AGAIN_AFTER) } else { retention.look_every() };
             match pause {
                 Some(pause) => drop(core.trim_work.wait_deadline(is_due, deadline_in(pause))),
                 None => core.trim_work.wait_until(is_due),

@@ -311,6 +311,28 @@ fn trims_at_once_take_turns() {
 }
 
 /// A store that has stopped is not trimmed: what it has written may be less than it seems.
+/// The retention looked only when the log had come to another segment: one that stopped in the middle of its last
+/// segment kept too much for ever.
+#[test]
+fn what_is_appended_to_the_last_segment_counts_too() {
+    let retention = Trim::new().keep_bytes(2 * MIB + MIB / 2);
+    let store = options().retention(retention).open_on(shared(&MemoryStorage::new()));
+    let store = store.expect("opens");
+    let append = |count: usize| {
+        for _ in 0..count {
+            common::append(&store, "s", vec![1; 300 << 10]);
+        }
+        store.wait_committed(store.durable_end()).expect("is ordered");
+    };
+    // Three to a segment of 1 MiB: there are four now, and 3.3 MiB.
+    append(10);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(store.first(), 0);
+    append(1);
+    until("the first segment goes", || store.first() == 3);
+    store.close().expect("closes");
+}
+
 #[test]
 fn a_store_that_has_stopped_is_not_trimmed() {
     let storage = Faulty::default();
