@@ -20,5 +20,13 @@ pub(crate) mod runs;
 /// A checksum over an item and its place, so that a moved item does not look valid.
 #[inline]
 pub(crate) fn item_crc(index: u64, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&index.to_le_bytes()), bytes)
+    // In one piece: items are so short that a second call would cost as much as the first.
+    let mut item = [0; 64];
+    let len = 8 + bytes.len();
+    let Some(place) = item.get_mut(8..len) else {
+        return crc32c::crc32c_append(crc32c::crc32c(&index.to_le_bytes()), bytes);
+    };
+    place.copy_from_slice(bytes);
+    item[..8].copy_from_slice(&index.to_le_bytes());
+    crc32c::crc32c(&item[..len])
 }

@@ -34,8 +34,9 @@ enum State {
     Coming,
     /// It waits for another member.
     Held,
-    /// It is delivered, or waits in the lists of the partition.
-    Over,
+    /// It waits in the lists of the partition.
+    Outside,
+    Delivered,
 }
 
 /// A record of the batch. Its number is its place in the order of the log.
@@ -44,7 +45,6 @@ struct Member {
     /// Index of the record in the window.
     index: u32,
     state: State,
-    is_delivered: bool,
     is_chained: bool,
     position: u64,
     key: u64,
@@ -123,7 +123,6 @@ impl Batch {
         self.members.push(Member {
             index: scanned.index,
             state: State::Coming,
-            is_delivered: false,
             is_chained: head.is_chained,
             position: scanned.position,
             key: scanned.key,
@@ -274,7 +273,7 @@ impl Partition {
         for number in parents {
             let parent = &batch.parents[number as usize];
             let is_delivered = match batch.members.get(parent.member as usize) {
-                Some(member) => member.is_delivered,
+                Some(member) => member.state == State::Delivered,
                 None => self.is_delivered(stream, parent.key, batch.bytes(parent.id), lookup)?,
             };
             if !is_delivered {
@@ -311,7 +310,7 @@ impl Partition {
     ) -> Result<(), Fault> {
         let Parent { key: parent_key, at: parent_at, .. } = batch.parents[parent as usize];
         let member = &mut batch.members[number as usize];
-        member.state = State::Over;
+        member.state = State::Outside;
         let Member { position, key, .. } = *member;
         self.hold(stream, parent_key, Watch { position, key, parent_at })
     }
@@ -333,7 +332,7 @@ impl Partition {
         lookup: &Lookup,
     ) -> Result<(), Fault> {
         let member = &mut batch.members[number as usize];
-        (member.state, member.is_delivered) = (State::Over, true);
+        member.state = State::Delivered;
         let Member { position, key, id, is_chained, mut first_child, .. } = *member;
         let lineage = if is_chained {
             self.chain(trigger, stream)
@@ -354,7 +353,7 @@ impl Partition {
                 Some(parent) => self.hold_member(stream, child, parent, batch)?,
             }
         }
-        if self.counts.held > 0 {
+        if self.may_be_awaited(key) {
             // The name is that of the stream; the lists of the partition are compared by it.
             let name = self.streams[stream as usize].name.clone();
             self.release_children(stream, key, Some((&name, batch.bytes(id))), lookup)?;

@@ -339,26 +339,25 @@ impl Partition {
         self.named_tips_bytes = 0;
         self.known.reserve(share.records.len());
         self.deliveries.reserve(share.records.len());
-        let mut rest = &share.records[..];
-        let mut apart = 0;
-        while apart < rest.len() {
-            let stream_key = rest[apart].stream_key;
-            let of_stream =
-                rest[apart..].iter().take_while(|record| record.stream_key == stream_key).count();
-            if of_stream == 1 || with_placements {
-                apart += of_stream;
+        if with_placements {
+            return self.order_each(&share.records, lookup);
+        }
+        // Records that are alone of their stream are put off to the next that are not: their places are fetched
+        // together.
+        let mut alone = 0..0;
+        for together in share.records.chunk_by(|a, b| a.stream_key == b.stream_key) {
+            let end = alone.end + together.len();
+            if together.len() == 1 {
+                alone.end = end;
                 continue;
             }
-            self.order_each(&rest[..apart], lookup)?;
-            rest = &rest[apart..];
-            apart = 0;
-            let (together, others) = rest.split_at(of_stream);
+            self.order_each(&share.records[alone], lookup)?;
+            alone = end..end;
             if !self.order_together(together, &share.heads, lookup)? {
                 self.order_each(together, lookup)?;
             }
-            rest = others;
         }
-        self.order_each(rest, lookup)
+        self.order_each(&share.records[alone], lookup)
     }
 
     /// Orders records one by one.
@@ -609,6 +608,12 @@ impl Partition {
             KnownAs::Awaited(first) => Some(first),
             _ => None,
         })
+    }
+
+    /// Whether events can wait for one with this key in the lists of the partition, or in runs.
+    #[inline]
+    pub(super) fn may_be_awaited(&self, key: u64) -> bool {
+        self.counts.held > 0 && (self.cold_below > 0 || self.awaited(key).is_some())
     }
 
     /// Has an event that arrives wait for a parent.
