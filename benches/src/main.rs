@@ -5,6 +5,7 @@
 //! thalweg-benches scale DIR EVENTS STREAMS [chain|reversed|shuffled [MEMORY_MIB]]
 //! thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]
 //! thalweg-benches consumers [OPTION VALUE]...
+//! thalweg-benches readahead DIR [MIB [THREADS [ROUNDS]]]
 //! ```
 //!
 //! `scale` appends EVENTS events of about 100 bytes over STREAMS streams, waits until they are
@@ -17,9 +18,12 @@
 //!
 //! `consumers` measures how soon subscribers and followers see an event, and how fast they catch up; see the
 //! module of that name, and `consumers --help`.
+//!
+//! `readahead` compares ways to read a long log once; see the module of that name.
 
 mod consumers;
 mod locks;
+mod readahead;
 
 // The engine's own files, as in `loom-tests`: the lock is private to the engine, and a copy would
 // drift. Their unit tests come along.
@@ -38,7 +42,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 const USAGE: &str =
     "usage: thalweg-benches scale DIR EVENTS STREAMS [chain|reversed|shuffled [MEMORY_MIB]]
        thalweg-benches locks [compare|bias] [THREADS [ROUNDS]]
-       thalweg-benches consumers [OPTION VALUE]...";
+       thalweg-benches consumers [OPTION VALUE]...
+       thalweg-benches readahead DIR [MIB [THREADS [ROUNDS]]]";
 
 /// Events of one batch.
 const BATCH_EVENTS: usize = 1024;
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
         }
         ["locks", ref options @ ..] => locks::run(options),
         ["consumers", ref options @ ..] => consumers(options),
+        ["readahead", ref options @ ..] => readahead::run(options),
         // `consumers` starts this one.
         [consumers::follow::CHILD, ref words @ ..] => {
             consumers::follow::child(&contenders(), words)

@@ -5,14 +5,17 @@
 mod common;
 #[path = "common/faulty.rs"]
 mod faulty;
+#[path = "../../wal/tests/common/hooked.rs"]
+mod hooked;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::log::{Log, log_of_windows, push};
 use common::{Rng, SOON, acked, append, check, expected, keep, shared, soon};
-use faulty::{Faulty, Op};
+use faulty::Faulty;
+use hooked::{Hooked, Op};
 use thalweg::storage::{Access, MemoryStorage, Storage};
 use thalweg::{Ack, Event, Options, Placement, ReadError, Store, Why};
 
@@ -29,7 +32,7 @@ fn open(storage: &MemoryStorage) -> Store {
 /// Opens a store that takes `each` to write the order of a window.
 fn open_slow(storage: &MemoryStorage, each: Duration) -> Store {
     let faulty = Faulty::over(storage.clone());
-    faulty.slow_down(Op::Write, "order-", each);
+    faulty.slow_down(faulty::Op::Write, "order-", each);
     options().open_on(Arc::new(faulty)).expect("opens")
 }
 
@@ -166,7 +169,7 @@ fn a_slow_order_stops_the_stages_before_it_and_no_append() {
     let windows = 40;
     let storage = chains(windows);
     let faulty = Faulty::over(storage.clone());
-    faulty.hold(Op::Write, "order-");
+    faulty.hold(faulty::Op::Write, "order-");
     let store = options().open_on(Arc::new(faulty.clone())).expect("opens");
     keep(&store);
     let first = store.stats().committed;
@@ -363,6 +366,33 @@ fn what_is_ordered_already_is_there_when_the_store_opens() {
         assert_eq!(positions(&store), read);
         store.close().expect("closes");
     }
+}
+
+/// What is going to be scanned is asked for as a whole, and once; what was appended a moment ago is not.
+#[test]
+fn a_long_log_is_read_ahead() {
+    const COUNT: usize = 300;
+    let mut log = Log::new();
+    log.many(0..COUNT, 10, |batch, number| {
+        push(batch, b"s", number.to_string().as_bytes(), &[], &[1; 1000]);
+    });
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    let hooked = Hooked::new(log.written(), move |op| {
+        if let Op::WillNeed { offset, len } = op {
+            noted.lock().expect("sound").push((offset, offset + len));
+        }
+        Ok(())
+    });
+    let store = options().open_on(Arc::new(hooked)).expect("opens");
+    store.wait_committed(store.durable_end()).expect("is ordered");
+    append(&store, "s", "live");
+    store.wait_committed(store.durable_end()).expect("is ordered");
+    assert_eq!(store.stats().delivered, COUNT as u64 + 1);
+    let asked = asked.lock().expect("sound");
+    let [(from, to)] = asked[..] else { panic!("{asked:?}") };
+    assert!(from == 4096 && to >= 4096 + (COUNT as u64 * 1000), "{asked:?}");
+    store.close().expect("closes");
 }
 
 /// A kill in the middle of an append to a log that nobody has ordered: the frame that is not whole is

@@ -131,6 +131,14 @@ impl Segment {
         }
     }
 
+    /// Has the operating system read `from..to` ahead, if it is not in memory: for somebody who is going to walk over it. Does
+    /// not wait.
+    pub fn will_need(&self, from: u64, to: u64) {
+        if from < to {
+            self.file.file().will_need(from - self.header.base, to - from);
+        }
+    }
+
     /// Has the processor fetch the bytes at `position`, so that a look at them soon after need not wait.
     #[inline]
     pub fn touch(&self, position: u64) {

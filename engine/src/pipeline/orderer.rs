@@ -352,7 +352,8 @@ impl Orderer {
             }
             match self.unscanned.try_recv() {
                 Ok(cut) => {
-                    let scanned = scanner::scan(&self.core, &cut, &mut progress.scan);
+                    let scan = &mut progress.scan;
+                    let scanned = scanner::read_ahead_and_scan(&self.core, &cut, scan);
                     progress.put(scanned);
                 }
                 Err(_) => return false,

@@ -54,11 +54,18 @@ pub(crate) fn run(core: &Core, cuts: &Receiver<Cut>, scanned: &Sender<ScannedCut
         if core.is_stopping() {
             return;
         }
-        if scanned.send(scan(core, &cut, &mut scratch)).is_err() {
+        if scanned.send(read_ahead_and_scan(core, &cut, &mut scratch)).is_err() {
             return;
         }
         core.orderer_work.notify_all();
     }
+}
+
+/// Scans one cut that may have to be read from the device.
+pub(crate) fn read_ahead_and_scan(core: &Core, cut: &Cut, scratch: &mut Scan) -> ScannedCut {
+    // All of it at once: what the kernel guesses from one look after the other is less.
+    cut.segment.will_need(cut.from, cut.to);
+    scan(core, cut, scratch)
 }
 
 /// Scans one cut.

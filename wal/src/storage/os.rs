@@ -252,6 +252,12 @@ impl StorageFile for OsFile {
         self.file.sync_data()
     }
 
+    /// For the kernel it is the same as `madvise` with `MADV_WILLNEED` over a map of the file.
+    fn will_need(&self, offset: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.file, offset, len, rustix::fs::Advice::WillNeed);
+    }
+
     #[allow(unsafe_code)]
     fn map(&self) -> io::Result<Map> {
         // SAFETY: the map is only read through `MappedFile`, whose module docs state why the bytes

@@ -26,6 +26,12 @@ pub enum Op<'a> {
     /// Look at a file: how long it is, whether it has other names, or at all of it.
     Look,
     Read,
+    /// So many bytes at most.
+    ReadDevice(usize),
+    WillNeed {
+        offset: u64,
+        len: u64,
+    },
     Write,
     Reserve,
     Sync,
@@ -35,7 +41,8 @@ impl Op<'_> {
     /// Whether a reader may do it: it changes no file, and takes nothing away from anybody. One that is
     /// there may be synced, so that what is shown of it is durable.
     pub fn is_of_a_reader(self) -> bool {
-        matches!(self, Op::Open(_, Access::Read) | Op::List | Op::Look | Op::Read | Op::Sync)
+        let is_a_look = matches!(self, Op::Open(_, Access::Read) | Op::List | Op::Look);
+        is_a_look || matches!(self, Op::Read | Op::ReadDevice(_) | Op::WillNeed { .. } | Op::Sync)
     }
 }
 
@@ -160,7 +167,7 @@ impl StorageFile for HookedFile {
     }
 
     fn read_device_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        (self.before)(Op::Read)?;
+        (self.before)(Op::ReadDevice(buf.len()))?;
         self.inner.read_device_at(buf, offset)
     }
 
@@ -187,5 +194,11 @@ impl StorageFile for HookedFile {
     fn map(&self) -> io::Result<Map> {
         (self.before)(Op::Look)?;
         self.inner.map()
+    }
+
+    fn will_need(&self, offset: u64, len: u64) {
+        if (self.before)(Op::WillNeed { offset, len }).is_ok() {
+            self.inner.will_need(offset, len);
+        }
     }
 }
