@@ -324,7 +324,8 @@ impl LogWriter {
             go_on_in(&mut segments)?
         } else {
             // Going on in a new segment seals the old one at `end`: whatever follows there is cut.
-            let len = segment_len(last.limit() - begins, &options, 0);
+            // It is filled while somebody waits for the log to open, so it is short; the next is prepared beside.
+            let len = segment_len(0, &options, 0);
             let preparation = Preparation::Fill;
             let request = SpareRequest { number: number + 1, len, preparation };
             let context = format!("creating {}", storage.describe(&name::segment(number + 1)));
