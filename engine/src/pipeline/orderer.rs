@@ -35,8 +35,8 @@ use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
 const CUT_BYTES: u64 = 16 << 20;
 /// All that is durable when a window is begun is in it, if there is memory: the longer the window, the more
 /// of a stream stands together in it. A record takes about so many bytes while it waits, is ordered and
-/// committed, and when the state has taken it in.
-const WINDOW_BYTES_PER_RECORD: usize = 512;
+/// committed, and when the state has taken it in; with what the allocator keeps.
+const WINDOW_BYTES_PER_RECORD: usize = 768;
 /// A window may take what the state leaves of the budget, and at least this part of it.
 const WINDOW_PART_MIN: usize = 4;
 /// Records that a cut is taken to have until one is scanned.
