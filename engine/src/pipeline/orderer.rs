@@ -355,6 +355,8 @@ impl Orderer {
                     let scan = &mut progress.scan;
                     let scanned = scanner::read_ahead_and_scan(&self.core, &cut, scan);
                     progress.put(scanned);
+                    // A long window takes its time, and who asks must not wait for it.
+                    self.take_calls(progress);
                 }
                 Err(_) => return false,
             }
