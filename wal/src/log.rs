@@ -236,6 +236,10 @@ pub struct OpenedLog {
     pub trim: Option<TrimPoint>,
 }
 
+/// Longest segment that an opening makes, in bytes: it is filled while somebody waits. The next one is prepared beside, and there is
+/// room for what comes until it is there.
+const OPENED_LEN_MAX: u64 = 8 << 20;
+
 /// Where a frame was written. It is not durable before the next [`LogWriter::sync`].
 #[derive(Debug)]
 pub struct Appended {
@@ -324,8 +328,7 @@ impl LogWriter {
             go_on_in(&mut segments)?
         } else {
             // Going on in a new segment seals the old one at `end`: whatever follows there is cut.
-            // It is filled while somebody waits for the log to open, so it is short; the next is prepared beside.
-            let len = segment_len(0, &options, 0);
+            let len = segment_len(last.limit() - begins, &options, 0).min(OPENED_LEN_MAX);
             let preparation = Preparation::Fill;
             let request = SpareRequest { number: number + 1, len, preparation };
             let context = format!("creating {}", storage.describe(&name::segment(number + 1)));

@@ -995,7 +995,7 @@ impl Scan<'_> {
             }
             Some(_) | None => first,
         };
-        if let Some(cached) = self.look_into_cache(link, start) {
+        if let Some(cached) = self.look_into_cache(file, link, start) {
             if let Some(end) = cached.proved {
                 start = last_frame_before(file, header, end)?.unwrap_or(start);
             }
@@ -1004,25 +1004,30 @@ impl Scan<'_> {
                 limit = limit.min(end.next_multiple_of(PAGE_LEN) + PAGE_LEN);
             }
         }
-        let bytes = read_run(file, start - header.base, limit - start)?;
+        let bytes = read_device_run(file, start - header.base, limit - start)?;
         let run = Run { bytes: &bytes, start, salt: header.salt };
         let losses = self.losses.map(|losses| &**losses);
         let (end, fault) = whole_frames(&run, losses, start);
         Ok((end, tail_condition(&run, losses, end, fault, hint)))
     }
 
-    /// What the cache shows of a segment from a frame on. For whoever holds the lock: the map is sound as long as nobody
-    /// writes.
-    fn look_into_cache(&self, link: &Link, start: u64) -> Option<CacheView> {
+    /// What the cache shows of a segment from a frame on; nothing if it cannot be read, which whoever reads the device then
+    /// names. For whoever holds the lock: what others write meanwhile proves nothing yet.
+    fn look_into_cache(
+        &self,
+        file: &dyn StorageFile,
+        link: &Link,
+        start: u64,
+    ) -> Option<CacheView> {
         // Where something is lost, frames have no ends to go by.
         if !self.write || self.losses.is_some() {
             return None;
         }
         let header = &link.header;
-        let readable = link.limit_there() - header.base;
-        let file = MappedFile::open(self.storage, &link.name(), readable).ok()?;
-        let bytes = file.bytes().get((start - header.base) as usize..)?;
-        let run = Run { bytes, start, salt: header.salt };
+        let (offset, len) = (start - header.base, link.limit_there() - start);
+        // Not through a map: what cannot be read would end the process.
+        let bytes = read_run(len, |piece, at| read_exact_at(file, piece, offset + at)).ok()?;
+        let run = Run { bytes: &bytes, start, salt: header.salt };
         // The ends of whole frames that nothing has proved yet.
         let mut ends = VecDeque::new();
         let (mut position, mut proved) = (start, None);
@@ -1099,7 +1104,7 @@ fn last_frame_before(
     let mut len = LOOK_BACK_LEN;
     while unread > earliest {
         let start = end.saturating_sub(len).max(earliest);
-        let bytes = read_run(file, start - header.base, end - start)?;
+        let bytes = read_device_run(file, start - header.base, end - start)?;
         let run = Run { bytes: &bytes, start, salt: header.salt };
         // The part that was read before cannot hold the start of the frame.
         let mut position = unread;
@@ -1115,14 +1120,19 @@ fn last_frame_before(
     Ok(None)
 }
 
-fn read_run(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+fn read_device_run(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+    read_run(len, |piece, at| read_device_exact_at(file, piece, offset + at))
+}
+
+/// Reads `len` bytes, piece by piece.
+fn read_run(len: u64, read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<Vec<u8>> {
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut piece = vec![0; READ_LEN.min(len)];
     while bytes.len() < len {
         let want = piece.len().min(len - bytes.len());
-        read_device_exact_at(file, &mut piece[..want], offset + bytes.len() as u64)?;
+        read(&mut piece[..want], bytes.len() as u64)?;
         bytes.extend_from_slice(&piece[..want]);
     }
     Ok(bytes)

@@ -132,7 +132,7 @@ impl Segment {
     }
 
     /// Has the operating system read `from..to` ahead, if it is not in memory: for somebody who is going to walk over it. Does
-    /// not wait.
+    /// not wait until it is there.
     pub fn will_need(&self, from: u64, to: u64) {
         if from < to {
             self.file.file().will_need(from - self.header.base, to - from);

@@ -150,6 +150,33 @@ fn segments_grow_with_the_log_up_to_the_limit() {
     assert_eq!((lens[0], lens[lens.len() - 1]), (MIB, 2 * MIB));
 }
 
+/// It is filled with zeros while somebody waits.
+#[test]
+fn an_opening_makes_no_long_segment() {
+    let storage = MemoryStorage::new();
+    let options = LogOptions { segment_len_max: 64 * MIB, ..OPTIONS };
+    let open = || LogWriter::open(Arc::new(storage.clone()), options, None).expect("opens");
+    let mut writer = open().writer;
+    let mut longest = 0;
+    for index in 0..60 {
+        let appended = writer.append(&mut frame_of(&big(index, 1 << 20))).expect("appends");
+        longest = appended.rolled.map_or(longest, |made| made.limit() - made.base());
+        writer.sync().expect("syncs");
+    }
+    drop(writer);
+    let opened = open();
+    let [.., made] = &opened.segments[..] else { panic!("a segment") };
+    assert_eq!((longest, made.limit() - made.base()), (32 * MIB, 8 * MIB));
+    let mut writer = opened.writer;
+    let rolled = (60..80).find_map(|index| {
+        let appended = writer.append(&mut frame_of(&big(index, 1 << 20))).expect("appends");
+        writer.sync().expect("syncs");
+        appended.rolled
+    });
+    let next = rolled.expect("the segment is full");
+    assert!(next.limit() - next.base() >= 16 * MIB, "as long as ever");
+}
+
 #[test]
 fn cut_gives_edges_of_frames() {
     let storage = MemoryStorage::new();

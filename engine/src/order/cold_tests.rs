@@ -17,7 +17,7 @@ use crate::derived::runs::{self, Fresh, Truth};
 use crate::event::EventId;
 use crate::open::tag_of;
 use crate::order::cursors::Cursors;
-use crate::order::head::NO_HEAD;
+use crate::order::extract::NO_EXTRACT;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::partition::{KnownAs, Partition, PartitionCounts, Scanned, parent_at};
 use crate::order::stream::Stream;
@@ -400,8 +400,8 @@ fn order_with_forged(forge: impl FnOnce(&mut Fresh, u64)) -> Result<(), Fault> {
     let counts = PartitionCounts { streams: 1, held: 1 << 40, ..PartitionCounts::default() };
     let mut partition = Partition::restore(keys, tag, counts, parent, Vec::new());
     let scanned =
-        Scanned { index: 0, head: NO_HEAD, position: parent, stream_key, key: parent_key };
-    let share = Share { records: vec![scanned].into(), heads: Vec::new().into() };
+        Scanned { index: 0, extract: NO_EXTRACT, position: parent, stream_key, key: parent_key };
+    let share = Share { records: vec![scanned].into(), extracts: Vec::new().into() };
     partition.order(&share, &lookup, false)
 }
 

@@ -19,7 +19,7 @@ use crate::derived::order_log::{EncodedEntry, Entry, Lineage, NONE};
 use crate::derived::run::{DamagedRun, KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
-use crate::order::batch::Batch;
+use crate::order::cohort::Cohort;
 use crate::order::held::{NIL, Watch, Watches};
 use crate::order::keys::Keys;
 use crate::order::known::{SharedTable, Table};
@@ -29,6 +29,8 @@ use crate::order::window::Share;
 use crate::pipeline::lookup::{self, Fault, Lookup};
 use crate::sync::Arc;
 
+/// Room for so many deliveries is kept from one window to the next.
+const DELIVERIES_KEPT_MAX: usize = 1024;
 /// Records whose places in the table of known events are fetched at once.
 const LOOKED_UP_TOGETHER: usize = 16;
 /// More parents than this are told apart through a set.
@@ -43,8 +45,8 @@ const NAMED_TIPS_BYTES: usize = 16 << 20;
 pub(crate) struct Scanned {
     /// Place of the record in the window, from 0.
     pub(crate) index: u32,
-    /// Where its head is among those of the partition, or [`NO_HEAD`](super::head::NO_HEAD).
-    pub(crate) head: u32,
+    /// Where its extract is among those of the partition, or [`NO_EXTRACT`](super::extract::NO_EXTRACT).
+    pub(crate) extract: u32,
     /// Position of the record in the log.
     pub(crate) position: u64,
     /// Key of its stream.
@@ -273,7 +275,7 @@ pub(crate) struct Partition {
     /// Position and key of the held events that wait for nothing more.
     ready: BinaryHeap<Reverse<(u64, u64)>>,
     released: Vec<Watch>,
-    pub(super) batch: Batch,
+    pub(super) cohort: Cohort,
 }
 
 impl Partition {
@@ -316,7 +318,7 @@ impl Partition {
             chains: Vec::new(),
             ready: BinaryHeap::new(),
             released: Vec::new(),
-            batch: Batch::default(),
+            cohort: Cohort::default(),
         }
     }
 
@@ -353,7 +355,7 @@ impl Partition {
             }
             self.order_each(&share.records[alone], lookup)?;
             alone = end..end;
-            if !self.order_together(together, &share.heads, lookup)? {
+            if !self.order_together(together, &share.extracts, lookup)? {
                 self.order_each(together, lookup)?;
             }
         }
@@ -1297,6 +1299,9 @@ impl Partition {
             placed.heads.push(HeadUpdate { stream_key: stream.key, previous, head });
         }
         self.deliveries.clear();
+        if self.deliveries.capacity() > DELIVERIES_KEPT_MAX {
+            self.deliveries = Vec::new();
+        }
         self.chains.clear();
         Ok(placed)
     }

@@ -14,7 +14,7 @@ use thalweg_wal::{Record, RecordKind};
 use crate::derived::order_log::{ENTRY_LEN, EncodedEntry, Entry};
 use crate::event::{EventId, Placement};
 use crate::order::cursors::{CursorChange, Cursors};
-use crate::order::head::{Head, NO_HEAD};
+use crate::order::extract::{Extract, NO_EXTRACT};
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::partition::{FirstChange, HeadUpdate, Partition, Placed, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
@@ -22,6 +22,9 @@ use crate::timings::{Work, timed};
 
 /// Fewer records than this are better ordered by one thread: waking others would cost more.
 pub(crate) const PARALLEL_MIN: usize = 1024;
+
+/// Bytes of an extract that are counted with its record.
+const EXTRACT_LEN_USUAL: usize = 128;
 
 /// A mark of a window, as a scanner hands it over.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +39,8 @@ pub(crate) struct MarkScanned {
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     records: Vec<Scanned>,
-    /// Their heads, one after the other.
-    heads: Vec<u8>,
+    /// Their extracts, one after the other.
+    extracts: Vec<u8>,
     marks: Vec<MarkScanned>,
 }
 
@@ -63,8 +66,8 @@ impl Scan {
         let (index, position) = (self.len() as u32, record.position());
         let id = EventId::of(record, store_tag);
         let key = keys.event(stream_key, &id);
-        let head = Head::push(record, &id, &mut self.heads);
-        self.records.push(Scanned { index, head, position, stream_key, key });
+        let extract = Extract::push(record, &id, &mut self.extracts);
+        self.records.push(Scanned { index, extract, position, stream_key, key });
     }
 
     /// Number of records.
@@ -88,19 +91,21 @@ impl Scan {
     pub(crate) fn split(&mut self) -> Split {
         let split = self.by_partition();
         self.records.clear();
-        self.heads.clear();
+        self.extracts.clear();
         split
     }
 
     fn by_partition(&mut self) -> Split {
         let marks = std::mem::take(&mut self.marks);
-        let Scan { records, heads, .. } = &*self;
-        let head_len = |record: &Scanned| Head::at(heads, record.head).map_or(0, |head| head.len());
+        let Scan { records, extracts, .. } = &*self;
+        let extract_len = |record: &Scanned| {
+            Extract::at(extracts, record.extract).map_or(0, |extract| extract.len())
+        };
         let mut bounds = [(0, 0); PARTITION_COUNT + 1];
         for record in records {
             let (count, len) = &mut bounds[partition_of(record.stream_key) + 1];
             *count += 1;
-            *len += head_len(record) as u32;
+            *len += extract_len(record) as u32;
         }
         for partition in 0..PARTITION_COUNT {
             bounds[partition + 1].0 += bounds[partition].0;
@@ -108,22 +113,22 @@ impl Scan {
         }
         let mut next = bounds;
         let mut sorted = records.clone();
-        let mut sorted_heads = vec![0; heads.len()];
+        let mut sorted_extracts = vec![0; extracts.len()];
         for record in records {
             let partition = partition_of(record.stream_key);
             let (place, at) = &mut next[partition];
             let mut record = *record;
-            let len = head_len(&record);
+            let len = extract_len(&record);
             if len > 0 {
-                let from = record.head as usize;
-                sorted_heads[*at as usize..][..len].copy_from_slice(&heads[from..from + len]);
-                record.head = *at - bounds[partition].1;
+                let from = record.extract as usize;
+                sorted_extracts[*at as usize..][..len].copy_from_slice(&extracts[from..from + len]);
+                record.extract = *at - bounds[partition].1;
             }
             sorted[*place as usize] = record;
             *place += 1;
             *at += len as u32;
         }
-        Split { records: sorted, heads: sorted_heads, marks, bounds }
+        Split { records: sorted, extracts: sorted_extracts, marks, bounds }
     }
 }
 
@@ -131,10 +136,10 @@ impl Scan {
 #[derive(Debug)]
 pub(crate) struct Split {
     records: Vec<Scanned>,
-    heads: Vec<u8>,
+    extracts: Vec<u8>,
     /// Those that belong to no partition, in the order of the log.
     marks: Vec<MarkScanned>,
-    /// Where each partition's records begin, and their heads; one more at the end.
+    /// Where each partition's records begin, and their extracts; one more at the end.
     bounds: [(u32, u32); PARTITION_COUNT + 1],
 }
 
@@ -144,12 +149,17 @@ impl Split {
         self.records.len() + self.marks.len()
     }
 
+    /// How many records of the usual length would take as much memory.
+    pub(crate) fn weight(&self) -> usize {
+        self.len().max(self.extracts.len() / EXTRACT_LEN_USUAL)
+    }
+
     fn of(&self, partition: usize) -> &[Scanned] {
         &self.records[self.bounds[partition].0 as usize..self.bounds[partition + 1].0 as usize]
     }
 
-    fn heads_of(&self, partition: usize) -> &[u8] {
-        &self.heads[self.bounds[partition].1 as usize..self.bounds[partition + 1].1 as usize]
+    fn extracts_of(&self, partition: usize) -> &[u8] {
+        &self.extracts[self.bounds[partition].1 as usize..self.bounds[partition + 1].1 as usize]
     }
 }
 
@@ -158,8 +168,8 @@ impl Split {
 pub(crate) struct Share<'a> {
     /// In the order of the log, or at least those of each stream.
     pub(crate) records: Cow<'a, [Scanned]>,
-    /// The heads, by the places that the records name.
-    pub(crate) heads: Cow<'a, [u8]>,
+    /// The extracts, by the places that the records name.
+    pub(crate) extracts: Cow<'a, [u8]>,
 }
 
 /// The records of a window: of one cut of the log, or of several that follow each other.
@@ -167,18 +177,25 @@ pub(crate) struct Share<'a> {
 pub(crate) struct Window {
     cuts: Vec<Split>,
     len: usize,
+    weight: usize,
 }
 
 impl Window {
     /// Adds the cut that follows those that are there.
     pub(crate) fn push(&mut self, cut: Split) {
         self.len += cut.len();
+        self.weight += cut.weight();
         self.cuts.push(cut);
     }
 
     /// Number of records.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// As [`Split::weight`].
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
     }
 
     /// The marks, in the order of the log.
@@ -201,26 +218,31 @@ impl Window {
     /// A partition's records, in the order of the log.
     fn of(&self, partition: usize) -> Share<'_> {
         if let [cut] = &self.cuts[..] {
-            let (records, heads) = (cut.of(partition), cut.heads_of(partition));
-            return Share { records: records.into(), heads: heads.into() };
+            let (records, extracts) = (cut.of(partition), cut.extracts_of(partition));
+            return Share { records: records.into(), extracts: extracts.into() };
         }
         let cuts = || self.cuts.iter();
         let mut records = Vec::with_capacity(cuts().map(|cut| cut.of(partition).len()).sum());
-        let mut heads = Vec::with_capacity(cuts().map(|cut| cut.heads_of(partition).len()).sum());
+        let mut extracts =
+            Vec::with_capacity(cuts().map(|cut| cut.extracts_of(partition).len()).sum());
         let mut first = 0;
         for cut in cuts() {
             let moved = |record: &Scanned| {
-                let head = match record.head {
-                    NO_HEAD => NO_HEAD,
-                    head => head + heads.len() as u32,
+                let extract = match record.extract {
+                    NO_EXTRACT => NO_EXTRACT,
+                    // Beyond 4 GiB of them, those that are left are read in the log.
+                    extract => u32::try_from(extracts.len())
+                        .ok()
+                        .and_then(|len| extract.checked_add(len))
+                        .unwrap_or(NO_EXTRACT),
                 };
-                Scanned { index: first + record.index, head, ..*record }
+                Scanned { index: first + record.index, extract, ..*record }
             };
             records.extend(cut.of(partition).iter().map(moved));
-            heads.extend_from_slice(cut.heads_of(partition));
+            extracts.extend_from_slice(cut.extracts_of(partition));
             first += cut.len() as u32;
         }
-        Share { records: records.into(), heads: heads.into() }
+        Share { records: records.into(), extracts: extracts.into() }
     }
 
     /// A partition's records, stream by stream, those of a stream in the order of the log.
@@ -358,7 +380,7 @@ pub(crate) fn order(
     };
     let placed = placed?;
     Ok(timed(placing, || {
-        let entries = gather(&placed, total, parallel);
+        let entries = assemble(&placed, total, parallel);
         let heads = placed.into_iter().flat_map(|part| part.heads).collect();
         let mut ordered =
             Ordered { first, entries, tips, heads, placements: None, seals, cursors, firsts };
@@ -381,7 +403,7 @@ fn exclusive_prefix_sum(counts: &[AtomicU32]) -> (Vec<u32>, u32) {
 
 /// Puts the entries where they belong. Each task writes a part of the order, and passes the entries of others by: they
 /// are read in a row, and written anywhere.
-fn gather(placed: &[Placed], total: u32, parallel: bool) -> Vec<EncodedEntry> {
+fn assemble(placed: &[Placed], total: u32, parallel: bool) -> Vec<EncodedEntry> {
     let mut entries = vec![[0; ENTRY_LEN]; total as usize];
     let parts = if parallel { rayon::current_num_threads() } else { 1 };
     let part_len = entries.len().div_ceil(parts).max(1);

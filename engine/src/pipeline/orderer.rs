@@ -33,14 +33,19 @@ use crate::sync::{Arc, Ordering, Promise, Sender, mpmc as channel, now};
 
 /// A cut ends at the first frame boundary after this many bytes.
 const CUT_BYTES: u64 = 16 << 20;
-/// All that is durable when a window is begun is in it, if there is memory: the longer the window, the more
-/// of a stream stands together in it. A record takes about so many bytes while it waits, is ordered and
+/// All that is durable when a window is begun is in it, within bounds: the longer the window, the more of a stream
+/// stands together in it. But until it is ordered nothing of it is delivered, and if the store is closed meanwhile, all of it is
+/// begun anew: so it ends when it has so much of the log ...
+const WINDOW_BYTES_MAX: u64 = 1 << 30;
+/// ... or so many records ...
+const WINDOW_WEIGHT_MAX: usize = 4 << 20;
+/// ... or when there is no memory for more. A record takes about so many bytes while it waits, is ordered and
 /// committed, and when the state has taken it in; with what the allocator keeps.
 const WINDOW_BYTES_PER_RECORD: usize = 768;
 /// A window may take what the state leaves of the budget, and at least this part of it.
 const WINDOW_PART_MIN: usize = 4;
-/// Records that a cut is taken to have until one is scanned.
-const CUT_LEN_GUESSED: usize = (CUT_BYTES / 256) as usize;
+/// What a cut is taken to weigh until one is scanned.
+const CUT_WEIGHT_GUESSED: usize = (CUT_BYTES / 256) as usize;
 /// A cut of up to this many bytes, with nothing before it in the scanners, is scanned where it is
 /// ordered: the way to another thread and back would take longer.
 const OWN_CUT_BYTES: u64 = 64 << 10;
@@ -133,10 +138,10 @@ struct Progress {
     next_in_turn: u64,
     /// Cuts that are scanned and wait for their turn.
     early: BTreeMap<u64, ScannedCut>,
-    /// Records in them.
-    early_len: usize,
-    /// Most records that a cut had so far.
-    cut_len_max: usize,
+    /// The sum of their weights.
+    early_weight: usize,
+    /// The greatest weight that a cut had so far.
+    cut_weight_max: usize,
     /// Where the log ended when the window in the making was begun.
     window_to: u64,
     /// For cuts that are scanned where they are ordered.
@@ -148,8 +153,8 @@ struct Progress {
 impl Progress {
     /// Keeps a cut until its turn comes.
     fn put(&mut self, cut: ScannedCut) {
-        self.early_len += cut.split.len();
-        self.cut_len_max = self.cut_len_max.max(cut.split.len());
+        self.early_weight += cut.split.weight();
+        self.cut_weight_max = self.cut_weight_max.max(cut.split.weight());
         self.early.insert(cut.number, cut);
     }
 
@@ -158,9 +163,9 @@ impl Progress {
         (self.next_cut - self.next_in_turn) as usize - self.early.len()
     }
 
-    /// Records that wait for their turn, when all cuts are scanned.
-    fn len_expected(&self) -> usize {
-        self.early_len + self.cuts_out() * self.cut_len_max
+    /// The weight of all that waits for its turn, when all cuts are scanned.
+    fn weight_expected(&self) -> usize {
+        self.early_weight + self.cuts_out() * self.cut_weight_max
     }
 
     /// How far the log is scanned without a gap, beyond what has had its turn.
@@ -175,7 +180,7 @@ impl Progress {
     /// The cut whose turn it is, if it is scanned.
     fn take(&mut self) -> Option<ScannedCut> {
         let cut = self.early.remove(&self.next_in_turn)?;
-        self.early_len -= cut.split.len();
+        self.early_weight -= cut.split.weight();
         self.next_in_turn += 1;
         Some(cut)
     }
@@ -213,8 +218,8 @@ impl Orderer {
             next_cut: 0,
             next_in_turn: 0,
             early: BTreeMap::new(),
-            early_len: 0,
-            cut_len_max: CUT_LEN_GUESSED,
+            early_weight: 0,
+            cut_weight_max: CUT_WEIGHT_GUESSED,
             window_to: start,
             scan: Scan::default(),
             sealed: (start, self.frontier),
@@ -270,7 +275,8 @@ impl Orderer {
         // There is always something to order, whatever the bounds are.
         while progress.cut_at < durable
             && (progress.next_cut - progress.next_in_turn < self.cuts_max as u64
-                || progress.len_expected() < self.window_len_max())
+                || progress.cut_at - self.core.scanned.get() < WINDOW_BYTES_MAX
+                    && progress.weight_expected() < self.window_weight_max())
         {
             // A segment is in the list before anything in it is durable.
             progress.lookup.segments = self.core.segments.snapshot();
@@ -340,9 +346,10 @@ impl Orderer {
             self.scanned.try_iter().for_each(|cut| progress.put(cut));
             self.cut(progress);
             if progress.window_to <= self.core.ordered.get() {
-                progress.window_to = progress.durable;
+                let end = self.core.ordered.get().saturating_add(WINDOW_BYTES_MAX);
+                progress.window_to = progress.durable.min(end);
             }
-            let is_full = progress.early_len >= self.window_len_max();
+            let is_full = progress.early_weight >= self.window_weight_max();
             let is_whole = || progress.scanned_to().is_some_and(|to| to >= progress.window_to);
             if is_full || progress.cuts_out() == 0 || is_whole() {
                 return true;
@@ -375,7 +382,7 @@ impl Orderer {
             && window.goes_on_with(next)
             // What is forgotten is so from the beginning of a window on.
             && next.forgotten <= self.forgotten.max(window.forgotten)
-            && window.records.len() + next.split.len() <= self.window_len_max()
+            && window.records.weight() + next.split.weight() <= self.window_weight_max()
         {
             let next = progress.take()?;
             window.records.push(next.split);
@@ -384,11 +391,12 @@ impl Orderer {
         Some(window)
     }
 
-    /// Records that a window may have, if it has more than one cut.
-    fn window_len_max(&self) -> usize {
+    /// What a window may weigh, if it has more than one cut.
+    fn window_weight_max(&self) -> usize {
         let state = usize::try_from(self.core.counts.memory.get()).unwrap_or(usize::MAX);
         let free = self.memory_budget.saturating_sub(state);
-        free.max(self.memory_budget / WINDOW_PART_MIN) / WINDOW_BYTES_PER_RECORD
+        let room = free.max(self.memory_budget / WINDOW_PART_MIN) / WINDOW_BYTES_PER_RECORD;
+        room.min(WINDOW_WEIGHT_MAX)
     }
 
     fn order_window(
@@ -407,6 +415,8 @@ impl Orderer {
         let start = now();
         self.core.in_window.set(window.records.len() as u64);
         self.core.scanned.set(window.to);
+        // The next one is scanned meanwhile.
+        self.cut(progress);
         self.refresh(&mut progress.lookup);
         if window.forgotten > self.forgotten {
             self.forgotten = window.forgotten.min(self.frontier.global);

@@ -163,8 +163,8 @@ pub trait StorageFile: Debug + Send + Sync {
     /// Maps the whole file for reading.
     fn map(&self) -> io::Result<Map>;
 
-    /// Says that `len` bytes from `offset` on, at least one, will soon be read, through a map or without. A hint: does not wait for
-    /// them, and may do nothing.
+    /// Says that `len` bytes from `offset` on, at least one, will soon be read, through a map or without. A hint: does not wait until
+    /// they are there, though perhaps until the device takes the request, and may do nothing.
     fn will_need(&self, _offset: u64, _len: u64) {}
 }
 

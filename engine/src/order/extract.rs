@@ -1,4 +1,4 @@
-//! Heads: what the machine looks at of an event without conditions, copied out of the log.
+//! Extracts: what the machine looks at of an event without conditions, copied out of the log.
 //!
 //! A scanner has each record in the processor's caches, once. When the machine comes to it, stream by stream, the log is a
 //! place where each look has to wait for memory, and a cold one where it has to be read again. So scanners copy what
@@ -12,51 +12,57 @@ use thalweg_wal::{Record, RecordKind};
 
 use crate::event::EventId;
 
-/// The place of a head that there is not: something is special about the record, and the machine reads it in the log.
-pub(crate) const NO_HEAD: u32 = u32::MAX;
+/// The place of an extract that there is not: something is special about the record, and the machine reads it in the log.
+pub(crate) const NO_EXTRACT: u32 = u32::MAX;
 
 const FIXED_LEN: usize = 5;
+/// Bytes of a list of parents that is copied at most.
+const PARENTS_LEN_MAX: usize = 1024;
 const CHAINED: u8 = 1;
 
-/// The head of an event.
+/// The extract of an event.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Head<'a> {
+pub(crate) struct Extract<'a> {
     pub(crate) stream: &'a [u8],
     pub(crate) id: &'a [u8],
     pub(crate) is_chained: bool,
     parents: &'a [u8],
 }
 
-impl<'a> Head<'a> {
-    /// Appends the head of a record to `heads` and returns its place there, or [`NO_HEAD`].
-    pub(crate) fn push(record: &Record<'_>, id: &EventId<'_>, heads: &mut Vec<u8>) -> u32 {
+impl<'a> Extract<'a> {
+    /// Appends the extract of a record to `extracts` and returns its place there, or [`NO_EXTRACT`].
+    pub(crate) fn push(record: &Record<'_>, id: &EventId<'_>, extracts: &mut Vec<u8>) -> u32 {
         let parents = record.parents().as_bytes();
         // Long lists stay in the log: they are few, and would take as much memory as there.
-        let (Ok(at), Ok(parents_len)) = (u32::try_from(heads.len()), u16::try_from(parents.len()))
+        if parents.len() > PARENTS_LEN_MAX {
+            return NO_EXTRACT;
+        }
+        let (Ok(at), Ok(parents_len)) =
+            (u32::try_from(extracts.len()), u16::try_from(parents.len()))
         else {
-            return NO_HEAD;
+            return NO_EXTRACT;
         };
         if !is_plain(record) {
-            return NO_HEAD;
+            return NO_EXTRACT;
         }
         let stream = record.stream();
         let flags = if record.is_chained() { CHAINED } else { 0 };
         let [low, high] = parents_len.to_le_bytes();
-        heads.extend_from_slice(&[flags, stream.len() as u8, id.len() as u8, low, high]);
-        heads.extend_from_slice(stream);
-        heads.extend_from_slice(id);
-        heads.extend_from_slice(parents);
+        extracts.extend_from_slice(&[flags, stream.len() as u8, id.len() as u8, low, high]);
+        extracts.extend_from_slice(stream);
+        extracts.extend_from_slice(id);
+        extracts.extend_from_slice(parents);
         at
     }
 
-    /// The head at this place.
-    pub(crate) fn at(heads: &'a [u8], at: u32) -> Option<Self> {
-        let head = heads.get(at as usize..)?;
-        let (&[flags, stream_len, id_len, low, high], rest) = head.split_first_chunk()?;
+    /// The extract at this place.
+    pub(crate) fn at(extracts: &'a [u8], at: u32) -> Option<Self> {
+        let extract = extracts.get(at as usize..)?;
+        let (&[flags, stream_len, id_len, low, high], rest) = extract.split_first_chunk()?;
         let (stream, rest) = rest.split_at_checked(usize::from(stream_len))?;
         let (id, rest) = rest.split_at_checked(usize::from(id_len))?;
         let parents = rest.get(..usize::from(u16::from_le_bytes([low, high])))?;
-        Some(Head { stream, id, is_chained: flags & CHAINED != 0, parents })
+        Some(Extract { stream, id, is_chained: flags & CHAINED != 0, parents })
     }
 
     /// Bytes that it takes.

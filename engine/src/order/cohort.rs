@@ -1,28 +1,28 @@
 //! The records of a stream that stand together in a window, put in order by numbers.
 //!
 //! Most parents of what comes in a long window come in it, too. So each record gets a number, and each parent in its
-//! list is looked up once, among the records of its own batch: what waits for what is then a few dense arrays, and the tables of
+//! list is looked up once, among the records of its own cohort: what waits for what is then a few dense arrays, and the tables of
 //! the partition see an event once, when it is delivered or left over. It is the machine of [`super::partition`] over other data; what
-//! waits for an event outside the batch, or is left waiting at its end, goes to the partition's own
+//! waits for an event outside the cohort, or is left waiting at its end, goes to the partition's own
 //! lists, and what comes from there takes its turn among the rest.
 //!
 //! Only events that nothing is special about come here: whoever finds a condition, a control record or an id that is known
-//! leaves the whole batch to the partition, before anything has changed.
+//! leaves the whole cohort to the partition, before anything has changed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use crate::order::head::Head;
+use crate::order::extract::Extract;
 use crate::order::held::Watch;
 use crate::order::keys::Keys;
 use crate::order::partition::{Chain, KnownAs, Partition, Ready, Scanned};
 use crate::order::tips::Tip;
 use crate::pipeline::lookup::{Fault, Lookup};
 
-/// Nobody: ends a list of children, and is the number of a parent outside the batch.
+/// Nobody: ends a list of children, and is the number of a parent outside the cohort.
 const NONE: u32 = u32::MAX;
-/// Beyond so many bytes of ids a batch is left to the partition, so that places in them fit 32 bits.
+/// Beyond so many bytes of ids a cohort is left to the partition, so that places in them fit 32 bits.
 const BYTES_MAX: usize = 1 << 31;
 /// Room for so many members is kept from one window to the next.
 const KEPT_MAX: usize = 256;
@@ -39,7 +39,7 @@ enum State {
     Delivered,
 }
 
-/// A record of the batch. Its number is its place in the order of the log.
+/// A record of the cohort. Its number is its place in the order of the log.
 #[derive(Debug, Clone, Copy)]
 struct Member {
     /// Index of the record in the window.
@@ -48,7 +48,7 @@ struct Member {
     is_chained: bool,
     position: u64,
     key: u64,
-    /// Its id among the bytes of the batch.
+    /// Its id among the bytes of the cohort.
     id: Span,
     /// Its first parent; the list ends where the next member's begins.
     parents: u32,
@@ -71,7 +71,7 @@ struct Parent {
     member: u32,
 }
 
-/// An id among the bytes of a batch.
+/// An id among the bytes of a cohort.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     at: u32,
@@ -80,7 +80,7 @@ struct Span {
 
 /// Records of one stream. Empty between two of them; what it has allocated serves the next.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct Cohort {
     members: Vec<Member>,
     parents: Vec<Parent>,
     /// The ids, one after the other: the log, where they stand, is larger than any cache.
@@ -91,10 +91,11 @@ pub(super) struct Batch {
     ready: BinaryHeap<Reverse<u32>>,
 }
 
-impl Batch {
+impl Cohort {
     fn clear(&mut self) {
-        if self.members.capacity() > KEPT_MAX || self.bytes.capacity() > KEPT_MAX * 256 {
-            *self = Batch::default();
+        let many = self.members.capacity() > KEPT_MAX || self.parents.capacity() > 2 * KEPT_MAX;
+        if many || self.bytes.capacity() > KEPT_MAX * 256 {
+            *self = Cohort::default();
         }
         self.members.clear();
         self.parents.clear();
@@ -112,10 +113,10 @@ impl Batch {
         span
     }
 
-    fn push(&mut self, scanned: &Scanned, head: &Head<'_>, keys: Keys) {
+    fn push(&mut self, scanned: &Scanned, extract: &Extract<'_>, keys: Keys) {
         let parents = self.parents.len() as u32;
-        let id = self.push_bytes(head.id);
-        for (at, parent) in head.parents() {
+        let id = self.push_bytes(extract.id);
+        for (at, parent) in extract.parents() {
             let key = keys.event(scanned.stream_key, parent);
             let id = self.push_bytes(parent);
             self.parents.push(Parent { key, id, at, member: NONE });
@@ -123,7 +124,7 @@ impl Batch {
         self.members.push(Member {
             index: scanned.index,
             state: State::Coming,
-            is_chained: head.is_chained,
+            is_chained: extract.is_chained,
             position: scanned.position,
             key: scanned.key,
             id,
@@ -191,72 +192,74 @@ impl Partition {
     pub(super) fn order_together(
         &mut self,
         records: &[Scanned],
-        heads: &[u8],
+        extracts: &[u8],
         lookup: &Lookup,
     ) -> Result<bool, Fault> {
-        let mut batch = std::mem::take(&mut self.batch);
-        let stream = self.gather(records, heads, &mut batch, lookup)?;
+        let mut cohort = std::mem::take(&mut self.cohort);
+        let stream = self.gather(records, extracts, &mut cohort, lookup)?;
         if let Some(stream) = stream {
             self.begin_at(stream)?;
-            self.order_batch(stream, &mut batch, lookup)?;
+            self.order_cohort(stream, &mut cohort, lookup)?;
             self.end_at(stream);
         }
-        batch.clear();
-        self.batch = batch;
+        cohort.clear();
+        self.cohort = cohort;
         Ok(stream.is_some())
     }
 
-    /// Fills the batch. Nothing if these records have to come one by one; else their stream.
+    /// Fills the cohort. Nothing if these records have to come one by one; else their stream.
     fn gather(
         &mut self,
         records: &[Scanned],
-        heads: &[u8],
-        batch: &mut Batch,
+        extracts: &[u8],
+        cohort: &mut Cohort,
         lookup: &Lookup,
     ) -> Result<Option<u32>, Fault> {
         let mut stream = None;
         for scanned in records {
-            let Some(head) = Head::at(heads, scanned.head) else { return Ok(None) };
+            lookup.go_on()?;
+            let Some(extract) = Extract::at(extracts, scanned.extract) else { return Ok(None) };
             let (index, name) = match stream {
                 Some(found) => found,
                 None => {
-                    let index = self.stream_of(scanned.stream_key, head.stream, lookup)?;
-                    *stream.insert((index, head.stream))
+                    let index = self.stream_of(scanned.stream_key, extract.stream, lookup)?;
+                    *stream.insert((index, extract.stream))
                 }
             };
             if self.streams[index as usize].sealed
-                || head.stream != name
-                || batch.bytes.len() > BYTES_MAX
-                || self.find_known(name, scanned.key, head.id, lookup)?.is_some()
+                || extract.stream != name
+                || cohort.bytes.len() > BYTES_MAX
+                || self.find_known(name, scanned.key, extract.id, lookup)?.is_some()
             {
                 return Ok(None);
             }
-            batch.push(scanned, &head, self.keys);
+            cohort.push(scanned, &extract, self.keys);
         }
-        Ok(stream.filter(|_| batch.link()).map(|(index, _)| index))
+        Ok(stream.filter(|_| cohort.link()).map(|(index, _)| index))
     }
 
-    fn order_batch(
+    fn order_cohort(
         &mut self,
         stream: u32,
-        batch: &mut Batch,
+        cohort: &mut Cohort,
         lookup: &Lookup,
     ) -> Result<(), Fault> {
-        for number in 0..batch.members.len() as u32 {
+        for number in 0..cohort.members.len() as u32 {
             lookup.go_on()?;
-            match self.missing_in(stream, batch, batch.parents_of(number), lookup)? {
+            match self.missing_in(stream, cohort, cohort.parents_of(number), lookup)? {
                 None => {
-                    let trigger = batch.members[number as usize].index;
-                    let event = self.first_seen(number, batch);
-                    self.deliver_member(trigger, stream, number, event, batch, lookup)?;
-                    self.deliver_ready_of(trigger, stream, batch, lookup)?;
+                    let trigger = cohort.members[number as usize].index;
+                    let event = self.first_seen(number, cohort);
+                    self.deliver_member(trigger, stream, number, event, cohort, lookup)?;
+                    self.deliver_ready_of(trigger, stream, cohort, lookup)?;
                 }
-                Some(parent) => self.hold_member(stream, number, parent, batch)?,
+                Some(parent) => self.hold_member(stream, number, parent, cohort)?,
             }
         }
-        for number in 0..batch.members.len() {
-            if let Member { state: State::Held, watched, .. } = batch.members[number] {
-                self.hold_outside(stream, number as u32, watched, batch)?;
+        for number in 0..cohort.members.len() {
+            lookup.go_on()?;
+            if let Member { state: State::Held, watched, .. } = cohort.members[number] {
+                self.hold_outside(stream, number as u32, watched, cohort)?;
             }
         }
         Ok(())
@@ -266,15 +269,15 @@ impl Partition {
     fn missing_in(
         &self,
         stream: u32,
-        batch: &Batch,
+        cohort: &Cohort,
         parents: Range<u32>,
         lookup: &Lookup,
     ) -> Result<Option<u32>, Fault> {
         for number in parents {
-            let parent = &batch.parents[number as usize];
-            let is_delivered = match batch.members.get(parent.member as usize) {
+            let parent = &cohort.parents[number as usize];
+            let is_delivered = match cohort.members.get(parent.member as usize) {
                 Some(member) => member.state == State::Delivered,
-                None => self.is_delivered(stream, parent.key, batch.bytes(parent.id), lookup)?,
+                None => self.is_delivered(stream, parent.key, cohort.bytes(parent.id), lookup)?,
             };
             if !is_delivered {
                 return Ok(Some(number));
@@ -289,12 +292,12 @@ impl Partition {
         stream: u32,
         number: u32,
         parent: u32,
-        batch: &mut Batch,
+        cohort: &mut Cohort,
     ) -> Result<(), Fault> {
-        match batch.parents[parent as usize].member {
-            NONE => self.hold_outside(stream, number, parent, batch),
+        match cohort.parents[parent as usize].member {
+            NONE => self.hold_outside(stream, number, parent, cohort),
             _ => {
-                batch.hold(number, parent);
+                cohort.hold(number, parent);
                 Ok(())
             }
         }
@@ -306,18 +309,18 @@ impl Partition {
         stream: u32,
         number: u32,
         parent: u32,
-        batch: &mut Batch,
+        cohort: &mut Cohort,
     ) -> Result<(), Fault> {
-        let Parent { key: parent_key, at: parent_at, .. } = batch.parents[parent as usize];
-        let member = &mut batch.members[number as usize];
+        let Parent { key: parent_key, at: parent_at, .. } = cohort.parents[parent as usize];
+        let member = &mut cohort.members[number as usize];
         member.state = State::Outside;
         let Member { position, key, .. } = *member;
         self.hold(stream, parent_key, Watch { position, key, parent_at })
     }
 
     /// A member that is delivered, and of which the partition has heard nothing.
-    fn first_seen(&mut self, number: u32, batch: &Batch) -> Ready {
-        let key = batch.members[number as usize].key;
+    fn first_seen(&mut self, number: u32, cohort: &Cohort) -> Ready {
+        let key = cohort.members[number as usize].key;
         let slot = self.insert_known(key, KnownAs::InHand(self.deliveries.len()).encode());
         Ready { key, slot, was_held: false }
     }
@@ -328,35 +331,35 @@ impl Partition {
         stream: u32,
         number: u32,
         event: Ready,
-        batch: &mut Batch,
+        cohort: &mut Cohort,
         lookup: &Lookup,
     ) -> Result<(), Fault> {
-        let member = &mut batch.members[number as usize];
+        let member = &mut cohort.members[number as usize];
         member.state = State::Delivered;
         let Member { position, key, id, is_chained, mut first_child, .. } = *member;
         let lineage = if is_chained {
             self.chain(trigger, stream)
         } else {
-            for parent in batch.parents_of(number) {
-                self.take_tip(stream, &batch.parents[parent as usize], batch, lookup)?;
+            for parent in cohort.parents_of(number) {
+                self.take_tip(stream, &cohort.parents[parent as usize], cohort, lookup)?;
             }
             Chain::Listed
         };
         self.add_delivery(trigger, stream, event, position, lineage);
         while first_child != NONE {
             let child = first_child;
-            let Member { watched, next_child, .. } = batch.members[child as usize];
+            let Member { watched, next_child, .. } = cohort.members[child as usize];
             first_child = next_child;
-            let rest = watched + 1..batch.parents_of(child).end;
-            match self.missing_in(stream, batch, rest, lookup)? {
-                None => batch.ready.push(Reverse(child)),
-                Some(parent) => self.hold_member(stream, child, parent, batch)?,
+            let rest = watched + 1..cohort.parents_of(child).end;
+            match self.missing_in(stream, cohort, rest, lookup)? {
+                None => cohort.ready.push(Reverse(child)),
+                Some(parent) => self.hold_member(stream, child, parent, cohort)?,
             }
         }
         if self.may_be_awaited(key) {
             // The name is that of the stream; the lists of the partition are compared by it.
             let name = self.streams[stream as usize].name.clone();
-            self.release_children(stream, key, Some((&name, batch.bytes(id))), lookup)?;
+            self.release_children(stream, key, Some((&name, cohort.bytes(id))), lookup)?;
         }
         Ok(())
     }
@@ -366,15 +369,15 @@ impl Partition {
         &mut self,
         stream: u32,
         parent: &Parent,
-        batch: &Batch,
+        cohort: &Cohort,
         lookup: &Lookup,
     ) -> Result<(), Fault> {
-        let tip = match batch.members.get(parent.member as usize) {
+        let tip = match cohort.members.get(parent.member as usize) {
             Some(member) => {
                 let is_it = |tip: &Tip| Ok::<_, Fault>(tip.position == member.position);
                 self.streams[stream as usize].tips.find(parent.key, is_it)?
             }
-            None => self.find_tip(stream, parent.key, batch.bytes(parent.id), lookup)?,
+            None => self.find_tip(stream, parent.key, cohort.bytes(parent.id), lookup)?,
         };
         if let Some(tip) = tip {
             self.streams[stream as usize].tips.remove(&tip);
@@ -387,25 +390,25 @@ impl Partition {
         &mut self,
         trigger: u32,
         stream: u32,
-        batch: &mut Batch,
+        cohort: &mut Cohort,
         lookup: &Lookup,
     ) -> Result<(), Fault> {
         loop {
-            let here = batch.ready.peek().map(|Reverse(number)| *number);
+            let here = cohort.ready.peek().map(|Reverse(number)| *number);
             let is_first = |number: u32| {
-                let position = batch.members[number as usize].position;
+                let position = cohort.members[number as usize].position;
                 self.next_ready().is_none_or(|there| position < there)
             };
             if let Some(number) = here.filter(|&number| is_first(number)) {
                 lookup.go_on()?;
-                batch.ready.pop();
-                let event = self.first_seen(number, batch);
-                self.deliver_member(trigger, stream, number, event, batch, lookup)?;
+                cohort.ready.pop();
+                let event = self.first_seen(number, cohort);
+                self.deliver_member(trigger, stream, number, event, cohort, lookup)?;
             } else if let Some((position, event)) = self.take_next_ready(stream, lookup)? {
                 // Members that waited for an event outside come from there, and others wait for them here.
-                match batch.members.binary_search_by_key(&position, |member| member.position) {
+                match cohort.members.binary_search_by_key(&position, |member| member.position) {
                     Ok(number) => {
-                        self.deliver_member(trigger, stream, number as u32, event, batch, lookup)?;
+                        self.deliver_member(trigger, stream, number as u32, event, cohort, lookup)?;
                     }
                     Err(_) => self.deliver_held(trigger, stream, position, event, lookup)?,
                 }
