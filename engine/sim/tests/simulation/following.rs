@@ -109,7 +109,8 @@ fn follow(
                 assert!(there >= len, "of {len} events, a view has {there}");
                 if let Some(view) = view {
                     let from = dice.below(view.len());
-                    let read = || view.read(from..)?.try_for_each(|event| Ok(model.saw(&event?)));
+                    let see = |event: Result<_, _>| event.map(|event| model.saw(&event));
+                    let read = || view.read(from..)?.try_for_each(see);
                     match read() {
                         // A record of the log says so, and may come at any time.
                         Err(ReadError::Trimmed { first }) if first > from => {}
