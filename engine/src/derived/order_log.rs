@@ -16,11 +16,11 @@ use crate::derived::item_crc;
 
 /// Bytes of an entry.
 pub(crate) const ENTRY_LEN: usize = 40;
+/// Bytes of an item of the tips log.
+const TIP_LEN: usize = 16;
 
 /// An entry as it is written.
 pub(crate) type EncodedEntry = [u8; ENTRY_LEN];
-/// Bytes of an item of the tips log.
-const TIP_LEN: usize = 16;
 
 /// The order log.
 pub(crate) const ORDER: Layout =

@@ -96,6 +96,7 @@ impl Cohort {
         let many = self.members.capacity() > KEPT_MAX || self.parents.capacity() > 2 * KEPT_MAX;
         if many || self.bytes.capacity() > KEPT_MAX * 256 {
             *self = Cohort::default();
+            return;
         }
         self.members.clear();
         self.parents.clear();
