@@ -621,7 +621,9 @@ impl Store {
     }
 
     /// Writes a checkpoint, so that the next opening need not order again what is ordered now.
-    /// Blocks until it is durable. The engine does so by itself from time to time, and on closing.
+    /// Blocks until it is durable, and before that for what the order waits for: on a full disk, for room,
+    /// as long as [`Options::wait_for_room`](crate::Options::wait_for_room) says. The engine does so by itself
+    /// from time to time, and on closing.
     ///
     /// # Errors
     ///

@@ -802,6 +802,8 @@ fn child_without_inodes() {
     while ledger.next < 5 {
         assert!(ledger.append(&store, 10_000));
     }
+    // What is not ordered yet may need a file for its order, and would wait for room to make it.
+    store.wait_committed(store.durable_end()).expect("ordered");
     // Without it, the next opening would throw the derived files away, and have their inodes.
     store.checkpoint().expect("a checkpoint");
     let files = (0..).map(|number| mount.join(format!("{number}")));
