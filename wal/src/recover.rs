@@ -996,9 +996,7 @@ impl Scan<'_> {
             Some(_) | None => first,
         };
         if let Some(cached) = self.look_into_cache(file, link, start) {
-            if let Some(end) = cached.proved {
-                start = last_frame_before(file, header, end)?.unwrap_or(start);
-            }
+            start = cached.proved.unwrap_or(start);
             if let Some(end) = cached.zeros_from {
                 // A page more: what follows the frames is zeros, and not the end of the file.
                 limit = limit.min(end.next_multiple_of(PAGE_LEN) + PAGE_LEN);
@@ -1023,27 +1021,42 @@ impl Scan<'_> {
         if !self.write || self.losses.is_some() {
             return None;
         }
-        let header = &link.header;
-        let (offset, len) = (start - header.base, link.limit_there() - start);
-        // Not through a map: what cannot be read would end the process.
-        let bytes = read_run(len, |piece, at| read_exact_at(file, piece, offset + at)).ok()?;
-        let run = Run { bytes: &bytes, start, salt: header.salt };
+        let (base, salt, limit) = (link.header.base, link.header.salt, link.limit_there());
         // The ends of whole frames that nothing has proved yet.
         let mut ends = VecDeque::new();
         let (mut position, mut proved) = (start, None);
-        while let Ok(frame) = run.frame_header(position) {
-            let floor = frame.floor.min(position);
-            while ends.front().is_some_and(|end| *end <= floor) {
-                proved = ends.pop_front();
+        // Not through a map: what cannot be read would end the process. Of what is read, what stands before the frame at
+        // hand goes when the next piece comes.
+        let (mut bytes, mut from, mut unread) = (Vec::new(), start, start);
+        loop {
+            let run = Run { bytes: &bytes, start: from, salt };
+            match run.frame_header(position) {
+                Ok(frame) => {
+                    let floor = frame.floor.min(position);
+                    while ends.front().is_some_and(|end| *end <= floor) {
+                        proved = ends.pop_front();
+                    }
+                    if whole_frame(&run, None, position).is_err() {
+                        break;
+                    }
+                    position = frame.end();
+                    ends.push_back(position);
+                }
+                // It may go on in what is not read yet.
+                Err(Fault::Length) if unread < limit => {
+                    bytes.drain(..(position - from) as usize);
+                    from = position;
+                    let (kept, want) = (bytes.len(), READ_LEN.min((limit - unread) as usize));
+                    bytes.resize(kept + want, 0);
+                    read_exact_at(file, &mut bytes[kept..], unread - base).ok()?;
+                    unread += want as u64;
+                }
+                Err(_) => break,
             }
-            if whole_frame(&run, None, position).is_err() {
-                break;
-            }
-            position = frame.end();
-            ends.push_back(position);
         }
-        let rest = &bytes[(position - start) as usize..];
-        Some(CacheView { proved, zeros_from: is_zero(rest).then_some(position) })
+        let is_rest_zero = is_zero(&bytes[(position - from) as usize..])
+            && is_zero_from(file, unread - base, limit - base).ok()?;
+        Some(CacheView { proved, zeros_from: is_rest_zero.then_some(position) })
     }
 
     fn find_tail(&mut self, link: &Link, hint: Option<TailHint>) -> Result<Tail, OpenError> {

@@ -12,11 +12,11 @@ use hooked::{Hooked, Op};
 use thalweg_wal::storage::MemoryStorage;
 use thalweg_wal::{LogOptions, LogWriter, TailReport};
 
-const OPTIONS: LogOptions = LogOptions { create: true, segment_len_max: 1 << 20 };
+const OPTIONS: LogOptions = LogOptions { create: true, segment_len_max: 64 << 20 };
 const FRAMES: usize = 60;
 const PAYLOAD_LEN: usize = 10_000;
-/// Bytes that one look at the device takes for the frame that ends where a proof says, and some pages.
-const ONE_LOOK: usize = (64 << 10) + 3 * 4096;
+/// Bytes that are read of pages that only begin or end with what is wanted, and of headers.
+const SOME_PAGES: usize = 4 * 4096;
 
 fn events() -> Vec<Event> {
     (0..FRAMES).map(|number| Event::new("s", format!("{number}"), vec![7; PAYLOAD_LEN])).collect()
@@ -25,8 +25,9 @@ fn events() -> Vec<Event> {
 /// A log in one segment of 1 MiB, synced after so many frames each time.
 fn log_synced_every(count: usize) -> MemoryStorage {
     let storage = MemoryStorage::new();
-    let opened = LogWriter::open(Arc::new(storage.clone()), OPTIONS, None).expect("opens");
-    let mut writer = opened.writer;
+    let options = LogOptions { segment_len_max: 1 << 20, ..OPTIONS };
+    let mut writer =
+        LogWriter::open(Arc::new(storage.clone()), options, None).expect("opens").writer;
     for (number, event) in events().iter().enumerate() {
         writer.append(&mut frame_of(std::slice::from_ref(event))).expect("appends");
         if (number + 1) % count == 0 {
@@ -37,8 +38,20 @@ fn log_synced_every(count: usize) -> MemoryStorage {
     storage
 }
 
-/// Opens a log for writing; how much of the segments was read from the device for it.
-fn device_bytes_to_open(storage: &MemoryStorage) -> usize {
+/// A log of frames with these events, each synced.
+fn log_of_frames(frames: &[Vec<Event>]) -> MemoryStorage {
+    let storage = MemoryStorage::new();
+    let mut writer =
+        LogWriter::open(Arc::new(storage.clone()), OPTIONS, None).expect("opens").writer;
+    for events in frames {
+        writer.append(&mut frame_of(events)).expect("appends");
+        writer.sync().expect("syncs");
+    }
+    storage
+}
+
+/// Opens a log with these events for writing; how much of the segments was read from the device for it.
+fn device_bytes_to_open(storage: &MemoryStorage, events: &[Event]) -> usize {
     let read = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&read);
     let hooked = Hooked::new(storage.fork(), move |op| {
@@ -49,21 +62,35 @@ fn device_bytes_to_open(storage: &MemoryStorage) -> usize {
     });
     let opened = LogWriter::open(Arc::new(hooked), OPTIONS, None).expect("opens");
     assert_eq!(opened.tail, TailReport::Clean);
-    assert_eq!(whole(&opened.segments), events());
+    assert_eq!(whole(&opened.segments), events);
     read.load(Ordering::Relaxed)
 }
 
 #[test]
 fn what_a_later_frame_proves_and_zeros_are_not_read_from_the_device() {
-    let read = device_bytes_to_open(&log_synced_every(1));
-    assert!(read < ONE_LOOK + 2 * PAYLOAD_LEN, "{read} bytes");
+    let read = device_bytes_to_open(&log_synced_every(1), &events());
+    assert!(read < SOME_PAGES + 2 * PAYLOAD_LEN, "{read} bytes");
 }
 
 #[test]
 fn what_was_synced_together_is_read_from_the_device() {
-    let read = device_bytes_to_open(&log_synced_every(20));
+    let read = device_bytes_to_open(&log_synced_every(20), &events());
     assert!(read >= 20 * PAYLOAD_LEN, "{read} bytes");
-    assert!(read < ONE_LOOK + 21 * PAYLOAD_LEN, "{read} bytes");
-    let read = device_bytes_to_open(&log_synced_every(FRAMES));
+    assert!(read < SOME_PAGES + 21 * PAYLOAD_LEN, "{read} bytes");
+    let read = device_bytes_to_open(&log_synced_every(FRAMES), &events());
     assert!(read >= FRAMES * PAYLOAD_LEN, "{read} bytes");
+}
+
+#[test]
+fn frames_longer_and_shorter_than_what_is_read_at_once_are_proved() {
+    let event = |frame: usize, number: usize| {
+        Event::new("s", format!("{frame} {number}"), vec![7; PAYLOAD_LEN])
+    };
+    let events_in = |frame: usize| if frame.is_multiple_of(3) { 300 } else { frame };
+    let frames: Vec<Vec<Event>> = (1..8)
+        .map(|frame| (0..events_in(frame)).map(|number| event(frame, number)).collect())
+        .collect();
+    let last = frames.last().map_or(0, Vec::len);
+    let read = device_bytes_to_open(&log_of_frames(&frames), &frames.concat());
+    assert!(read < SOME_PAGES + (last + 1) * PAYLOAD_LEN, "{read} bytes");
 }
