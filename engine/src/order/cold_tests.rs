@@ -1,6 +1,6 @@
 //! The machine of one partition against the serial machine, while parts of its state go to runs, runs are
 //! merged, and memory is forgotten. All streams share one key, and so do equal ids in them: what a hash does
-//! once in a lifetime.
+//! once in a lifetime. Or each has its own, as always.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -16,6 +16,7 @@ use crate::derived::run::{Extent, KnownItem, WatchItem};
 use crate::derived::runs::{self, Fresh, Truth};
 use crate::event::EventId;
 use crate::open::tag_of;
+use crate::order::cohort::Cohort;
 use crate::order::cursors::Cursors;
 use crate::order::extract::NO_EXTRACT;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
@@ -120,21 +121,21 @@ proptest! {
     fn what_is_in_runs_counts_as_what_is_in_memory(
         windows in prop::collection::vec((prop::collection::vec(named(), 1..5), between()), 1..24),
     ) {
-        check(&windows);
+        check(&windows, KeysOf::OneForAll);
     }
 }
 
-/// Ids of the events of one stream that arrive in any order.
+/// Ids of the events that arrive in any order.
 const MANY_IDS: u8 = 48;
 
-/// Events of one stream, each once, in any order, most of whose parents come in their window or near it; and now and
+/// Events of so many streams, each once, in any order, most of whose parents come in their window or near it; and now and
 /// then something else.
-fn of_one_stream() -> impl Strategy<Value = Vec<Vec<Named>>> {
-    let event = |id: u8, parents: Vec<u8>, what: u8| {
-        let near = |distance: &u8| id.saturating_add(3).saturating_sub(*distance) % MANY_IDS;
+fn of_streams(count: u8) -> impl Strategy<Value = Vec<Vec<Named>>> {
+    let event = move |id: u8, parents: Vec<u8>, what: u8| {
+        let near = |distance: &u8| (id + 3 * count).saturating_sub(count * distance) % MANY_IDS;
         let parents = (what != 1).then(|| parents.iter().map(near).collect());
         Named {
-            stream: 0,
+            stream: usize::from(id % count),
             kind: Kind::Event { id, parents, require_parents: what == 2, payload: 0 },
         }
     };
@@ -147,7 +148,8 @@ fn of_one_stream() -> impl Strategy<Value = Vec<Vec<Named>>> {
         let mut records: Vec<Named> = Vec::new();
         for (at, (id, (parents, what))) in order.into_iter().zip(abouts).enumerate() {
             let here = others.iter().filter(|(place, _)| *place == at);
-            records.extend(here.map(|(_, other)| Named { stream: 0, ..other.clone() }));
+            let stream = usize::from(id % count);
+            records.extend(here.map(|(_, other)| Named { stream, ..other.clone() }));
             records.push(event(id, parents, what));
         }
         let mut windows = Vec::new();
@@ -166,17 +168,39 @@ proptest! {
 
     #[test]
     fn records_of_a_stream_that_stand_together_come_to_the_same_order(
-        windows in of_one_stream(),
+        windows in of_streams(1),
         betweens in prop::collection::vec(between(), 1..8),
         is_cold in any::<bool>(),
     ) {
-        let betweens = betweens.into_iter().cycle();
-        let windows: Vec<_> = windows
-            .into_iter()
-            .zip(betweens.map(|between| if is_cold { between } else { Between::Nothing }))
-            .collect();
-        check(&windows);
+        check(&with_betweens(windows, betweens, is_cold), KeysOf::OneForAll);
     }
+
+    #[test]
+    fn records_of_streams_that_alternate_come_to_the_same_order(
+        windows in of_streams(3),
+        betweens in prop::collection::vec(between(), 1..8),
+        is_cold in any::<bool>(),
+    ) {
+        check(&with_betweens(windows, betweens, is_cold), KeysOf::Each);
+    }
+}
+
+/// What happens between windows, if anything does.
+fn with_betweens(
+    windows: Vec<Vec<Named>>,
+    betweens: Vec<Between>,
+    is_cold: bool,
+) -> Vec<(Vec<Named>, Between)> {
+    let betweens = betweens.into_iter().cycle();
+    let betweens = betweens.map(|between| if is_cold { between } else { Between::Nothing });
+    windows.into_iter().zip(betweens).collect()
+}
+
+/// The keys of streams.
+#[derive(Debug, Clone, Copy)]
+enum KeysOf {
+    OneForAll,
+    Each,
 }
 
 /// A view of a log of which nothing is ever committed: all windows are in flight.
@@ -200,13 +224,18 @@ fn lookup_of(storage: &Arc<dyn Storage>, log: &OpenedLog) -> Lookup {
     }
 }
 
-fn check(windows: &[(Vec<Named>, Between)]) {
+fn check(windows: &[(Vec<Named>, Between)], keys_of: KeysOf) {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let options = LogOptions { create: true, segment_len_max: 1 << 20 };
     let mut log = LogWriter::open(Arc::clone(&storage), options, None).expect("opens");
     let (keys, tag) = (Keys::new(&log.store_id), tag_of(&log.store_id));
     let stream_key = keys.stream(b"the key of all");
     let at = partition_of(stream_key);
+    let key_of = |name: &[u8]| match keys_of {
+        KeysOf::OneForAll => stream_key,
+        // Of the same partition.
+        KeysOf::Each => stream_key ^ u64::from(name[0]),
+    };
     let segment = Arc::clone(&log.segments[0]);
     let mut lookup = lookup_of(&storage, &log);
     let mut partitions: Vec<_> = (0..PARTITION_COUNT).map(|_| Partition::new(keys, tag)).collect();
@@ -220,11 +249,14 @@ fn check(windows: &[(Vec<Named>, Between)]) {
         frame.push(&batch);
         log.writer.append(&mut frame).expect("appends");
         log.writer.sync().expect("syncs");
-        let mut scan = Scan::default();
-        for record in segment.walk(from, segment.end()) {
+        let (mut scan, mut window) = (Scan::default(), Window::default());
+        for (index, record) in segment.walk(from, segment.end()).enumerate() {
             let record = record.expect("whole");
             let position = record.position();
-            scan.push_of_stream(&record, stream_key, keys, tag);
+            if index == records.len() / 2 {
+                window.push(scan.split());
+            }
+            scan.push_of_stream(&record, key_of(record.stream()), keys, tag);
             let place = position..position + record.len();
             match machine.arrive(place, serial_record(&record, &log.store_id)) {
                 Arrival::Duplicate => duplicates += 1,
@@ -234,21 +266,12 @@ fn check(windows: &[(Vec<Named>, Between)]) {
                 _ => {}
             }
         }
-        assert_eq!(scan.positions().len(), records.len());
+        window.push(scan.split());
+        assert_eq!(window.len(), records.len());
         from = segment.end();
-        let mut records = Window::default();
-        records.push(scan.split());
         let cursors = &mut Cursors::default();
-        let ordered = window::order(
-            &mut partitions,
-            cursors,
-            &records,
-            frontier,
-            &lookup,
-            false,
-            false,
-            None,
-        );
+        let ordered =
+            window::order(&mut partitions, cursors, &window, frontier, &lookup, false, false, None);
         let ordered = ordered.expect("no damage");
         frontier = ordered.next();
         lookup.in_flight.push_back(Arc::new(ordered));
@@ -303,7 +326,7 @@ fn check(windows: &[(Vec<Named>, Between)]) {
                 partitions[at] = Partition::restore(keys, tag, counts, flushed, sealed);
             }
         }
-        check_state(&partitions[at], stream_key, &machine, &lookup);
+        check_state(&partitions[at], &key_of, &machine, &lookup);
         let PartitionCounts { duplicates: d, conflicts: c, rejected: r, discarded: g, .. } =
             partitions[at].counts;
         assert_eq!((d, c, r, g), (duplicates, conflicts, rejected, discarded));
@@ -311,19 +334,24 @@ fn check(windows: &[(Vec<Named>, Between)]) {
 }
 
 /// Compares all that there is to say of the streams and of the ids.
-fn check_state(partition: &Partition, stream_key: u64, machine: &SerialMachine, lookup: &Lookup) {
+fn check_state(
+    partition: &Partition,
+    key_of: &dyn Fn(&[u8]) -> u64,
+    machine: &SerialMachine,
+    lookup: &Lookup,
+) {
     let counts = partition.counts;
     assert_eq!(counts.held, machine.held().len() as u64, "held");
     let expected = machine.stream_counts();
     assert_eq!(counts.streams, expected.len() as u64, "streams");
     for name in STREAMS.map(str::as_bytes) {
-        let of_stream = partition.with_stream(stream_key, name, lookup, |stream| {
+        let of_stream = partition.with_stream(key_of(name), name, lookup, |stream| {
             let (held, tips) = (u64::from(stream.held), stream.tips.len() as u64);
             (stream.delivered, held, tips, stream.sealed)
         });
         let of_stream = of_stream.expect("no damage").unwrap_or_default();
         assert_eq!(of_stream, expected.get(name).copied().unwrap_or_default());
-        let tips = partition.tips_of(stream_key, name, lookup).expect("no damage");
+        let tips = partition.tips_of(key_of(name), name, lookup).expect("no damage");
         assert_eq!(tips, machine.tips(name));
     }
     for (global, delivery) in (0..).zip(&machine.order) {
@@ -331,7 +359,7 @@ fn check_state(partition: &Partition, stream_key: u64, machine: &SerialMachine, 
         assert_eq!((entry.position, entry.local), (delivery.position, delivery.local));
         let record = lookup.record(delivery.position).expect("whole");
         let id = EventId::of(&record, partition.store_tag);
-        let key = partition.keys.event(stream_key, &id);
+        let key = partition.keys.event(key_of(record.stream()), &id);
         let known = partition.find_known(record.stream(), key, &id, lookup).expect("no damage");
         assert_eq!(known, Some(KnownAs::Delivered(global)));
         assert_eq!(
@@ -342,7 +370,7 @@ fn check_state(partition: &Partition, stream_key: u64, machine: &SerialMachine, 
     for position in machine.held().into_keys() {
         let record = lookup.record(position).expect("whole");
         let id = EventId::of(&record, partition.store_tag);
-        let key = partition.keys.event(stream_key, &id);
+        let key = partition.keys.event(key_of(record.stream()), &id);
         let known = partition.find_known(record.stream(), key, &id, lookup).expect("no damage");
         assert_eq!(known, Some(KnownAs::Held(position)));
     }
@@ -399,10 +427,16 @@ fn order_with_forged(forge: impl FnOnce(&mut Fresh, u64)) -> Result<(), Fault> {
     lookup.runs = Arc::new(vec![run.expect("no fault")]);
     let counts = PartitionCounts { streams: 1, held: 1 << 40, ..PartitionCounts::default() };
     let mut partition = Partition::restore(keys, tag, counts, parent, Vec::new());
-    let scanned =
-        Scanned { index: 0, extract: NO_EXTRACT, position: parent, stream_key, key: parent_key };
-    let share = Share { records: vec![scanned].into(), extracts: Vec::new().into() };
-    partition.order(&share, &lookup, false)
+    let scanned = Scanned {
+        index: 0,
+        extract: NO_EXTRACT,
+        cut: 0,
+        position: parent,
+        stream_key,
+        key: parent_key,
+    };
+    let share = Share { records: &[scanned], extracts: Vec::new() };
+    partition.order(&share, &mut Cohort::default(), &lookup, false)
 }
 
 /// Its delivery set it off again, without end, for as long as there was memory.

@@ -19,14 +19,32 @@ const FIXED_LEN: usize = 5;
 /// Bytes of a list of parents that is copied at most.
 const PARENTS_LEN_MAX: usize = 1024;
 const CHAINED: u8 = 1;
+const CACHE_LINE_LEN: usize = 64;
 
 /// The extract of an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extract<'a> {
+    /// Where it is.
+    at: u32,
     pub(crate) stream: &'a [u8],
     pub(crate) id: &'a [u8],
     pub(crate) is_chained: bool,
     parents: &'a [u8],
+}
+
+/// Where an id is among the extracts of a cut.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    at: u32,
+    len: u8,
+}
+
+impl Span {
+    /// The id.
+    #[inline]
+    pub(crate) fn of(self, extracts: &[u8]) -> &[u8] {
+        &extracts[self.at as usize..][..usize::from(self.len)]
+    }
 }
 
 impl<'a> Extract<'a> {
@@ -62,7 +80,16 @@ impl<'a> Extract<'a> {
         let (stream, rest) = rest.split_at_checked(usize::from(stream_len))?;
         let (id, rest) = rest.split_at_checked(usize::from(id_len))?;
         let parents = rest.get(..usize::from(u16::from_le_bytes([low, high])))?;
-        Some(Extract { stream, id, is_chained: flags & CHAINED != 0, parents })
+        Some(Extract { at, stream, id, is_chained: flags & CHAINED != 0, parents })
+    }
+
+    /// Has the processor fetch the extract at this place, as far as most reach.
+    #[inline]
+    pub(crate) fn touch(extracts: &[u8], at: u32) {
+        for line in [0, CACHE_LINE_LEN] {
+            // A load that nobody needs: it has to happen, and nothing waits for it.
+            std::hint::black_box(extracts.get(at as usize + line).copied());
+        }
     }
 
     /// Bytes that it takes.
@@ -70,16 +97,23 @@ impl<'a> Extract<'a> {
         FIXED_LEN + self.stream.len() + self.id.len() + self.parents.len()
     }
 
-    /// The listed parents, each with its place in the list, in bytes.
-    pub(crate) fn parents(&self) -> impl Iterator<Item = (u32, &'a [u8])> {
-        let list = self.parents;
+    /// Where the id is.
+    pub(crate) fn id_span(&self) -> Span {
+        let at = self.at + (FIXED_LEN + self.stream.len()) as u32;
+        Span { at, len: self.id.len() as u8 }
+    }
+
+    /// The listed parents: the place of each in the list, in bytes, its id, and where that is.
+    pub(crate) fn parents(&self) -> impl Iterator<Item = (u16, &'a [u8], Span)> {
+        let (list, Span { at: id_at, len: id_len }) = (self.parents, self.id_span());
+        let first = id_at + u32::from(id_len);
         let mut rest = list;
         std::iter::from_fn(move || {
-            let at = (list.len() - rest.len()) as u32;
+            let list_at = (list.len() - rest.len()) as u16;
             let (&len, behind) = rest.split_first()?;
             let parent;
             (parent, rest) = behind.split_at_checked(usize::from(len))?;
-            Some((at, parent))
+            Some((list_at, parent, Span { at: first + u32::from(list_at) + 1, len }))
         })
     }
 }

@@ -158,9 +158,8 @@ impl Table {
 
     /// Makes room for `additional` entries, so that slots stay where they are while they come.
     pub fn reserve(&mut self, additional: usize) {
-        let wanted = slot_count(self.len + additional);
-        if wanted > self.slots.slots.len() {
-            let larger = Arc::new(Slots::new(wanted));
+        if !self.has_room(additional) {
+            let larger = Arc::new(Slots::new(slot_count(self.len + additional)));
             if !step!("known.copy_before_growth") {
                 *self.shared.current.write() = Arc::clone(&larger);
             }
@@ -173,9 +172,9 @@ impl Table {
         }
     }
 
-    /// Whether the next insert has to move all entries to other slots.
-    pub fn is_full(&self) -> bool {
-        slot_count(self.len + 1) > self.slots.slots.len()
+    /// Whether so many inserts leave all entries in their slots.
+    pub fn has_room(&self, additional: usize) -> bool {
+        slot_count(self.len + additional) <= self.slots.slots.len()
     }
 
     /// Bytes of memory.
@@ -217,9 +216,7 @@ impl Table {
     /// Adds an entry and returns its slot, which stays the same until the table grows.
     #[inline]
     pub fn insert(&mut self, key: u64, value: u64) -> usize {
-        if slot_count(self.len + 1) > self.slots.slots.len() {
-            self.reserve(1);
-        }
+        self.reserve(1);
         self.len += 1;
         self.slots.insert(key, value)
     }

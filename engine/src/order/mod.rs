@@ -10,6 +10,7 @@
 //! * `cohort`: the same, over the records of a stream that stand together;
 //! * `cold`: what of a partition is not in memory;
 //! * `cursors`: how far consumers have come;
+//! * `entries`: where they put the entries of a window for the order log;
 //! * `window`: the partitions' results put together: a prefix sum over trigger positions.
 //!
 //! Deliberately not here: threads of its own, and writing. A partition is plain data with one owner; it
@@ -20,6 +21,7 @@ pub(crate) mod cold;
 #[cfg(test)]
 mod cold_tests;
 pub(crate) mod cursors;
+pub(crate) mod entries;
 pub(crate) mod extract;
 pub(crate) mod held;
 pub(crate) mod keys;

@@ -15,11 +15,12 @@ use hashbrown::HashSet;
 use smallvec::SmallVec;
 use thalweg_wal::{DiscardReason, Record, RecordKind};
 
-use crate::derived::order_log::{EncodedEntry, Entry, Lineage, NONE};
+use crate::derived::order_log::{Entry, Lineage, NONE};
 use crate::derived::run::{DamagedRun, KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
-use crate::order::cohort::Cohort;
+use crate::order::cohort::{Cohort, Records};
+use crate::order::entries::Entries;
 use crate::order::held::{NIL, Watch, Watches};
 use crate::order::keys::Keys;
 use crate::order::known::{SharedTable, Table};
@@ -32,7 +33,7 @@ use crate::sync::Arc;
 /// Room for so many deliveries is kept from one window to the next.
 const DELIVERIES_KEPT_MAX: usize = 1024;
 /// Records whose places in the table of known events are fetched at once.
-const LOOKED_UP_TOGETHER: usize = 16;
+pub(super) const LOOKED_UP_TOGETHER: usize = 16;
 /// More parents than this are told apart through a set.
 const FEW_PARENTS: usize = 16;
 
@@ -41,12 +42,15 @@ const FEW_PARENTS: usize = 16;
 const NAMED_TIPS_BYTES: usize = 16 << 20;
 
 /// A record of a window, as a scanner hands it over.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Scanned {
     /// Place of the record in the window, from 0.
     pub(crate) index: u32,
-    /// Where its extract is among those of the partition, or [`NO_EXTRACT`](super::extract::NO_EXTRACT).
+    /// Where its extract is among those of the partition in its cut, or
+    /// [`NO_EXTRACT`](super::extract::NO_EXTRACT).
     pub(crate) extract: u32,
+    /// Place of its cut in the window, from 0.
+    pub(crate) cut: u32,
     /// Position of the record in the log.
     pub(crate) position: u64,
     /// Key of its stream.
@@ -65,8 +69,8 @@ pub(super) struct Delivery {
     local: u64,
     /// Key of the event's id.
     key: u64,
-    /// Where the event stands in `known`.
-    slot: usize,
+    /// Where the event stands in `known`; nothing if it is to be entered with its place in the store.
+    slot: Option<usize>,
     was_held: bool,
     lineage: Chain,
 }
@@ -275,7 +279,6 @@ pub(crate) struct Partition {
     /// Position and key of the held events that wait for nothing more.
     ready: BinaryHeap<Reverse<(u64, u64)>>,
     released: Vec<Watch>,
-    pub(super) cohort: Cohort,
 }
 
 impl Partition {
@@ -318,7 +321,6 @@ impl Partition {
             chains: Vec::new(),
             ready: BinaryHeap::new(),
             released: Vec::new(),
-            cohort: Cohort::default(),
         }
     }
 
@@ -333,6 +335,7 @@ impl Partition {
     pub(crate) fn order(
         &mut self,
         share: &Share<'_>,
+        cohort: &mut Cohort,
         lookup: &Lookup,
         with_placements: bool,
     ) -> Result<(), Fault> {
@@ -342,7 +345,7 @@ impl Partition {
         self.known.reserve(share.records.len());
         self.deliveries.reserve(share.records.len());
         if with_placements {
-            return self.order_each(&share.records, lookup);
+            return self.order_each(share.records, lookup);
         }
         // Records that are alone of their stream are put off to the next that are not: their places are fetched
         // together.
@@ -355,7 +358,8 @@ impl Partition {
             }
             self.order_each(&share.records[alone], lookup)?;
             alone = end..end;
-            if !self.order_together(together, &share.extracts, lookup)? {
+            let of = Records { records: together, extracts: &share.extracts };
+            if !self.order_together(of, cohort, lookup)? {
                 self.order_each(together, lookup)?;
             }
         }
@@ -383,13 +387,10 @@ impl Partition {
         records: &[Scanned],
         lookup: &'a Lookup,
     ) -> [Option<Record<'a>>; LOOKED_UP_TOGETHER] {
+        self.touch_known(records, lookup);
         for scanned in records {
-            self.known.touch(scanned.key);
             self.stream_index.touch(scanned.stream_key);
             lookup.touch_record(scanned.position);
-            if self.cold_below > 0 {
-                runs::touch::<KnownItem>(&lookup.runs, self.cold_below, scanned.key);
-            }
         }
         let mut touched = [None; LOOKED_UP_TOGETHER];
         let mut next = [(None, None); LOOKED_UP_TOGETHER];
@@ -421,6 +422,16 @@ impl Partition {
             }
         }
         touched
+    }
+
+    /// The part of it that has to do with the known ids.
+    pub(super) fn touch_known(&self, records: &[Scanned], lookup: &Lookup) {
+        for scanned in records {
+            self.known.touch(scanned.key);
+            if self.cold_below > 0 {
+                runs::touch::<KnownItem>(&lookup.runs, self.cold_below, scanned.key);
+            }
+        }
     }
 
     fn arrive(
@@ -550,8 +561,7 @@ impl Partition {
             return Ok(());
         }
         let Some((parent_key, parent_at)) = self.first_missing(stream, record, 0, lookup)? else {
-            let in_hand = KnownAs::InHand(self.deliveries.len()).encode();
-            let slot = self.insert_known(scanned.key, in_hand);
+            let slot = Some(self.insert_in_hand(scanned.key));
             let event = Ready { key: scanned.key, slot, was_held: false };
             self.deliver(scanned.index, stream, event, record, lookup)?;
             return self.deliver_ready(scanned.index, stream, lookup);
@@ -643,18 +653,29 @@ impl Partition {
         }
     }
 
-    /// Adds to the known ids. Slots stay where they are until the table grows; then all deliveries of
-    /// the window learn theirs anew.
+    /// Adds to the known ids the event that is delivered next.
+    pub(super) fn insert_in_hand(&mut self, key: u64) -> usize {
+        self.insert_known(key, KnownAs::InHand(self.deliveries.len()).encode())
+    }
+
+    /// Adds to the known ids.
     pub(super) fn insert_known(&mut self, key: u64, value: u64) -> usize {
-        if self.known.is_full() {
-            self.known.reserve(1);
+        self.reserve_known(1);
+        self.known.insert(key, value)
+    }
+
+    /// Makes room for so many more known ids. Slots stay where they are until the table grows; then the deliveries
+    /// of the window learn theirs anew.
+    fn reserve_known(&mut self, additional: usize) {
+        if !self.known.has_room(additional) {
+            self.known.reserve(additional);
             for (index, delivery) in self.deliveries.iter_mut().enumerate() {
+                let Some(slot) = &mut delivery.slot else { continue };
                 let in_hand = KnownAs::InHand(index).encode();
                 let found = self.known.find(delivery.key, |value| (value == in_hand).then_some(()));
-                delivery.slot = found.expect("a delivery of the window is known").0;
+                *slot = found.expect("a delivery of the window is known").0;
             }
         }
-        self.known.insert(key, value)
     }
 
     fn set_back(&mut self, index: u32, placement: Placement) {
@@ -1103,7 +1124,7 @@ impl Partition {
         let held = &mut self.streams[stream as usize].held;
         *held = held.checked_sub(1).ok_or_else(miscounted)?;
         take_from(&mut self.counts.held, 1)?;
-        Ok(Some((position, Ready { key, slot, was_held: true })))
+        Ok(Some((position, Ready { key, slot: Some(slot), was_held: true })))
     }
 
     /// Delivers an event that was held.
@@ -1255,55 +1276,66 @@ impl Partition {
     }
 
     /// Gives every delivery of the window its global sequence: `first` plus the number of
-    /// deliveries set off before its trigger, `before[trigger]`, plus its place in its group.
-    /// Ends the window.
+    /// deliveries set off before its trigger, `before[trigger]`, plus its place in its group. Fills in its
+    /// entry, by its distance from `first`, and returns the newest deliveries. Ends the window.
     pub(crate) fn place(
         &mut self,
         first: u64,
         before: &[u32],
+        entries: &Entries,
         lookup: &Lookup,
-    ) -> Result<Placed, Fault> {
-        let mut placed =
-            Placed { entries: Vec::with_capacity(self.deliveries.len()), heads: Vec::new() };
+    ) -> Result<Vec<HeadUpdate>, Fault> {
+        let mut heads = Vec::new();
         let mut touched = Vec::new();
+        self.reserve_known(self.deliveries.iter().filter(|one| one.slot.is_none()).count());
         let (mut group, mut in_group) = (None, 0);
-        for delivery in &self.deliveries {
-            in_group = if group == Some(delivery.trigger) { in_group + 1 } else { 0 };
-            group = Some(delivery.trigger);
-            let offset = before[delivery.trigger as usize] + in_group;
-            let global = first + u64::from(offset);
-            let stream = &mut self.streams[delivery.stream as usize];
-            if !std::mem::replace(&mut stream.touched, true) {
-                self.stream_heap_len -= stream.heap_len();
-                touched.push((delivery.stream, stream.path.last().copied().unwrap_or(NONE)));
+        for deliveries in self.deliveries.chunks(LOOKED_UP_TOGETHER) {
+            for delivery in deliveries {
+                self.known.touch(delivery.key);
+                std::hint::black_box(before[delivery.trigger as usize]);
             }
-            let (previous, jump) = stream.link(delivery.local, global, lookup)?;
-            self.known.set(delivery.slot, KnownAs::Delivered(global).encode());
-            let value = KnownAs::delivered_in_run(global, delivery.was_held);
-            self.fresh_known.push(KnownItem { key: delivery.key, value });
-            let lineage = match delivery.lineage {
-                Chain::Listed => Lineage::Listed,
-                Chain::Root => Lineage::Root,
-                Chain::Previous => Lineage::Previous,
-                Chain::Tips(chain) => Lineage::Tips(self.chains[chain].slot),
-            };
-            let (position, local) = (delivery.position, delivery.local);
-            let entry = Entry { position, local, previous, jump, lineage };
-            placed.entries.push((offset, entry.encode(global)));
+            for delivery in deliveries {
+                in_group = if group == Some(delivery.trigger) { in_group + 1 } else { 0 };
+                group = Some(delivery.trigger);
+                let offset = before[delivery.trigger as usize] + in_group;
+                let global = first + u64::from(offset);
+                let stream = &mut self.streams[delivery.stream as usize];
+                if !std::mem::replace(&mut stream.touched, true) {
+                    self.stream_heap_len -= stream.heap_len();
+                    touched.push((delivery.stream, stream.path.last().copied().unwrap_or(NONE)));
+                }
+                let (previous, jump) = stream.link(delivery.local, global, lookup)?;
+                let known = KnownAs::Delivered(global).encode();
+                match delivery.slot {
+                    Some(slot) => self.known.set(slot, known),
+                    None => drop(self.known.insert(delivery.key, known)),
+                }
+                let value = KnownAs::delivered_in_run(global, delivery.was_held);
+                self.fresh_known.push(KnownItem { key: delivery.key, value });
+                let lineage = match delivery.lineage {
+                    Chain::Listed => Lineage::Listed,
+                    Chain::Root => Lineage::Root,
+                    Chain::Previous => Lineage::Previous,
+                    Chain::Tips(chain) => Lineage::Tips(self.chains[chain].slot),
+                };
+                let (position, local) = (delivery.position, delivery.local);
+                let entry = Entry { position, local, previous, jump, lineage };
+                entries.set(offset as usize, &entry.encode(global));
+            }
         }
         for (index, previous) in touched {
             let stream = &mut self.streams[index as usize];
             stream.touched = false;
             self.stream_heap_len += stream.heap_len();
             let head = *stream.path.last().expect("a touched stream has a delivery");
-            placed.heads.push(HeadUpdate { stream_key: stream.key, previous, head });
+            heads.push(HeadUpdate { stream_key: stream.key, previous, head });
         }
         self.deliveries.clear();
         if self.deliveries.capacity() > DELIVERIES_KEPT_MAX {
             self.deliveries = Vec::new();
         }
         self.chains.clear();
-        Ok(placed)
+        Ok(heads)
     }
 }
 
@@ -1325,17 +1357,9 @@ fn read<'a>(work: &Cell<Work>, position: u64, lookup: &'a Lookup) -> Result<Reco
 pub(super) struct Ready {
     /// Key of the event's id.
     pub(super) key: u64,
-    /// Where it stands in `known`.
-    pub(super) slot: usize,
+    /// Where it stands in `known`; nothing if nobody can ask for it before the window ends.
+    pub(super) slot: Option<usize>,
     pub(super) was_held: bool,
-}
-
-/// A partition's part of an ordered window.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    /// Entries, each with its distance from the first global sequence of the window.
-    pub(crate) entries: Vec<(u32, EncodedEntry)>,
-    pub(crate) heads: Vec<HeadUpdate>,
 }
 
 /// Ids of a stream's tips, in the order of their delivery.

@@ -5,18 +5,21 @@
 //! global order needs no merge and no lock: it is the same for any number of threads, and for any
 //! cut of the log into windows.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use hashbrown::HashTable;
+use parking_lot::Mutex;
 use rayon::prelude::*;
 use thalweg_wal::{Record, RecordKind};
 
-use crate::derived::order_log::{ENTRY_LEN, EncodedEntry, Entry};
+use crate::derived::order_log::Entry;
 use crate::event::{EventId, Placement};
+use crate::order::cohort::Cohort;
 use crate::order::cursors::{CursorChange, Cursors};
-use crate::order::extract::{Extract, NO_EXTRACT};
+use crate::order::entries::Entries;
+use crate::order::extract::Extract;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
-use crate::order::partition::{FirstChange, HeadUpdate, Partition, Placed, Scanned, SealChange};
+use crate::order::partition::{FirstChange, HeadUpdate, Partition, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
 use crate::timings::{Work, timed};
 
@@ -67,7 +70,7 @@ impl Scan {
         let id = EventId::of(record, store_tag);
         let key = keys.event(stream_key, &id);
         let extract = Extract::push(record, &id, &mut self.extracts);
-        self.records.push(Scanned { index, extract, position, stream_key, key });
+        self.records.push(Scanned { index, extract, cut: 0, position, stream_key, key });
     }
 
     /// Number of records.
@@ -166,10 +169,10 @@ impl Split {
 /// A partition's records of a window.
 #[derive(Debug, Clone)]
 pub(crate) struct Share<'a> {
-    /// In the order of the log, or at least those of each stream.
-    pub(crate) records: Cow<'a, [Scanned]>,
-    /// The extracts, by the places that the records name.
-    pub(crate) extracts: Cow<'a, [u8]>,
+    /// In the order of the log, or stream by stream.
+    pub(crate) records: &'a [Scanned],
+    /// The extracts of each cut.
+    pub(crate) extracts: Vec<&'a [u8]>,
 }
 
 /// The records of a window: of one cut of the log, or of several that follow each other.
@@ -216,33 +219,20 @@ impl Window {
     }
 
     /// A partition's records, in the order of the log.
-    fn of(&self, partition: usize) -> Share<'_> {
+    fn of<'a>(&'a self, partition: usize, joined: &'a mut Vec<Scanned>) -> Share<'a> {
+        let extracts = self.cuts.iter().map(|cut| cut.extracts_of(partition)).collect();
         if let [cut] = &self.cuts[..] {
-            let (records, extracts) = (cut.of(partition), cut.extracts_of(partition));
-            return Share { records: records.into(), extracts: extracts.into() };
+            return Share { records: cut.of(partition), extracts };
         }
-        let cuts = || self.cuts.iter();
-        let mut records = Vec::with_capacity(cuts().map(|cut| cut.of(partition).len()).sum());
-        let mut extracts =
-            Vec::with_capacity(cuts().map(|cut| cut.extracts_of(partition).len()).sum());
+        joined.clear();
         let mut first = 0;
-        for cut in cuts() {
-            let moved = |record: &Scanned| {
-                let extract = match record.extract {
-                    NO_EXTRACT => NO_EXTRACT,
-                    // Beyond 4 GiB of them, those that are left are read in the log.
-                    extract => u32::try_from(extracts.len())
-                        .ok()
-                        .and_then(|len| extract.checked_add(len))
-                        .unwrap_or(NO_EXTRACT),
-                };
-                Scanned { index: first + record.index, extract, ..*record }
-            };
-            records.extend(cut.of(partition).iter().map(moved));
-            extracts.extend_from_slice(cut.extracts_of(partition));
+        for (number, cut) in (0..).zip(&self.cuts) {
+            let moved =
+                |record: &Scanned| Scanned { index: first + record.index, cut: number, ..*record };
+            joined.extend(cut.of(partition).iter().map(moved));
             first += cut.len() as u32;
         }
-        Share { records: records.into(), extracts: extracts.into() }
+        Share { records: joined, extracts }
     }
 
     /// A partition's records, stream by stream, those of a stream in the order of the log.
@@ -250,11 +240,76 @@ impl Window {
     /// That is all the order that the machine needs, since streams have nothing to do with each other.
     /// What it looks at for a stream is then still in the processor's caches at the next record of it,
     /// and the longer the window, the more of a stream stands together.
-    fn by_stream(&self, partition: usize) -> Share<'_> {
-        let mut share = self.of(partition);
-        share.records.to_mut().sort_unstable_by_key(|record| (record.stream_key, record.index));
+    fn by_stream<'a>(&'a self, partition: usize, sorter: &'a mut Sorter) -> Share<'a> {
+        let Sorter { joined, sorting } = sorter;
+        let mut share = self.of(partition, joined);
+        let is_next_of_same = |pair: &[Scanned]| pair[0].stream_key == pair[1].stream_key;
+        if !share.records.windows(2).all(is_next_of_same) {
+            share.records = sorting.by_stream(share.records);
+        }
         share
     }
+}
+
+/// What it takes to sort a partition's records.
+#[derive(Debug, Default)]
+struct Sorter {
+    /// The records, cut after cut.
+    joined: Vec<Scanned>,
+    sorting: Sorting,
+}
+
+#[derive(Debug, Default)]
+struct Sorting {
+    /// Numbers of the streams by their keys, as they come.
+    streams: HashTable<(u64, u32)>,
+    /// Number of the stream of each record.
+    numbers: Vec<u32>,
+    /// Where the next record of each stream goes.
+    next: Vec<u32>,
+    sorted: Vec<Scanned>,
+}
+
+impl Sorting {
+    /// The records stream by stream: a counting sort.
+    fn by_stream(&mut self, records: &[Scanned]) -> &[Scanned] {
+        let Sorting { streams, numbers, next, sorted } = self;
+        streams.clear();
+        numbers.clear();
+        next.clear();
+        // The tables of the library go by the upper bits of a hash, too, and these are those of the partition.
+        let hash = |key: u64| key.rotate_left(32);
+        for record in records {
+            let key = record.stream_key;
+            let entry = streams.entry(hash(key), |(other, _)| *other == key, |(key, _)| hash(*key));
+            let (_, number) = *entry.or_insert((key, next.len() as u32)).get();
+            if number as usize == next.len() {
+                next.push(0);
+            }
+            next[number as usize] += 1;
+            numbers.push(number);
+        }
+        let mut end = 0;
+        for place in &mut *next {
+            end += std::mem::replace(place, end);
+        }
+        // What stands there from before is written over.
+        sorted.resize(records.len(), Scanned::default());
+        for (record, number) in records.iter().zip(numbers) {
+            let place = &mut next[*number as usize];
+            sorted[*place as usize] = *record;
+            *place += 1;
+        }
+        sorted
+    }
+}
+
+/// What ordering a partition's share of a window takes, beside the partition. It serves one after the other: memory that
+/// was never touched is dear.
+#[derive(Debug, Default)]
+struct Scratch {
+    sorter: Sorter,
+    cohort: Cohort,
 }
 
 /// Where the next window begins in the order.
@@ -271,8 +326,8 @@ pub(crate) struct Frontier {
 pub(crate) struct Ordered {
     /// Where the window begins in the order.
     pub(crate) first: Frontier,
-    /// Entries of the order log, from `first.global` on, as they are written.
-    pub(crate) entries: Vec<EncodedEntry>,
+    /// Entries of the order log, from `first.global` on.
+    pub(crate) entries: Entries,
     /// Items of the tips log, from `first.tips` on.
     pub(crate) tips: Vec<u64>,
     /// Newest deliveries of the streams that the window delivered to.
@@ -299,7 +354,7 @@ impl Ordered {
     /// The entry of a delivery of the window.
     pub(crate) fn entry(&self, global: u64) -> Option<Entry> {
         let offset = global.checked_sub(self.first.global)?;
-        Entry::decode(global, self.entries.get(offset as usize)?)
+        Entry::decode(global, &self.entries.get(offset as usize)?)
     }
 
     /// What became of each record. One that was delivered when it arrived is the first of the group that it set off.
@@ -331,13 +386,20 @@ pub(crate) fn order(
 ) -> Result<Ordered, Fault> {
     let counts: Vec<AtomicU32> =
         std::iter::repeat_with(|| AtomicU32::new(0)).take(window.len()).collect();
+    let scratches: Mutex<Vec<Scratch>> = Mutex::default();
     let run = |(index, partition): (usize, &mut Partition)| {
         let total = work.filter(|_| window.has(index)).map(|work| &work.order);
         let order = || {
-            let is_long = window.len() >= PARALLEL_MIN;
-            let share = if is_long { window.by_stream(index) } else { window.of(index) };
-            partition.order(&share, lookup, with_placements)?;
+            let mut scratch = scratches.lock().pop().unwrap_or_default();
+            let Scratch { sorter, cohort } = &mut scratch;
+            // Whoever asks what became of each record has them come one by one.
+            let share = match with_placements {
+                true => window.of(index, &mut sorter.joined),
+                false => window.by_stream(index, sorter),
+            };
+            partition.order(&share, cohort, lookup, with_placements)?;
             partition.count_deliveries(&counts);
+            scratches.lock().push(scratch);
             Ok::<_, Fault>(())
         };
         timed(total, order)
@@ -368,20 +430,20 @@ pub(crate) fn order(
         |index, placement| setbacks.iter_mut().for_each(|all| all.push((index, placement.clone()))),
     )?;
 
+    let entries = Entries::new(total as usize, parallel);
     let place = |(index, partition): (usize, &mut Partition)| {
         timed(placing.filter(|_| window.has(index)), || {
-            partition.place(first.global, &before, lookup)
+            partition.place(first.global, &before, &entries, lookup)
         })
     };
-    let placed: Result<Vec<_>, Fault> = if parallel {
+    let heads: Result<Vec<_>, Fault> = if parallel {
         partitions.par_iter_mut().enumerate().with_max_len(1).map(place).collect()
     } else {
         partitions.iter_mut().enumerate().map(place).collect()
     };
-    let placed = placed?;
+    let heads = heads?;
     Ok(timed(placing, || {
-        let entries = assemble(&placed, total, parallel);
-        let heads = placed.into_iter().flat_map(|part| part.heads).collect();
+        let heads = heads.concat();
         let mut ordered =
             Ordered { first, entries, tips, heads, placements: None, seals, cursors, firsts };
         ordered.placements = setbacks.map(|setbacks| ordered.placements_of(setbacks, &before));
@@ -399,29 +461,6 @@ fn exclusive_prefix_sum(counts: &[AtomicU32]) -> (Vec<u32>, u32) {
         before
     });
     (before.collect(), sum)
-}
-
-/// Puts the entries where they belong. Each task writes a part of the order, and passes the entries of others by: they
-/// are read in a row, and written anywhere.
-fn assemble(placed: &[Placed], total: u32, parallel: bool) -> Vec<EncodedEntry> {
-    let mut entries = vec![[0; ENTRY_LEN]; total as usize];
-    let parts = if parallel { rayon::current_num_threads() } else { 1 };
-    let part_len = entries.len().div_ceil(parts).max(1);
-    let fill = |(part, entries): (usize, &mut [EncodedEntry])| {
-        let first = part * part_len;
-        for (offset, entry) in placed.iter().flat_map(|part| &part.entries) {
-            let place = (*offset as usize).wrapping_sub(first);
-            if let Some(there) = entries.get_mut(place) {
-                *there = *entry;
-            }
-        }
-    };
-    if parallel {
-        entries.par_chunks_mut(part_len).enumerate().for_each(fill);
-    } else {
-        entries.chunks_mut(part_len).enumerate().for_each(fill);
-    }
-    entries
 }
 
 /// Gives the lists of tips their places in the tips log, in global order, so that the log is the
@@ -521,6 +560,6 @@ mod tests {
         let mut expected = [b"a", b"c"].map(|name| keys.stream(name));
         expected.sort_unstable();
         assert_eq!(sealed, expected);
-        assert!(ordered.placements.is_none() && ordered.entries.is_empty());
+        assert!(ordered.placements.is_none() && ordered.entries.len() == 0);
     }
 }

@@ -195,7 +195,7 @@ impl Committer {
             order_log::encode_tip(index, *tip, &mut bytes);
         }
         append(&self.core, &mut self.tips, &bytes)?;
-        append(&self.core, &mut self.order, ordered.entries.as_flattened())?;
+        ordered.entries.write(|bytes| append(&self.core, &mut self.order, bytes))?;
         ordered.heads.iter().for_each(|update| self.update_head(update));
         self.publish_heads_len();
         let delivered = ordered.next().global;
