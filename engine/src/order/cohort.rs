@@ -35,13 +35,40 @@ enum State {
     Delivered,
 }
 
-/// The id of a member.
+/// A record of the cohort. Its number is its place in the order of the log.
+///
+/// A line of the processor's caches has all of it: members are delivered in no order, and of a long stream, each look is
+/// one into memory.
 #[derive(Debug, Clone, Copy)]
-struct Id {
+#[repr(align(64))]
+struct Member {
+    key: u64,
+    position: u64,
     /// Place of its cut in the window.
     cut: u32,
-    span: Span,
+    id: Span,
+    /// Index of the record in the window.
+    index: u32,
     is_chained: bool,
+    parent_count: u16,
+    /// Number of its first parent; the others follow.
+    parents_from: u32,
+    /// The member that its first parent is, or [`NONE`].
+    first_parent: u32,
+    /// The parent that it watches while it is held.
+    watched: u32,
+    /// The first of the members that watch it.
+    first_child: u32,
+    /// The next member that watches the same one.
+    next_child: u32,
+}
+
+const _: () = assert!(size_of::<Member>() == 64);
+
+impl Member {
+    fn parents(&self) -> Range<u32> {
+        self.parents_from..self.parents_from + u32::from(self.parent_count)
+    }
 }
 
 /// A parent in the list of a member.
@@ -56,7 +83,7 @@ struct Parent {
     member: u32,
 }
 
-/// A place in the index: the number of a member and half of its key.
+/// A place in the index: the number of a member, and half of its key.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     number: u32,
@@ -65,23 +92,14 @@ struct Slot {
 
 const EMPTY: Slot = Slot { number: NONE, key: 0 };
 
-/// What orders records of one stream by numbers: the number of each is its place among them, in the order of the log. What is
-/// looked at in no order lies in arrays of its own, which fit in a cache where whole members would not. What it has
-/// allocated serves one stream after the other.
+/// Records of one stream. What it has allocated serves one stream after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Cohort {
+    members: Vec<Member>,
+    /// By the numbers of the members: close together, since each arrival looks at those of its parents.
     states: Vec<State>,
-    ids: Vec<Id>,
-    /// First parent of each member, and one more: where the last one's end.
-    parents_from: Vec<u32>,
     parents: Vec<Parent>,
-    /// The parent that a member watches while it is held.
-    watched: Vec<u32>,
-    /// The first of the members that watch a member.
-    first_child: Vec<u32>,
-    /// The next member that watches the same one.
-    next_child: Vec<u32>,
-    /// Numbers of members by the lower bits of their keys: open addressing, at most half full.
+    /// Members by the lower bits of their keys: open addressing, at most half full.
     index: Vec<Slot>,
     /// Numbers of the held members that wait for nothing more.
     ready: BinaryHeap<Reverse<u32>>,
@@ -89,86 +107,77 @@ pub(crate) struct Cohort {
     is_apart: bool,
 }
 
-/// Records of one stream, and the extracts of each cut of the window.
+/// Where a cohort is ordered.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Records<'a> {
-    pub(super) records: &'a [Scanned],
-    pub(super) extracts: &'a [&'a [u8]],
-}
-
-impl<'a> Records<'a> {
-    /// Has the processor fetch these extracts, side by side: the scanners have left them anywhere in memory.
-    fn touch(&self, records: &[Scanned]) {
-        for scanned in records {
-            Extract::touch(self.extracts[scanned.cut as usize], scanned.extract);
-        }
-    }
-
-    #[inline]
-    fn extract(&self, scanned: &Scanned) -> Option<Extract<'a>> {
-        Extract::at(self.extracts[scanned.cut as usize], scanned.extract)
-    }
+struct At<'a> {
+    stream: u32,
+    /// The extracts of each cut of the window.
+    extracts: &'a [&'a [u8]],
+    lookup: &'a Lookup,
 }
 
 impl Cohort {
     fn clear(&mut self) {
+        self.members.clear();
         self.states.clear();
-        self.ids.clear();
-        self.parents_from.clear();
         self.parents.clear();
-        self.watched.clear();
-        self.first_child.clear();
-        self.next_child.clear();
         self.ready.clear();
     }
 
-    fn reserve(&mut self, members: usize) {
-        self.ids.reserve(members);
-        self.parents_from.reserve(members + 1);
-        self.parents.reserve(members);
-    }
-
     fn push(&mut self, scanned: &Scanned, extract: &Extract<'_>, keys: Keys) {
-        self.parents_from.push(self.parents.len() as u32);
+        let parents_from = self.parents.len() as u32;
         for (list_at, parent, id) in extract.parents() {
             let key = keys.event(scanned.stream_key, parent);
             self.parents.push(Parent { key, id, list_at, member: NONE });
         }
-        let (span, is_chained) = (extract.id_span(), extract.is_chained);
-        self.ids.push(Id { cut: scanned.cut, span, is_chained });
+        let Scanned { index, cut, position, key, .. } = *scanned;
+        self.members.push(Member {
+            key,
+            position,
+            cut,
+            id: extract.id_span(),
+            index,
+            is_chained: extract.is_chained,
+            // Each takes a byte of a list whose length fits as much.
+            parent_count: (self.parents.len() as u32 - parents_from) as u16,
+            parents_from,
+            first_parent: NONE,
+            watched: NONE,
+            first_child: NONE,
+            next_child: NONE,
+        });
     }
 
     /// Finds out which parents are members. Says whether each member has an id of its own.
-    fn link(&mut self, of: Records<'_>) -> bool {
-        let len = self.ids.len();
-        self.parents_from.push(self.parents.len() as u32);
-        self.states.resize(len, State::Coming);
-        self.watched.resize(len, NONE);
-        self.first_child.resize(len, NONE);
-        self.next_child.resize(len, NONE);
+    fn link(&mut self, extracts: &[&[u8]]) -> bool {
+        self.states.resize(self.members.len(), State::Coming);
         self.index.clear();
-        self.index.resize((2 * len).next_power_of_two(), EMPTY);
-        for (number, scanned) in (0..).zip(of.records) {
-            match self.find(scanned.key, self.id(number, of), of) {
+        self.index.resize((2 * self.members.len()).next_power_of_two(), EMPTY);
+        for number in 0..self.members.len() as u32 {
+            let Member { key, cut, id, .. } = self.members[number as usize];
+            match self.find(key, id.of(extracts[cut as usize]), extracts) {
                 Ok(_) => return false,
-                Err(free) => {
-                    self.index[free] = Slot { number, key: (scanned.key >> 32) as u32 };
-                }
+                Err(free) => self.index[free] = Slot { number, key: (key >> 32) as u32 },
             }
         }
-        for number in 0..len as u32 {
-            for parent in self.parents_of(number) {
-                let Parent { key, .. } = self.parents[parent as usize];
-                let id = self.parent_id(number, parent, of);
-                self.parents[parent as usize].member = self.find(key, id, of).unwrap_or(NONE);
+        for number in 0..self.members.len() {
+            let Member { cut, .. } = self.members[number];
+            let parents = self.members[number].parents();
+            for parent in parents.clone().rev() {
+                let Parent { key, id, .. } = self.parents[parent as usize];
+                let found = self.find(key, id.of(extracts[cut as usize]), extracts);
+                let member = found.unwrap_or(NONE);
+                self.parents[parent as usize].member = member;
+                // The last to be looked up is the first.
+                self.members[number].first_parent = member;
             }
         }
         true
     }
 
-    /// The member with this id, or where its number would have to be.
+    /// The member with this id, or where it would have to be in the index.
     #[inline]
-    fn find(&self, key: u64, id: &[u8], of: Records<'_>) -> Result<u32, usize> {
+    fn find(&self, key: u64, id: &[u8], extracts: &[&[u8]]) -> Result<u32, usize> {
         let mask = self.index.len() - 1;
         let mut place = key as usize & mask;
         loop {
@@ -176,77 +185,78 @@ impl Cohort {
             if slot.number == NONE {
                 return Err(place);
             }
-            if slot.key == (key >> 32) as u32 && self.id(slot.number, of) == id {
-                return Ok(slot.number);
+            if slot.key == (key >> 32) as u32 {
+                let Member { cut, id: other, .. } = self.members[slot.number as usize];
+                if other.of(extracts[cut as usize]) == id {
+                    return Ok(slot.number);
+                }
             }
             place = (place + 1) & mask;
         }
     }
 
-    /// The id of a member.
-    #[inline]
-    fn id<'a>(&self, number: u32, of: Records<'a>) -> &'a [u8] {
-        let Id { cut, span, .. } = self.ids[number as usize];
-        span.of(of.extracts[cut as usize])
-    }
-
-    /// The id of a parent of the member with this number.
-    #[inline]
-    fn parent_id<'a>(&self, number: u32, parent: u32, of: Records<'a>) -> &'a [u8] {
-        let Id { cut, .. } = self.ids[number as usize];
-        self.parents[parent as usize].id.of(of.extracts[cut as usize])
-    }
-
-    #[inline]
-    fn parents_of(&self, number: u32) -> Range<u32> {
-        self.parents_from[number as usize]..self.parents_from[number as usize + 1]
+    /// Has the processor fetch the members that the next ones are likely to wait for, side by side.
+    fn touch_parents_from(&self, number: usize) {
+        for member in self.members[number..].iter().take(LOOKED_UP_TOGETHER) {
+            // A load that nobody needs: it has to happen, and nothing waits for it.
+            let parent = self.members.get(member.first_parent as usize);
+            std::hint::black_box(parent.map(|parent| parent.first_child));
+        }
     }
 
     /// Has a member wait for another one.
     fn hold(&mut self, number: u32, parent: u32) {
         let watched = self.parents[parent as usize].member;
-        let next = std::mem::replace(&mut self.first_child[watched as usize], number);
-        self.next_child[number as usize] = next;
-        self.watched[number as usize] = parent;
+        let next_child = std::mem::replace(&mut self.members[watched as usize].first_child, number);
+        let member = &mut self.members[number as usize];
+        (member.watched, member.next_child) = (parent, next_child);
         self.states[number as usize] = State::Held;
     }
 }
 
 impl Partition {
     /// Orders records of one stream together, if nothing is special about any of them; says whether it did.
+    /// No other record of the stream may come in this window.
     ///
     /// After an error the partition must not be used again.
     pub(super) fn order_together(
         &mut self,
-        of: Records<'_>,
+        records: &[Scanned],
+        extracts: &[&[u8]],
         cohort: &mut Cohort,
         lookup: &Lookup,
     ) -> Result<bool, Fault> {
         cohort.clear();
-        let stream = self.gather(of, cohort, lookup)?;
-        if let Some(stream) = stream {
-            self.begin_at(stream)?;
-            self.order_cohort(stream, of, cohort, lookup)?;
-            self.end_at(stream);
-        }
-        Ok(stream.is_some())
+        let Some(stream) = self.gather(records, extracts, cohort, lookup)? else {
+            return Ok(false);
+        };
+        let at = At { stream, extracts, lookup };
+        self.begin_at(stream)?;
+        self.order_cohort(cohort, at)?;
+        self.end_at(stream);
+        Ok(true)
     }
 
     /// Fills the cohort. Nothing if these records have to come one by one; else their stream.
     fn gather(
         &mut self,
-        of: Records<'_>,
+        records: &[Scanned],
+        extracts: &[&[u8]],
         cohort: &mut Cohort,
         lookup: &Lookup,
     ) -> Result<Option<u32>, Fault> {
         let mut stream = None;
-        cohort.reserve(of.records.len());
-        for records in of.records.chunks(LOOKED_UP_TOGETHER) {
+        cohort.members.reserve(records.len());
+        for records in records.chunks(LOOKED_UP_TOGETHER) {
             lookup.go_on()?;
-            of.touch(records);
+            // The scanners have left the extracts anywhere in memory.
+            for scanned in records {
+                Extract::touch(extracts[scanned.cut as usize], scanned.extract);
+            }
             self.touch_known(records, lookup);
             for scanned in records {
-                let Some(extract) = of.extract(scanned) else { return Ok(None) };
+                let extract = Extract::at(extracts[scanned.cut as usize], scanned.extract);
+                let Some(extract) = extract else { return Ok(None) };
                 let (index, name) = match stream {
                     Some(found) => found,
                     None => {
@@ -264,34 +274,32 @@ impl Partition {
             }
         }
         let Some((stream, _)) = stream else { return Ok(None) };
-        // All that comes of a stream in this window is here. Only what was held before can ask for a member.
+        // All that comes of the stream in this window is here: only what was held before can ask for a member.
         cohort.is_apart = self.streams[stream as usize].held == 0;
-        Ok(cohort.link(of).then_some(stream))
+        Ok(cohort.link(extracts).then_some(stream))
     }
 
-    fn order_cohort(
-        &mut self,
-        stream: u32,
-        of: Records<'_>,
-        cohort: &mut Cohort,
-        lookup: &Lookup,
-    ) -> Result<(), Fault> {
-        for (number, scanned) in (0..).zip(of.records) {
-            lookup.go_on()?;
-            match self.missing_in(stream, number, cohort.parents_of(number), of, cohort, lookup)? {
+    fn order_cohort(&mut self, cohort: &mut Cohort, at: At<'_>) -> Result<(), Fault> {
+        for number in 0..cohort.members.len() as u32 {
+            at.lookup.go_on()?;
+            if (number as usize).is_multiple_of(LOOKED_UP_TOGETHER) {
+                cohort.touch_parents_from(number as usize);
+            }
+            let member = cohort.members[number as usize];
+            match self.missing_in(&member, member.parents(), cohort, at)? {
                 None => {
-                    let event = self.first_seen(scanned.key, cohort);
-                    self.deliver_member(scanned.index, stream, number, event, of, cohort, lookup)?;
-                    self.deliver_ready_of(scanned.index, stream, of, cohort, lookup)?;
+                    let event = self.first_seen(member.key, cohort);
+                    self.deliver_member(member.index, number, event, cohort, at)?;
+                    self.deliver_ready_of(member.index, cohort, at)?;
                 }
-                Some(parent) => self.hold_member(stream, number, parent, of, cohort)?,
+                Some(parent) => self.hold_member(number, parent, cohort, at)?,
             }
         }
-        for number in 0..of.records.len() as u32 {
-            lookup.go_on()?;
-            if cohort.states[number as usize] == State::Held {
-                let watched = cohort.watched[number as usize];
-                self.hold_outside(stream, number, watched, of, cohort)?;
+        for number in 0..cohort.members.len() {
+            at.lookup.go_on()?;
+            if cohort.states[number] == State::Held {
+                let watched = cohort.members[number].watched;
+                self.hold_outside(number as u32, watched, cohort, at)?;
             }
         }
         Ok(())
@@ -300,20 +308,18 @@ impl Partition {
     /// The first of these parents of a member that is not delivered.
     fn missing_in(
         &self,
-        stream: u32,
-        number: u32,
+        member: &Member,
         parents: Range<u32>,
-        of: Records<'_>,
         cohort: &Cohort,
-        lookup: &Lookup,
+        at: At<'_>,
     ) -> Result<Option<u32>, Fault> {
         for parent in parents {
-            let Parent { key, member, .. } = cohort.parents[parent as usize];
-            let is_delivered = match cohort.states.get(member as usize) {
+            let Parent { key, id, member: number, .. } = cohort.parents[parent as usize];
+            let is_delivered = match cohort.states.get(number as usize) {
                 Some(state) => *state == State::Delivered,
                 None => {
-                    let id = cohort.parent_id(number, parent, of);
-                    self.is_delivered(stream, key, id, lookup)?
+                    let id = id.of(at.extracts[member.cut as usize]);
+                    self.is_delivered(at.stream, key, id, at.lookup)?
                 }
             };
             if !is_delivered {
@@ -326,14 +332,13 @@ impl Partition {
     /// Has a member watch the parent with this number.
     fn hold_member(
         &mut self,
-        stream: u32,
         number: u32,
         parent: u32,
-        of: Records<'_>,
         cohort: &mut Cohort,
+        at: At<'_>,
     ) -> Result<(), Fault> {
         match cohort.parents[parent as usize].member {
-            NONE => self.hold_outside(stream, number, parent, of, cohort),
+            NONE => self.hold_outside(number, parent, cohort, at),
             _ => {
                 cohort.hold(number, parent);
                 Ok(())
@@ -344,16 +349,15 @@ impl Partition {
     /// Has a member wait in the lists of the partition.
     fn hold_outside(
         &mut self,
-        stream: u32,
         number: u32,
         parent: u32,
-        of: Records<'_>,
         cohort: &mut Cohort,
+        at: At<'_>,
     ) -> Result<(), Fault> {
         cohort.states[number as usize] = State::Outside;
         let Parent { key: parent_key, list_at, .. } = cohort.parents[parent as usize];
-        let Scanned { position, key, .. } = of.records[number as usize];
-        self.hold(stream, parent_key, Watch { position, key, parent_at: u32::from(list_at) })
+        let Member { position, key, .. } = cohort.members[number as usize];
+        self.hold(at.stream, parent_key, Watch { position, key, parent_at: u32::from(list_at) })
     }
 
     /// A member that is delivered, and of which the partition has heard nothing.
@@ -368,65 +372,62 @@ impl Partition {
     fn deliver_member(
         &mut self,
         trigger: u32,
-        stream: u32,
         number: u32,
         event: Ready,
-        of: Records<'_>,
         cohort: &mut Cohort,
-        lookup: &Lookup,
+        at: At<'_>,
     ) -> Result<(), Fault> {
+        let At { stream, extracts, lookup } = at;
         cohort.states[number as usize] = State::Delivered;
-        let Scanned { position, key, .. } = of.records[number as usize];
-        let lineage = if cohort.ids[number as usize].is_chained {
+        let member = cohort.members[number as usize];
+        let lineage = if member.is_chained {
             self.chain(trigger, stream)
         } else {
-            for parent in cohort.parents_of(number) {
-                self.take_tip(stream, number, parent, of, cohort, lookup)?;
-            }
+            self.take_tips(&member, cohort, at)?;
             Chain::Listed
         };
-        self.add_delivery(trigger, stream, event, position, lineage);
-        let mut child = cohort.first_child[number as usize];
-        while child != NONE {
-            let next = cohort.next_child[child as usize];
-            let rest = cohort.watched[child as usize] + 1..cohort.parents_of(child).end;
-            match self.missing_in(stream, child, rest, of, cohort, lookup)? {
-                None => cohort.ready.push(Reverse(child)),
-                Some(parent) => self.hold_member(stream, child, parent, of, cohort)?,
+        self.add_delivery(trigger, stream, event, member.position, lineage);
+        let mut next = member.first_child;
+        while next != NONE {
+            let child = cohort.members[next as usize];
+            match self.missing_in(&child, child.watched + 1..child.parents().end, cohort, at)? {
+                None => cohort.ready.push(Reverse(next)),
+                Some(parent) => self.hold_member(next, parent, cohort, at)?,
             }
-            child = next;
+            next = child.next_child;
         }
-        if self.may_be_awaited(key) {
+        if self.may_be_awaited(member.key) {
             // The name is that of the stream; the lists of the partition are compared by it.
             let name = self.streams[stream as usize].name.clone();
-            self.release_children(stream, key, Some((&name, cohort.id(number, of))), lookup)?;
+            let id = member.id.of(extracts[member.cut as usize]);
+            self.release_children(stream, member.key, Some((&name, id)), lookup)?;
         }
         Ok(())
     }
 
-    /// Takes a parent of a member, which has a delivered child now, off the tips.
-    fn take_tip(
-        &mut self,
-        stream: u32,
-        number: u32,
-        parent: u32,
-        of: Records<'_>,
-        cohort: &Cohort,
-        lookup: &Lookup,
-    ) -> Result<(), Fault> {
-        let Parent { key, member, .. } = cohort.parents[parent as usize];
-        let tip = match of.records.get(member as usize) {
-            Some(member) => {
-                let is_it = |tip: &Tip| Ok::<_, Fault>(tip.position == member.position);
-                self.streams[stream as usize].tips.find(key, is_it)?
+    /// Takes the parents of a member, which have a delivered child now, off the tips.
+    fn take_tips(&mut self, member: &Member, cohort: &Cohort, at: At<'_>) -> Result<(), Fault> {
+        for parent in member.parents() {
+            // Most have one, and that is a member: its number is at hand.
+            let is_first = parent == member.parents_from && member.first_parent != NONE;
+            let number = match is_first {
+                true => member.first_parent,
+                false => cohort.parents[parent as usize].member,
+            };
+            let tip = match cohort.members.get(number as usize) {
+                Some(parent) => {
+                    let is_it = |tip: &Tip| Ok::<_, Fault>(tip.position == parent.position);
+                    self.streams[at.stream as usize].tips.find(parent.key, is_it)?
+                }
+                None => {
+                    let Parent { key, id, .. } = cohort.parents[parent as usize];
+                    let id = id.of(at.extracts[member.cut as usize]);
+                    self.find_tip(at.stream, key, id, at.lookup)?
+                }
+            };
+            if let Some(tip) = tip {
+                self.streams[at.stream as usize].tips.remove(&tip);
             }
-            None => {
-                let id = cohort.parent_id(number, parent, of);
-                self.find_tip(stream, key, id, lookup)?
-            }
-        };
-        if let Some(tip) = tip {
-            self.streams[stream as usize].tips.remove(&tip);
         }
         Ok(())
     }
@@ -435,30 +436,27 @@ impl Partition {
     fn deliver_ready_of(
         &mut self,
         trigger: u32,
-        stream: u32,
-        of: Records<'_>,
         cohort: &mut Cohort,
-        lookup: &Lookup,
+        at: At<'_>,
     ) -> Result<(), Fault> {
         loop {
             let here = cohort.ready.peek().map(|Reverse(number)| *number);
             let is_first = |number: u32| {
-                let position = of.records[number as usize].position;
+                let position = cohort.members[number as usize].position;
                 self.next_ready().is_none_or(|there| position < there)
             };
             if let Some(number) = here.filter(|&number| is_first(number)) {
-                lookup.go_on()?;
+                at.lookup.go_on()?;
                 cohort.ready.pop();
-                let event = self.first_seen(of.records[number as usize].key, cohort);
-                self.deliver_member(trigger, stream, number, event, of, cohort, lookup)?;
-            } else if let Some((position, event)) = self.take_next_ready(stream, lookup)? {
+                let event = self.first_seen(cohort.members[number as usize].key, cohort);
+                self.deliver_member(trigger, number, event, cohort, at)?;
+            } else if let Some((position, event)) = self.take_next_ready(at.stream, at.lookup)? {
                 // Members that waited for an event outside come from there, and others wait for them here.
-                match of.records.binary_search_by_key(&position, |record| record.position) {
+                match cohort.members.binary_search_by_key(&position, |member| member.position) {
                     Ok(number) => {
-                        let number = number as u32;
-                        self.deliver_member(trigger, stream, number, event, of, cohort, lookup)?;
+                        self.deliver_member(trigger, number as u32, event, cohort, at)?;
                     }
-                    Err(_) => self.deliver_held(trigger, stream, position, event, lookup)?,
+                    Err(_) => self.deliver_held(trigger, at.stream, position, event, at.lookup)?,
                 }
             } else {
                 return Ok(());

@@ -19,7 +19,7 @@ use crate::derived::order_log::{Entry, Lineage, NONE};
 use crate::derived::run::{DamagedRun, KnownItem, Run, StreamItem};
 use crate::derived::runs;
 use crate::event::{EventId, Placement, Rejection};
-use crate::order::cohort::{Cohort, Records};
+use crate::order::cohort::Cohort;
 use crate::order::entries::Entries;
 use crate::order::held::{NIL, Watch, Watches};
 use crate::order::keys::Keys;
@@ -358,8 +358,7 @@ impl Partition {
             }
             self.order_each(&share.records[alone], lookup)?;
             alone = end..end;
-            let of = Records { records: together, extracts: &share.extracts };
-            if !self.order_together(of, cohort, lookup)? {
+            if !self.order_together(together, &share.extracts, cohort, lookup)? {
                 self.order_each(together, lookup)?;
             }
         }

@@ -376,8 +376,7 @@ impl Orderer {
         let mut window =
             ScannedWindow { records: Window::default(), positions, damage, forgotten, to };
         window.records.push(split);
-        while window.records.len() >= window::PARALLEL_MIN
-            && window.to != self.core.discovery.to
+        while window.to != self.core.discovery.to
             && let Some(next) = progress.early.get(&progress.next_in_turn)
             && window.goes_on_with(next)
             // What is forgotten is so from the beginning of a window on.
