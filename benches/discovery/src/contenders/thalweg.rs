@@ -1,6 +1,7 @@
 //! Thalweg: a store whose log holds the events, opened, and followed until everything is ordered.
 //!
-//! The log has each event once, with the same id, parents and bytes as SQLite has them. What was
+//! The log has each event once, with the same id, parents and bytes as SQLite has them, and was appended and synced by
+//! a store with its defaults. What was
 //! settled is in a checkpoint, as a crash leaves it that comes when the rest is durable and nothing of it
 //! in a checkpoint; where nothing was settled, all derived files are thrown away. Thalweg then also
 //! delivers the first events of the streams, which are delivered in SQLite's store already, and that
@@ -13,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use thalweg::{Ack, Durability, Event, MixedBatch, Options, Store as Log};
+use thalweg::{Ack, Event, MixedBatch, Options, Store as Log};
 use thalweg_wal::name;
 
 use super::{Contender, Done, Setup, Store, Threads};
@@ -74,7 +75,7 @@ pub(super) fn prepare(data: &Data, dir: &Path) -> Result<(), Failure> {
 }
 
 fn append(data: &Data, events: &[u32], dir: &Path) -> Result<(), Failure> {
-    let store = Options::new().durability(Durability::Buffered).open(dir)?;
+    let store = Log::open(dir)?;
     let mut tickets = Vec::new();
     for events in events.chunks(BATCH) {
         let mut batch = MixedBatch::new();
