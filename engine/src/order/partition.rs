@@ -96,7 +96,7 @@ pub(super) enum Chain {
     /// It was chained on the event delivered before it.
     Previous,
     /// It was chained on the tips in this element of `chains`.
-    Tips(usize),
+    Tips(u32),
 }
 
 /// A chained event that has more than one tip, or another tip than its predecessor.
@@ -1002,7 +1002,8 @@ impl Partition {
             _ => {
                 let locals = state.tips.sorted().iter().map(|tip| tip.local).collect();
                 self.chains.push(ChainedOn { trigger, locals, slot: 0 });
-                Chain::Tips(self.chains.len() - 1)
+                // No window has as many records.
+                Chain::Tips(self.chains.len() as u32 - 1)
             }
         };
         state.tips.clear();
@@ -1206,7 +1207,7 @@ impl Partition {
                     Chain::Listed | Chain::Root => Some(Vec::new()),
                     Chain::Previous => Some(vec![delivery.local - 1]),
                     Chain::Tips(chain) => {
-                        let tips = &self.chains[chain].locals;
+                        let tips = &self.chains[chain as usize].locals;
                         (tips.len() == listed_count).then(|| tips.clone())
                     }
                 }
@@ -1315,7 +1316,7 @@ impl Partition {
                     Chain::Listed => Lineage::Listed,
                     Chain::Root => Lineage::Root,
                     Chain::Previous => Lineage::Previous,
-                    Chain::Tips(chain) => Lineage::Tips(self.chains[chain].slot),
+                    Chain::Tips(chain) => Lineage::Tips(self.chains[chain as usize].slot),
                 };
                 let (position, local) = (delivery.position, delivery.local);
                 let entry = Entry { position, local, previous, jump, lineage };
