@@ -47,7 +47,7 @@ use crate::verify::beyond_walks;
 /// less than a core's time is worth.
 const SPIN: Duration = Duration::from_micros(20);
 /// How often a checkpoint that is replaced under a reader's eyes is read again.
-pub(crate) const READ_ONLY_ATTEMPTS: usize = 8;
+pub(crate) const READ_ONLY_ATTEMPTS: usize = 100;
 
 pub(crate) fn open(options: Options, path: &Path) -> Result<Store, OpenError> {
     let storage: Arc<dyn Storage> = Arc::new(directory(path, options.create)?);

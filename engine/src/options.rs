@@ -176,7 +176,7 @@ impl Options {
     /// in memory from one window of the log to the next: right, and slow.
     ///
     /// Beside it, a store takes `queue_bytes`, what readers hold, and the run that is being written. While a long tail is put in
-    /// order, the windows under way take what the state leaves of the budget, at least a quarter of it. A stream is in memory as a whole while it is in use, with 24 bytes for each of its tips.
+    /// order, the windows under way take what the state leaves of seven eighths of the budget, at least an eighth of it. A stream is in memory as a whole while it is in use, with 24 bytes for each of its tips.
     /// A store that is open for reading only has in memory what it has ordered itself, without a bound.
     #[must_use]
     pub fn memory_budget(mut self, bytes: u64) -> Self {

@@ -423,8 +423,7 @@ fn an_interrupted_discovery_goes_on_and_comes_to_the_same_order() {
         storage.slow_down(Op::Write, "order-", Duration::from_millis(150 + rng.below(250)));
         let (mut reached, mut interrupted) = (0, 0);
         let report: DiscoveryReport = loop {
-            // What there is room for is ordered, and written, in one piece: here it takes several.
-            let options = Options::new().segment_bytes(4 << 20).memory_budget(64 << 10);
+            let options = Options::new().segment_bytes(4 << 20);
             let options = options.scanners(scanners).orderers(orderers);
             let store = options.open_on(Arc::new(storage.clone())).expect("opens");
             let discovery = store.discovery();

@@ -7,10 +7,10 @@ mod hooked;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Event, frame_of, whole};
+use common::{Event, bytes_of, frame_of, patch, whole};
 use hooked::{Hooked, Op};
 use thalweg_wal::storage::MemoryStorage;
-use thalweg_wal::{LogOptions, LogWriter, TailReport};
+use thalweg_wal::{LogOptions, LogReader, LogWriter, TailReport};
 
 const OPTIONS: LogOptions = LogOptions { create: true, segment_len_max: 64 << 20 };
 const FRAMES: usize = 60;
@@ -81,16 +81,42 @@ fn what_was_synced_together_is_read_from_the_device() {
     assert!(read >= FRAMES * PAYLOAD_LEN, "{read} bytes");
 }
 
-#[test]
-fn frames_longer_and_shorter_than_what_is_read_at_once_are_proved() {
+/// A long frame and many short ones behind it, in one segment: its first 3 MiB and the rest come in several pieces.
+fn long_and_short() -> Vec<Vec<Event>> {
     let event = |frame: usize, number: usize| {
         Event::new("s", format!("{frame} {number}"), vec![7; PAYLOAD_LEN])
     };
-    let events_in = |frame: usize| if frame.is_multiple_of(3) { 300 } else { frame };
-    let frames: Vec<Vec<Event>> = (1..8)
+    let events_in = |frame: usize| if frame == 0 { 300 } else { 1 + frame % 3 };
+    (0..80)
         .map(|frame| (0..events_in(frame)).map(|number| event(frame, number)).collect())
-        .collect();
+        .collect()
+}
+
+#[test]
+fn frames_longer_and_shorter_than_what_is_read_at_once_are_proved() {
+    let frames = long_and_short();
+    let storage = log_of_frames(&frames);
     let last = frames.last().map_or(0, Vec::len);
-    let read = device_bytes_to_open(&log_of_frames(&frames), &frames.concat());
+    let read = device_bytes_to_open(&storage, &frames.concat());
     assert!(read < SOME_PAGES + (last + 1) * PAYLOAD_LEN, "{read} bytes");
+}
+
+/// Zeros behind the frames prove that nothing follows only where all of them are looked at.
+#[test]
+fn what_stands_far_behind_the_frames_is_no_clean_tail() {
+    let frames = long_and_short();
+    let storage = log_of_frames(&frames);
+    let opened = LogReader::open(&storage, None).expect("opens");
+    let (segment, end) = (opened.segments.last().expect("there is one"), opened.end);
+    let (number, in_file) = (segment.number(), (end - segment.base()) as usize);
+    let far = bytes_of(&storage, number).len() - 4096;
+    assert!(far - in_file > 1 << 20, "it is in the piece that the frames end in");
+    patch(&storage, number, far + 7, b"left of a write that never arrived as a whole");
+    let reopened = LogWriter::open(Arc::new(storage), OPTIONS, None).expect("opens");
+    assert!(
+        matches!(reopened.tail, TailReport::Cut { position, .. } if position == end),
+        "{:?}",
+        reopened.tail
+    );
+    assert_eq!(whole(&reopened.segments), frames.concat());
 }

@@ -1,8 +1,8 @@
 //! The records of a stream that stand together in a window, put in order by numbers.
 //!
 //! Most parents of what comes in a long window come in it, too. So each record gets a number, and each parent in its
-//! list is looked up once, among the records of its own cohort: what waits for what is then a few dense arrays, and the tables of
-//! the partition see an event once, when it is delivered or left over. It is the machine of [`super::partition`] over other data; what
+//! list is looked up once, among the records of its own cohort: what waits for what is then numbers, and the table of known ids
+//! sees most events once, when they get their places in the store. It is the machine of [`super::partition`] over other data; what
 //! waits for an event outside the cohort, or is left waiting at its end, goes to the partition's own
 //! lists, and what comes from there takes its turn among the rest.
 //!
@@ -274,7 +274,8 @@ impl Partition {
             }
         }
         let Some((stream, _)) = stream else { return Ok(None) };
-        // All that comes of the stream in this window is here: only what was held before can ask for a member.
+        // All that comes of the stream in this window is here, so only what was held before the window can ask for a
+        // member: what comes to be held in the lists of the partition waits for what does not come in this window.
         cohort.is_apart = self.streams[stream as usize].held == 0;
         Ok(cohort.link(extracts).then_some(stream))
     }
@@ -451,6 +452,7 @@ impl Partition {
                 let event = self.first_seen(cohort.members[number as usize].key, cohort);
                 self.deliver_member(trigger, number, event, cohort, at)?;
             } else if let Some((position, event)) = self.take_next_ready(at.stream, at.lookup)? {
+                debug_assert!(!cohort.is_apart, "nothing was held that could be released");
                 // Members that waited for an event outside come from there, and others wait for them here.
                 match cohort.members.binary_search_by_key(&position, |member| member.position) {
                     Ok(number) => {

@@ -47,7 +47,7 @@ impl Entries {
     pub(crate) fn set(&self, place: usize, entry: &EncodedEntry) {
         for (word, bytes) in self.places[place].iter().zip(entry.as_chunks().0) {
             // Relaxed: whoever reads it has waited for the pool, or got it through a queue.
-            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+            word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
         }
     }
 
@@ -74,6 +74,7 @@ impl Entries {
 #[inline]
 fn copy(place: &Place, entry: &mut EncodedEntry) {
     for (word, bytes) in place.iter().zip(entry.as_chunks_mut().0) {
-        *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        // Relaxed: see `Entries::set`.
+        *bytes = word.load(Ordering::Relaxed).to_le_bytes();
     }
 }

@@ -8,9 +8,9 @@
 //! * `stream`: the state of one stream;
 //! * `partition`: the machine, run over one partition's share of a window;
 //! * `cohort`: the same, over the records of a stream that stand together;
+//! * `entries`: where partitions put the entries of a window for the order log;
 //! * `cold`: what of a partition is not in memory;
 //! * `cursors`: how far consumers have come;
-//! * `entries`: where they put the entries of a window for the order log;
 //! * `window`: the partitions' results put together: a prefix sum over trigger positions.
 //!
 //! Deliberately not here: threads of its own, and writing. A partition is plain data with one owner; it

@@ -329,7 +329,8 @@ impl Partition {
         self.known.shared()
     }
 
-    /// Runs the machine over the partition's records of a window, in the order of the log.
+    /// Runs the machine over the partition's records of a window: in the order of the log if somebody asks for
+    /// placements, and stream by stream if not.
     ///
     /// After an error the partition is in the middle of an event and must not be used again.
     pub(crate) fn order(

@@ -8,7 +8,6 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hashbrown::HashTable;
-use parking_lot::Mutex;
 use rayon::prelude::*;
 use thalweg_wal::{Record, RecordKind};
 
@@ -21,6 +20,7 @@ use crate::order::extract::Extract;
 use crate::order::keys::{Keys, PARTITION_COUNT, partition_of};
 use crate::order::partition::{FirstChange, HeadUpdate, Partition, Scanned, SealChange};
 use crate::pipeline::lookup::{Fault, Lookup};
+use crate::sync::Mutex;
 use crate::timings::{Work, timed};
 
 /// Fewer records than this are better ordered by one thread: waking others would cost more.
@@ -388,7 +388,9 @@ pub(crate) fn order(
         std::iter::repeat_with(|| AtomicU32::new(0)).take(window.len()).collect();
     let scratches: Mutex<Vec<Scratch>> = Mutex::default();
     let run = |(index, partition): (usize, &mut Partition)| {
-        let total = work.filter(|_| window.has(index)).map(|work| &work.order);
+        if !window.has(index) {
+            return Ok(());
+        }
         let order = || {
             let mut scratch = scratches.lock().pop().unwrap_or_default();
             let Scratch { sorter, cohort } = &mut scratch;
@@ -402,7 +404,7 @@ pub(crate) fn order(
             scratches.lock().push(scratch);
             Ok::<_, Fault>(())
         };
-        timed(total, order)
+        timed(work.map(|work| &work.order), order)
     };
     if parallel {
         // One task a partition; the pool balances them by stealing, so a partition with a hot

@@ -42,8 +42,11 @@ const WINDOW_WEIGHT_MAX: usize = 4 << 20;
 /// ... or when there is no memory for more. A record takes about so many bytes while it waits, is ordered and
 /// committed, and when the state has taken it in; with what the allocator keeps.
 const WINDOW_BYTES_PER_RECORD: usize = 768;
-/// A window may take what the state leaves of the budget, and at least this part of it.
-const WINDOW_PART_MIN: usize = 4;
+/// A window may take what the state leaves of all but this part of the budget, and at least as much as that: there is the
+/// window that is committed, too, and what a checkpoint writes.
+const WINDOW_PART_MIN: usize = 8;
+/// If so much waits, cuts come in one window however short they are: a log begins with short segments.
+const LONG_TAIL_MIN: usize = 16 << 10;
 /// What a cut is taken to weigh until one is scanned.
 const CUT_WEIGHT_GUESSED: usize = (CUT_BYTES / 256) as usize;
 /// A cut of up to this many bytes, with nothing before it in the scanners, is scanned where it is
@@ -370,13 +373,16 @@ impl Orderer {
         }
     }
 
-    /// Takes the cuts whose turn it is: the next one, and what else of a long tail is scanned.
+    /// Takes the cuts whose turn it is: the next one, and what else of a long tail is scanned. If all that is scanned
+    /// is short, so are its windows.
     fn take_window(&self, progress: &mut Progress) -> Option<ScannedWindow> {
+        let is_long = progress.early_weight >= LONG_TAIL_MIN;
         let ScannedCut { split, positions, damage, forgotten, to, .. } = progress.take()?;
         let mut window =
             ScannedWindow { records: Window::default(), positions, damage, forgotten, to };
         window.records.push(split);
-        while window.to != self.core.discovery.to
+        while (is_long || window.records.len() >= window::PARALLEL_MIN)
+            && window.to != self.core.discovery.to
             && let Some(next) = progress.early.get(&progress.next_in_turn)
             && window.goes_on_with(next)
             // What is forgotten is so from the beginning of a window on.
@@ -393,8 +399,9 @@ impl Orderer {
     /// What a window may weigh, if it has more than one cut.
     fn window_weight_max(&self) -> usize {
         let state = usize::try_from(self.core.counts.memory.get()).unwrap_or(usize::MAX);
-        let free = self.memory_budget.saturating_sub(state);
-        let room = free.max(self.memory_budget / WINDOW_PART_MIN) / WINDOW_BYTES_PER_RECORD;
+        let part = self.memory_budget / WINDOW_PART_MIN;
+        let free = (self.memory_budget - part).saturating_sub(state);
+        let room = free.max(part) / WINDOW_BYTES_PER_RECORD;
         room.min(WINDOW_WEIGHT_MAX)
     }
 
