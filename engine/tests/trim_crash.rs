@@ -100,6 +100,9 @@ fn check_after(disk: &Disk, log: &Expected, allowed: &[u64], what: &str) -> u64 
     begins.expect("it was opened")
 }
 
+/// After so many runs in a row that end before their fault, there are no more operations.
+const QUIET_RUNS: u64 = 10;
+
 fn at_every_operation(fault: Fault, trimmed_before: bool) {
     let (source, log) = source(trimmed_before);
     let run = |op: Option<u64>| {
@@ -117,14 +120,21 @@ fn at_every_operation(fault: Fault, trimmed_before: bool) {
     assert!(old < new && (old > 0) == trimmed_before, "{old} {new}");
     store.close().expect("closes");
     let (mut stayed, mut went, mut refused, mut again, mut ops) = (0, 0, 0, 0, 0);
-    // Beside the trim the next segment is made ready, so how many operations there are differs: up to the last.
+    // Beside the trim the next segment is made ready, so how many operations there are differs from run to run: up to
+    // the last of any.
+    let mut quiet = 0;
     for op in 1.. {
         let (disk, store, _, trimmed) = run(Some(op));
         let happened = disk.happened();
         if happened.is_empty() && trimmed.is_ok() {
-            ops = op;
-            break;
+            quiet += 1;
+            if quiet == QUIET_RUNS {
+                ops = op - quiet;
+                break;
+            }
+            continue;
         }
+        quiet = 0;
         let what = format!("{fault:?} at {op}: {happened:?}");
         disk.heal();
         if let Err(error @ TrimError::Io { source, .. }) = &trimmed
